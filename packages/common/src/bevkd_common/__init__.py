@@ -1,0 +1,1 @@
+"""Everything the distillation methods share: geometry, data, detectors, engine, evaluation, report."""

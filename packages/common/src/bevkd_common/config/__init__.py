@@ -1,0 +1,1 @@
+"""Everything a YAML file can say, as pydantic models; imports no torch."""

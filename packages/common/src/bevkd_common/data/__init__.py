@@ -1,0 +1,1 @@
+"""Samples, batches, and the readers and writers of the data sets."""

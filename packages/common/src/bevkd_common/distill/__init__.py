@@ -1,0 +1,1 @@
+"""The contract of a distillation method, its taps and its adapters."""

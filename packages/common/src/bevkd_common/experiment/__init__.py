@@ -1,0 +1,1 @@
+"""Arms, seeds and stages: the whole experiment."""

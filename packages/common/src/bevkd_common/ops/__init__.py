@@ -1,0 +1,1 @@
+"""Tensor operations the detectors stand on: voxels, bird's-eye-view pooling, suppression."""

@@ -1,0 +1,1 @@
+"""PointDistiller: smaller LiDAR detectors through local and reweighted distillation."""

@@ -1,0 +1,1 @@
+"""Structured knowledge distillation for multi-view 3D detection."""

@@ -1,0 +1,1 @@
+"""UniDistill (CVPR 2023): cross-modality distillation in bird's-eye view."""
