@@ -1,0 +1,52 @@
+"""The contract of an evaluator, the other half of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bevkd_common.data.samples import Batch
+from bevkd_common.evaluation.results import Results
+from bevkd_common.models.detector import Detections
+
+
+class Evidence(Protocol):
+    """What was matched, kept so that scenes can be resampled without matching again.
+
+    Attributes:
+        groups: The independent units (scenes), in order.
+    """
+
+    groups: tuple[str, ...]
+
+    def headline(self, weights: npt.NDArray[np.float64]) -> dict[str, float]:
+        """The headline metrics with each group counted `weights[g]` times."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write to one file that can be read without unpickling."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Streams detections; keeps a few dozen bytes a prediction."""
+
+    def update(self, batch: Batch, detections: Sequence[Detections]) -> None:
+        """Take the detections of an unaugmented batch, in the LiDAR axes."""
+        ...
+
+    def compute(self) -> Results:
+        """Score what was seen."""
+        ...
+
+    def evidence(self) -> Evidence:
+        """What a paired bootstrap over scenes resamples."""
+        ...
+
+    def submission(self) -> object | None:
+        """The official submission as JSON-ready data, where the data set has one."""
+        ...

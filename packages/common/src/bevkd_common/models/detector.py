@@ -1,0 +1,98 @@
+"""The contract of a detector, and the types that cross it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.samples import Batch
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.models.taps import TapSpec
+
+
+class Term(NamedTuple):
+    """One named loss: the loop sums `value * weight` and logs both."""
+
+    value: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What one forward pass returns.
+
+    Attributes:
+        taps: The feature maps that were wanted, by tap name.
+        head: One mapping a task, branch name to [B, C, Y, X] logits in the order of the head's `HeadMaps`;
+            empty where nothing below the head was asked to run.
+        extras: Further tensors that `losses` needs (depth logits, say).
+        state: What a temporal detector carries to the next frame.
+    """
+
+    taps: Mapping[str, Tensor]
+    head: Sequence[Mapping[str, Tensor]] = ()
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    state: object | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What the losses compare with; made once a step and shared with the method.
+
+    Attributes:
+        heatmaps: One [B, K, Y, X] map of Gaussians a task.
+        regression: One [B, M, 10] tensor a task, in the head's branch order.
+        indices: One [B, M] int64 tensor a task, flat cell y * X + x.
+        mask: One [B, M] bool tensor a task.
+    """
+
+    heatmaps: Sequence[Tensor]
+    regression: Sequence[Tensor]
+    indices: Sequence[Tensor]
+    mask: Sequence[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Decoded boxes of one sample, best first, in the batch's LiDAR axes.
+
+    Attributes:
+        boxes: [M] boxes.
+        scores: [M] float32 in [0, 1].
+        labels: [M] int64.
+    """
+
+    boxes: Boxes
+    scores: Tensor
+    labels: Tensor
+
+
+class Detector(Protocol):
+    """An `nn.Module` that detects; a structural contract, nobody inherits from it.
+
+    `forward` computes only the taps wanted. Wanting "head" runs the whole detector; a teacher of which only
+    features are wanted never reaches its head.
+    """
+
+    taps: Mapping[str, TapSpec]
+    needs: DataNeeds
+
+    def __call__(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
+        """One forward pass that computes what is wanted."""
+        ...
+
+    def targets(self, outputs: Outputs, batch: Batch) -> Targets:
+        """Heat maps, masks and assignments of a batch."""
+        ...
+
+    def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
+        """Named losses."""
+        ...
+
+    def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
+        """One entry a sample."""
+        ...

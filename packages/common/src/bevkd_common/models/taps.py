@@ -1,0 +1,62 @@
+"""What a detector offers to a distillation method, described without a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bevkd_common.geometry.grid import Grid
+
+
+@dataclass(frozen=True)
+class BevMap:
+    """A bird's-eye-view feature map [B, channels, Y, X].
+
+    Attributes:
+        channels: Number of channels.
+        grid: Where the cells lie, in the batch's LiDAR axes.
+        activation: What the map has passed last: "relu" maps are non-negative, "none" maps are not.
+    """
+
+    channels: int
+    grid: Grid
+    activation: str = "none"
+
+
+@dataclass(frozen=True)
+class ImageMap:
+    """Image features [B, N, channels, H / stride, W / stride]."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class HeadMaps:
+    """The head's dense predictions, as logits.
+
+    Attributes:
+        grid: The cells of the maps.
+        tasks: Class names, one tuple a task.
+        branches: Branch name and channels in order; the heat map is not among them, its channels are the classes.
+    """
+
+    grid: Grid
+    tasks: tuple[tuple[str, ...], ...]
+    branches: tuple[tuple[str, int], ...]
+
+
+TapSpec = BevMap | ImageMap | HeadMaps
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The taps of one detector, with its name, for messages.
+
+    Attributes:
+        detector: Name shown to the reader.
+        specs: Tap name to description.
+    """
+
+    detector: str
+    specs: Mapping[str, TapSpec]
