@@ -1,0 +1,32 @@
+"""The teacher of a distillation, frozen for good."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bevkd_common.data.samples import Batch
+from bevkd_common.models.detector import Outputs
+
+
+class FrozenTeacher:
+    """Owns a trained detector and only ever looks through it.
+
+    Deliberately not an `nn.Module`: a task that holds one does not register it, so that neither `.train()`,
+    `.parameters()`, `.state_dict()` nor a distributed wrapper of the task reaches the teacher.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        self.detector = detector.eval().requires_grad_(False)
+
+    def to(self, device: torch.device | str) -> FrozenTeacher:
+        """Move the weights."""
+        self.detector.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, want: frozenset[str]) -> Outputs:
+        """The taps wanted, without gradients and with batch norm at its running statistics."""
+        if self.detector.training:
+            self.detector.eval()
+        return self.detector(batch, want)
