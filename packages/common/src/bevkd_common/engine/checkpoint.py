@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], *, kind: str, architecture: str, step: int) -> None:
@@ -42,7 +41,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], *, kind: str, archit
     metadata = {"kind": kind, "architecture": architecture, "step": str(step)}
     partial = path.with_name(f".{path.name}.partial")
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, partial, metadata)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_weights(path: Path, module: nn.Module, *, architecture: str | None = None) -> dict[str, str]:
@@ -63,8 +62,8 @@ def load_weights(path: Path, module: nn.Module, *, architecture: str | None = No
         ) from None
     if architecture is not None and metadata.get("architecture", architecture) != architecture:
         raise UserError(
-            f"{path} holds weights of another architecture ({metadata['architecture'][:12]}, wanted {architecture[:12]}):"
-            " use the recipe it was trained with"
+            f"{path} holds weights of another architecture ({metadata['architecture'][:12]},"
+            f" wanted {architecture[:12]}): use the recipe it was trained with"
         )
     problems = mismatches(module.state_dict(), weights)
     if problems:
@@ -137,7 +136,7 @@ def save_checkpoint(
     final = folder / f"step-{step:06d}"
     older = [path for path in folder.glob("step-*") if path != final]
     shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    partial.replace(final)
     for path in older:
         shutil.rmtree(path, ignore_errors=True)
     return Checkpoint(final)
