@@ -1,7 +1,8 @@
-"""The bird's-eye-view grid as plain numbers; needs no torch, so configs can hold one."""
+"""The bird's-eye-view grid and the depth bins as plain numbers; no torch here, so configs can hold them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -44,3 +45,31 @@ class Grid:
             return False
         tolerance = 1e-3 * min(self.cell, other.cell)
         return all(abs(a - b) <= tolerance for a, b in zip(self.extent, other.extent, strict=True))
+
+
+@dataclass(frozen=True)
+class DepthBins:
+    """Equal depth bins in front of a camera, in metres: bin k starts at `start + k·step`, all below `stop`.
+
+    Attributes:
+        start: lower border of the first bin.
+        stop: where the last bin ends; not a bin itself.
+        step: width of a bin.
+
+    Raises:
+        ValueError: unless 0 < start < stop and step > 0.
+    """
+
+    start: float
+    stop: float
+    step: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.start < self.stop and self.step > 0):
+            raise ValueError(f"depth bins need 0 < start < stop and a positive step, got {self}")
+
+    @property
+    def count(self) -> int:
+        """Number of bins; (1, 60, 1) has 59."""
+        # A step such as 0.1 must not gain a bin from rounding.
+        return math.ceil((self.stop - self.start) / self.step - 1e-6)

@@ -84,7 +84,10 @@ def transform_points(dst_T_src: Tensor, points: Tensor) -> Tensor:
 
 
 def transform_vectors(dst_T_src: Tensor, vectors: Tensor) -> Tensor:
-    """Like `transform_points` without the translation: for headings and velocities."""
+    """Like `transform_points` without the translation: for headings, velocities and rays.
+
+    `dst_T_src` may also be the linear part alone, [..., 3, 3].
+    """
     return _affine(dst_T_src, vectors, translate=False)
 
 
@@ -99,6 +102,31 @@ def _affine(dst_T_src: Tensor, points: Tensor, *, translate: bool) -> Tensor:
     if translate:
         moved = moved + columns[..., 3]
     return moved.to(points.dtype)
+
+
+def lidar_T_sweep(  # noqa: N802 - named like every matrix
+    ego_T_lidar_key: Tensor, global_T_ego_key: Tensor, global_T_ego_src: Tensor, ego_T_src: Tensor
+) -> Tensor:
+    """Bring a sensor at its own time into the LiDAR frame of the key frame.
+
+    The chain for past sweeps as well as for cameras, whose images are taken at other times than the sweep.
+    It runs in float64: global positions are kilometres, and two of them are subtracted.
+
+    Args:
+        ego_T_lidar_key: mount of the key frame's LiDAR, [..., 4, 4].
+        global_T_ego_key: ego pose at the time of the key frame's sweep.
+        global_T_ego_src: ego pose at the time of the other sensor.
+        ego_T_src: mount of the other sensor.
+
+    Returns:
+        `lidar_T_src` [..., 4, 4] in the dtype of `ego_T_lidar_key`, for `transform_points`.
+
+    Upstream: mmdetection3d 1.1 to 1.4 applies the stored inverse of this matrix with the rotation right and
+    the translation wrong, by (Rᵀ - I)·t; earlier releases agree with this function.
+    """
+    ego_key_T_ego_src = inverse_rigid(global_T_ego_key.double()) @ global_T_ego_src.double()
+    chain = inverse_rigid(ego_T_lidar_key.double()) @ ego_key_T_ego_src @ ego_T_src.double()
+    return chain.to(ego_T_lidar_key.dtype)
 
 
 def yaw_of(rotation: Tensor) -> Tensor:
