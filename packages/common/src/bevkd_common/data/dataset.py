@@ -35,6 +35,7 @@ class Dataset(Protocol):
         name: As in the recipe.
         axes: The LiDAR axes, in words ("x right, y forward, z up").
         classes: Class names in label order.
+        cameras: Camera names, in the order of `Cameras.images`.
         fingerprint: Content hash of everything a stage may read.
         synthetic: Whether no sensor ever saw this; the report labels it.
         description: One sentence for the report.
@@ -43,6 +44,7 @@ class Dataset(Protocol):
     name: str
     axes: str
     classes: tuple[str, ...]
+    cameras: tuple[str, ...]
     fingerprint: str
     synthetic: bool
     description: str

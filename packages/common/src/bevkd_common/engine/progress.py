@@ -24,8 +24,8 @@ PLAIN_INTERVAL_S = 10.0
 class Bar(Protocol):
     """One long step."""
 
-    def update(self, done: int, note: str = "") -> None:
-        """Report that `done` of the total are done."""
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Report that `done` are done, and a total that is known only now."""
         ...
 
 
@@ -51,8 +51,8 @@ class _LiveBar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
-    def update(self, done: int, note: str = "") -> None:
-        self._progress.update(self._task, completed=done, note=note)
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        self._progress.update(self._task, completed=done, total=total, note=note)
 
 
 class _PlainBar:
@@ -63,8 +63,9 @@ class _PlainBar:
         self._started = self._printed = time.monotonic()
         self._last = (0, "")
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         self._last = (done, note)
+        self._total = total or self._total
         if time.monotonic() - self._printed >= PLAIN_INTERVAL_S:
             self._print()
 
@@ -124,5 +125,5 @@ class SilentReporter:
 
 
 class _SilentBar:
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         pass

@@ -153,7 +153,7 @@ class _Training:
             record |= {"data_s": round(loaded - waited, 5), "step_s": round(now - loaded, 5)}
             if self.step % LOG_EVERY == 0 or self.step in (1, self.steps):
                 metrics.write({"step": self.step} | record)
-            bar.update(self.step, f"loss {record['loss']:.3f}")
+            bar.update(self.step, note=f"loss {record['loss']:.3f}")
             if now - saved > CHECKPOINT_INTERVAL_S and self.step < self.steps:
                 self.save(finished=False)
                 saved = time.monotonic()

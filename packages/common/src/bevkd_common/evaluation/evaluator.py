@@ -47,6 +47,18 @@ class Evaluator(Protocol):
         """What a paired bootstrap over scenes resamples."""
         ...
 
+    def load_evidence(self, path: Path) -> Evidence:
+        """Read what an `Evidence` of this evaluator saved.
+
+        Raises:
+            UserError: If the file is missing or damaged.
+        """
+        ...
+
+    def findings(self, results: Results) -> list[str]:
+        """One sentence for each likely mistake outside the model that the scores betray."""
+        ...
+
     def submission(self) -> object | None:
         """The official submission as JSON-ready data, where the data set has one."""
         ...

@@ -1,0 +1,67 @@
+"""Configs to live objects: the only place where both worlds meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bevkd_common.config.model import Config
+from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, installed, load
+from bevkd_common.data.dataset import Dataset, SplitName
+from bevkd_common.engine.progress import Reporter
+from bevkd_common.errors import UserError
+from bevkd_common.evaluation.evaluator import Evaluator
+from bevkd_common.models.taps import Taps
+
+MADE_DATA = ".data"
+
+
+def detector_spec(config: Config) -> DetectorSpec:
+    """The plug-in behind a detector's configuration."""
+    return installed(DetectorSpec).of(config)
+
+
+def dataset_spec(config: Config) -> DatasetSpec:
+    """The plug-in behind a data set's configuration."""
+    return installed(DatasetSpec).of(config)
+
+
+def method_spec(config: Config) -> MethodSpec:
+    """The plug-in behind a method's configuration."""
+    return installed(MethodSpec).of(config)
+
+
+def build_detector(config: Config, classes: tuple[str, ...], *, seed: int) -> nn.Module:
+    """A detector whose initial weights depend on config, classes and seed alone."""
+    torch.manual_seed(seed)
+    return load(detector_spec(config).build)(config, classes)
+
+
+def build_method(config: Config, teacher: nn.Module, student: nn.Module, *, names: tuple[str, str]) -> nn.Module:
+    """A method between two detectors.
+
+    Raises:
+        UserError: If a tap is missing or does not fit.
+    """
+    taps = [Taps(name, detector.taps) for name, detector in zip(names, (teacher, student), strict=True)]
+    return load(method_spec(config).build)(config, *taps)
+
+
+def build_dataset(config: Config, *, data_root: Path | None, runs: Path, reporter: Reporter) -> Dataset:
+    """A data set; data that can be made is made under `runs` where no folder is given.
+
+    Raises:
+        UserError: If the data is missing or damaged.
+    """
+    spec = dataset_spec(config)
+    if data_root is None and spec.seed_key is None:
+        raise UserError(f"the data set `{spec.kind}` is read from a disk: name its folder with --data-root")
+    with reporter.bar(f"{spec.kind} data", 1) as bar:
+        return load(spec.build)(config, data_root or runs / MADE_DATA, bar.update)
+
+
+def build_evaluator(config: Config, dataset: Dataset, split: SplitName) -> Evaluator:
+    """The evaluator that is the data set's other half."""
+    return load(dataset_spec(config).build_evaluator)(config, dataset, split)

@@ -1,0 +1,257 @@
+"""Training and scoring the arms of one seed, each stage once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from bevkd_common.config.model import Config
+from bevkd_common.config.recipe import Recipe
+from bevkd_common.data.dataset import Dataset
+from bevkd_common.data.loader import calibration_batches
+from bevkd_common.engine.checkpoint import latest, load_weights, read_json, save_checkpoint, write_atomically
+from bevkd_common.engine.evaluate import evaluate
+from bevkd_common.engine.progress import Reporter
+from bevkd_common.engine.tasks import DistillationTask, SupervisedTask, Task
+from bevkd_common.engine.teacher import FrozenTeacher
+from bevkd_common.engine.train import AUTOCAST, train
+from bevkd_common.evaluation.results import Results
+from bevkd_common.experiment.arms import Arm
+from bevkd_common.experiment.build import (
+    build_detector,
+    build_evaluator,
+    build_method,
+    dataset_spec,
+    detector_spec,
+    method_spec,
+)
+from bevkd_common.experiment.sources import source_hash
+from bevkd_common.experiment.stages import Stage, fingerprint, stage_weights
+
+CALIBRATION_BATCHES = 4
+WEIGHT_KINDS = ("raw", "ema")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a stage scored.
+
+    Attributes:
+        primary: The weights that the arm is judged by: "ema" where an average is kept, else "raw".
+        results: By kind of weights.
+    """
+
+    primary: str
+    results: Mapping[str, Results]
+
+
+class Laboratory:
+    """One seed of an experiment: its data, its teacher, and the stages that stand on them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        *,
+        seed: int,
+        root: Path,
+        reporter: Reporter,
+        accelerator: Accelerator,
+    ) -> None:
+        self.recipe, self.dataset, self.seed = recipe, dataset, seed
+        self.root, self.reporter, self.accelerator = root, reporter, accelerator
+
+    def stage(self, arm: Arm, teacher: Stage | None) -> Stage:
+        """The stage of an arm; its fingerprint covers config, data, seed, parents and the sources it uses.
+
+        Args:
+            arm: With a fixed number of steps.
+            teacher: The stage of the teacher, for an arm with a method.
+        """
+        detectors = [arm.detector] if arm.method is None else [arm.detector, self.recipe.teacher]
+        modules = ["bevkd_common.engine.train", _module(dataset_spec(self.recipe.dataset).build)]
+        modules += [_module(detector_spec(config).build) for config in detectors]
+        inputs: dict[str, Any] = {
+            "detector": _dump(arm.detector),
+            "training": _dump(arm.training),
+            "dataset": _dump(self.recipe.dataset),
+            "data": self.dataset.fingerprint,
+            "seed": self.seed,
+        }
+        if arm.role == "teacher" and self.recipe.teacher_checkpoint is not None:
+            inputs["checkpoint"] = fingerprint(self.recipe.teacher_checkpoint.read_bytes().hex())
+        kind: str = "baseline" if arm.method is None else "distilled"
+        if arm.method is not None:
+            assert teacher is not None
+            modules.append(_module(method_spec(arm.method).build))
+            inputs |= {"method": _dump(arm.method), "teacher": teacher.fingerprint}
+        inputs["sources"] = source_hash(modules)
+        return Stage("teacher" if arm.role == "teacher" else kind, inputs, self.root)
+
+    def train(self, arm: Arm, stage: Stage, teacher: Stage | None) -> dict[str, Any]:
+        """Train an arm, or take what is there; returns the record of the training."""
+        done = stage.trained
+        if done is not None:
+            self.reporter.say(f"{arm.title}: trained before, taken from {stage.folder.name}")
+            return done
+        stage.open()
+        task = self._task(arm, stage, teacher)
+        source = self.dataset.source("train", self._needs(task))
+        trained = train(
+            task,
+            source,
+            arm.training,
+            seed=self.seed,
+            folder=stage.folder,
+            architectures={
+                "raw": self._architecture(arm.detector),
+                "method": fingerprint(_dump_or_none(arm.method)),
+            },
+            title=f"{arm.title}, seed {self.seed}",
+            reporter=self.reporter,
+            accelerator=self.accelerator,
+        )
+        record = {
+            "steps": trained.steps,
+            "seconds": round(trained.seconds, 2),
+            "parameters": parameters(task.detector),
+        }
+        if self.accelerator.is_main_process:
+            stage.finish_training(record)
+        return record
+
+    def adopt(self, arm: Arm, stage: Stage, checkpoint: Path) -> dict[str, Any]:
+        """Take a teacher's weights from a file instead of training it.
+
+        Raises:
+            UserError: If the file does not fit the teacher.
+        """
+        done = stage.trained
+        if done is not None:
+            return done
+        stage.open()
+        detector = build_detector(arm.detector, self.dataset.classes, seed=self.seed)
+        load_weights(checkpoint, detector)
+        about = {"raw": self._architecture(arm.detector)}
+        save_checkpoint(stage.folder / "checkpoints", 0, {"raw": detector.state_dict()}, about, None)
+        record = {"steps": 0, "seconds": 0.0, "parameters": parameters(detector)}
+        stage.finish_training(record)
+        return record
+
+    def score(self, arm: Arm, stage: Stage, *, again: bool = False) -> Scores:
+        """Evaluate every kind of weights that the stage keeps, or take the scores that are there."""
+        path = stage.folder / "results.json"
+        wanted = self._evaluation_fingerprint()
+        if path.is_file() and not again:
+            saved = read_json(path)
+            if saved["evaluation"] == wanted:
+                results = {kind: Results.model_validate(value) for kind, value in saved["results"].items()}
+                return Scores(saved["primary"], results)
+        results = {}
+        for kind in WEIGHT_KINDS:
+            if kind in stage_weights(stage.folder):
+                results[kind] = self._evaluate(arm, stage.folder, kind)
+        primary = "ema" if "ema" in results else "raw"
+        saved = {kind: value.model_dump(mode="json") for kind, value in results.items()}
+        content = {"evaluation": wanted, "primary": primary, "results": saved}
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        return Scores(primary, results)
+
+    def detector(self, config: Config, folder: Path, kind: str | None = None) -> nn.Module:
+        """A trained detector on the device, in eval mode.
+
+        Args:
+            config: Its configuration.
+            folder: Of its stage.
+            kind: Which weights; None takes those that the arm is judged by.
+        """
+        weights = stage_weights(folder)
+        detector = build_detector(config, self.dataset.classes, seed=self.seed)
+        kind = kind or ("ema" if "ema" in weights else "raw")
+        load_weights(weights[kind], detector, architecture=self._architecture(config))
+        return detector.to(self.accelerator.device).eval()
+
+    def method(self, config: Config, folder: Path, teacher: nn.Module, student: nn.Module) -> nn.Module:
+        """A trained method on the device, in eval mode."""
+        method = build_method(config, teacher, student, names=self._names())
+        weights = stage_weights(folder)
+        if "method" in weights:
+            load_weights(weights["method"], method)
+        return method.to(self.accelerator.device).eval()
+
+    def _task(self, arm: Arm, stage: Stage, teacher: Stage | None) -> Task:
+        student = build_detector(arm.detector, self.dataset.classes, seed=self.seed)
+        if arm.method is None:
+            return SupervisedTask(student)
+        assert teacher is not None
+        frozen = self.detector(self.recipe.teacher, teacher.folder)
+        torch.manual_seed(self.seed + 1)
+        method = build_method(arm.method, frozen, student, names=self._names())
+        if latest(stage.folder / "checkpoints") is None:
+            self._prepare(method, frozen, student)
+        return DistillationTask(student, FrozenTeacher(frozen), method)
+
+    def _prepare(self, method: nn.Module, teacher: nn.Module, student: nn.Module) -> None:
+        source = self.dataset.source("train", teacher.needs | student.needs)
+        device = self.accelerator.device
+        batches = calibration_batches(source, batch=4, batches=CALIBRATION_BATCHES, seed=self.seed)
+        method.to(device)
+        student.to(device)
+        method.prepare(teacher, student, (batch.to(device) for batch in batches))
+
+    def _evaluate(self, arm: Arm, folder: Path, kind: str) -> Results:
+        detector = self.detector(arm.detector, folder, kind)
+        evaluator = build_evaluator(self.recipe.dataset, self.dataset, "val")
+        evaluate(
+            detector,
+            self.dataset.source("val", detector.needs),
+            evaluator,
+            batch=self.recipe.evaluation.batch,
+            device=self.accelerator.device,
+            precision=AUTOCAST[arm.training.precision],
+            title=f"scoring {arm.title}, seed {self.seed}" + (f" ({kind})" if kind != "raw" else ""),
+            reporter=self.reporter,
+        )
+        evaluator.evidence().save(folder / f"evidence-{kind}.npz")
+        return evaluator.compute()
+
+    def _evaluation_fingerprint(self) -> str:
+        spec = dataset_spec(self.recipe.dataset)
+        sources = source_hash([_module(spec.build_evaluator), "bevkd_common.engine.evaluate"])
+        return fingerprint([_dump(self.recipe.dataset), self.dataset.fingerprint, sources])
+
+    def _architecture(self, config: Config) -> str:
+        return fingerprint({"detector": _dump(config), "classes": self.dataset.classes})
+
+    def _names(self) -> tuple[str, str]:
+        return self.recipe.selects.teacher, self.recipe.selects.student
+
+    @staticmethod
+    def _needs(task: Task) -> Any:
+        if isinstance(task, DistillationTask):
+            return task.teacher.detector.needs | task.detector.needs
+        return task.detector.needs
+
+
+def parameters(detector: nn.Module) -> int:
+    """Learned parameters."""
+    return sum(parameter.numel() for parameter in detector.parameters())
+
+
+def _module(reference: str) -> str:
+    return reference.partition(":")[0]
+
+
+def _dump(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def _dump_or_none(config: Config | None) -> dict[str, Any] | None:
+    return None if config is None else _dump(config)

@@ -1,0 +1,190 @@
+"""From a run folder to what its report is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from bevkd_common.config.loading import dump, load_recipe
+from bevkd_common.config.plugins import load
+from bevkd_common.config.recipe import Recipe
+from bevkd_common.data.samples import Batch, Cameras, collate
+from bevkd_common.distill.method import Panel
+from bevkd_common.engine.checkpoint import read_json
+from bevkd_common.engine.progress import Reporter
+from bevkd_common.engine.tasks import HEAD
+from bevkd_common.evaluation.evaluator import Evaluator
+from bevkd_common.evaluation.results import Results
+from bevkd_common.experiment.arms import Arm, teacher_arm
+from bevkd_common.experiment.build import build_evaluator, method_spec
+from bevkd_common.experiment.laboratory import Laboratory
+from bevkd_common.experiment.record import RunFolder
+from bevkd_common.experiment.run import Request, open_dataset, student_arms
+from bevkd_common.experiment.stages import STAGES
+from bevkd_common.models.detector import Detections
+from bevkd_common.report import inputs
+
+DRAWN_SCORE = 0.3
+PICTURED_SAMPLES = 2
+
+
+def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator) -> inputs.ReportInput:
+    """Everything the report of a finished run shows.
+
+    Raises:
+        UserError: If the run or one of its stages is incomplete.
+    """
+    record = folder.read()
+    recipe = load_recipe(folder.path / "config.yaml")
+    spec = method_spec(recipe.method)
+    arms = _arms(recipe, folder, record)
+    labs = _laboratories(recipe, folder, record, reporter, accelerator)
+    evaluator = build_evaluator(recipe.dataset, next(iter(labs.values())).dataset, "val")
+    reported = [_arm(arm, folder, record, evaluator) for arm in arms]
+    seed, lab = next(iter(labs.items()))
+    panels, scenes = _pictures(lab, arms, folder, record["stages"][str(seed)])
+    return inputs.ReportInput(
+        run=folder.path.name,
+        method=spec.title,
+        paper=spec.paper,
+        dataset=lab.dataset.description,
+        synthetic=lab.dataset.synthetic,
+        classes=lab.dataset.classes,
+        arms=reported,
+        plan=record["plan"],
+        departures=load(spec.departures)(recipe.method) if spec.departures else [],
+        warnings=_warnings(reported, evaluator),
+        recipe=dump(recipe),
+        environment=folder.read_environment()
+        | {f"data, seed {key}": value for key, value in record["data"].items()},
+        panels=panels,
+        scenes=scenes,
+        bootstrap=recipe.evaluation.bootstrap,
+    )
+
+
+def _arms(recipe: Recipe, folder: RunFolder, record: Mapping[str, Any]) -> list[Arm]:
+    request = Request(
+        out=folder.path,
+        data_root=None,
+        seeds=tuple(int(seed) for seed in record["stages"]),
+        controls=record["controls"],
+        ablations=tuple(record["ablations"]),
+        baseline=record["baseline"],
+    )
+    return [teacher_arm(recipe), *student_arms(recipe, request)]
+
+
+def _laboratories(
+    recipe: Recipe, folder: RunFolder, record: Mapping[str, Any], reporter: Reporter, accelerator: Accelerator
+) -> dict[int, Laboratory]:
+    data_root = Path(record["data_root"]) if record["data_root"] else None
+    labs = {}
+    for seed in map(int, record["stages"]):
+        dataset = open_dataset(recipe, seed, data_root=data_root, runs=folder.root, reporter=reporter)
+        labs[seed] = Laboratory(
+            recipe, dataset, seed=seed, root=folder.root, reporter=reporter, accelerator=accelerator
+        )
+    return labs
+
+
+def _arm(arm: Arm, folder: RunFolder, record: Mapping[str, Any], evaluator: Evaluator) -> inputs.Arm:
+    runs = {}
+    parameters = 0
+    for seed, stages in record["stages"].items():
+        path = folder.root / STAGES / stages[arm.name]
+        trained = read_json(path / "trained.json")
+        scores = read_json(path / "results.json")
+        results = {kind: Results.model_validate(value) for kind, value in scores["results"].items()}
+        curve = path / "metrics.jsonl"
+        runs[int(seed)] = inputs.ArmRun(
+            results=results[scores["primary"]],
+            other_results={kind: value for kind, value in results.items() if kind != scores["primary"]},
+            evidence=evaluator.load_evidence(path / f"evidence-{scores['primary']}.npz"),
+            curve=[json.loads(line) for line in curve.read_text().splitlines()] if curve.is_file() else [],
+            steps=trained["steps"],
+            seconds=trained["seconds"],
+            run_id=path.name,
+        )
+        parameters = trained["parameters"]
+    return inputs.Arm(arm.name, arm.title, arm.role, arm.summary, parameters, runs)
+
+
+def _warnings(arms: list[inputs.Arm], evaluator: Evaluator) -> list[str]:
+    found = []
+    for arm in arms:
+        for seed, run in arm.runs.items():
+            found += [f"{arm.title}, seed {seed}: {finding}" for finding in evaluator.findings(run.results)]
+    return found
+
+
+@torch.no_grad()
+def _pictures(
+    lab: Laboratory, arms: list[Arm], folder: RunFolder, stages: Mapping[str, str]
+) -> tuple[list[Panel], list[inputs.Scene]]:
+    shown = [arm for arm in arms if arm.role != "control"]
+    detectors = {arm.name: lab.detector(arm.detector, folder.root / STAGES / stages[arm.name]) for arm in shown}
+    needs = next(iter(detectors.values())).needs
+    for detector in detectors.values():
+        needs |= detector.needs
+    source = lab.dataset.source("val", needs)
+    device = lab.accelerator.device
+    scenes = []
+    for picture in range(PICTURED_SAMPLES):
+        sample = source.load((2 * picture + 1) * len(source) // (2 * PICTURED_SAMPLES), seed=None)
+        batch = collate([sample]).to(device)
+        found = {name: detector.decode(detector(batch, HEAD), batch)[0] for name, detector in detectors.items()}
+        scenes.append(_scene(batch, found, lab.dataset.cameras, detectors["teacher"].taps["head"].grid.extent))
+        if not picture:
+            panels = _panels(lab, shown, folder, stages, detectors, batch)
+    return panels, scenes
+
+
+def _panels(
+    lab: Laboratory,
+    arms: list[Arm],
+    folder: RunFolder,
+    stages: Mapping[str, str],
+    detectors: Mapping[str, torch.nn.Module],
+    batch: Batch,
+) -> list[Panel]:
+    arm = next(arm for arm in arms if arm.role == "distilled")
+    assert arm.method is not None
+    teacher, student = detectors["teacher"], detectors[arm.name]
+    method = lab.method(arm.method, folder.root / STAGES / stages[arm.name], teacher, student)
+    seen = teacher(batch, method.teacher_taps)
+    outputs = student(batch, HEAD | method.student_taps)
+    return method.explain(seen, outputs, student.targets(outputs, batch), batch)
+
+
+def _scene(
+    batch: Batch,
+    found: Mapping[str, Detections],
+    cameras_in_order: tuple[str, ...],
+    extent: tuple[float, float, float, float],
+) -> inputs.Scene:
+    truth = Detections(batch.boxes[0], torch.ones(batch.labels.shape[1]), batch.labels[0])
+    cameras = batch.cameras
+    return inputs.Scene(
+        token=batch.tokens[0],
+        images=cameras.images[0].permute(0, 2, 3, 1).cpu().numpy() if cameras else None,
+        camera_names=cameras_in_order if cameras else (),
+        img_T_lidar=_img_T_lidar(cameras) if cameras else None,
+        points=batch.points[:, :3].cpu().numpy() if batch.points is not None else None,
+        truth=truth,
+        detections=found,
+        threshold=DRAWN_SCORE,
+        extent=extent,
+    )
+
+
+def _img_T_lidar(cameras: Cameras) -> Any:  # noqa: N802 - named like every matrix
+    """[N, 4, 4] of the first sample: LiDAR axes to (u d, v d, d, 1) of the augmented image."""
+    pixels_T_cam = torch.eye(4, dtype=torch.float64).repeat(cameras.images.shape[1], 1, 1)
+    pixels_T_cam[:, :3, :3] = (cameras.image_aug[0] @ cameras.intrinsics[0]).cpu()
+    return (pixels_T_cam @ torch.linalg.inv(cameras.lidar_T_cam[0].double().cpu())).numpy()

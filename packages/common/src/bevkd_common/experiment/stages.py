@@ -1,0 +1,79 @@
+"""Stages: units of work that are kept, found again by a fingerprint of all that determines them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bevkd_common.engine.checkpoint import latest, read_json, write_atomically
+from bevkd_common.errors import UserError
+
+STAGES = ".stages"
+
+
+def fingerprint(content: Any) -> str:
+    """SHA-256 of JSON-ready data, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def stage_weights(folder: Path) -> dict[str, Path]:
+    """File stem ("raw", "ema", "method") to the weights of a stage's newest checkpoint.
+
+    Raises:
+        UserError: If the stage has none.
+    """
+    found = latest(folder / "checkpoints")
+    if found is None:
+        raise UserError(f"{folder} holds no checkpoint: run the experiment again, finished stages are reused")
+    return {path.stem: path for path in sorted(found.folder.glob("*.safetensors"))}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One trained model and its score.
+
+    Attributes:
+        kind: "teacher", "baseline", "distilled"; the first half of the folder's name.
+        inputs: All that determines the trained weights, JSON-ready.
+        root: The folder that holds `.stages`.
+    """
+
+    kind: str
+    inputs: Mapping[str, Any]
+    root: Path
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the inputs."""
+        return fingerprint({"kind": self.kind, **self.inputs})
+
+    @property
+    def folder(self) -> Path:
+        """Where the stage lives."""
+        return self.root / STAGES / f"{self.kind}-{self.fingerprint[:12]}"
+
+    @property
+    def trained(self) -> dict[str, Any] | None:
+        """What the finished training recorded, or None while it is not finished."""
+        path = self.folder / "trained.json"
+        return read_json(path) if path.is_file() else None
+
+    def finish_training(self, record: Mapping[str, Any]) -> None:
+        """Mark the training as finished."""
+        write_atomically(self.folder / "trained.json", json.dumps(record, indent=2) + "\n")
+
+    def open(self) -> None:
+        """Make the folder and write what determines it.
+
+        Raises:
+            UserError: If the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / "inputs.json", json.dumps(self.inputs, indent=2, default=str) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another --out") from None
