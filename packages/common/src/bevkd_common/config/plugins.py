@@ -1,17 +1,21 @@
 """Detectors, methods and data sets that are installed, found through entry points.
 
 An entry point resolves to one of the specs below. A spec imports no torch: it names a config class and, as
-`"module:function"`, what builds the real thing.
+`"module:function"`, what builds the real thing. The entry point bears the name of the spec's `kind`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar, cast
 
 from bevkd_common.config.model import Config
+from bevkd_common.config.wording import did_you_mean, one_of
+from bevkd_common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,15 @@ class DetectorSpec:
         config: Its configuration.
         build: "module:function" of `build(config, classes: tuple[str, ...]) -> nn.Module` (a `Detector`).
         summary: One line for listings.
+        check: "module:function" of `check(config, dataset_config) -> Iterable[tuple[str, str]]`, torch-free: for
+            each thing that does not fit the data, a key within the detector's section and a reason.
     """
 
     kind: str
     config: type[Config]
     build: str
     summary: str
+    check: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class DatasetSpec:
             with `--data-root`, or the cache folder for data that can be made; `progress(done, total)` reports.
         build_evaluator: "module:function" of `build(config, dataset, split) -> Evaluator`.
         summary: One line for listings.
+        seed_key: Dotted key within the configuration that seeds data which are made; None for data that exist.
     """
 
     kind: str
@@ -49,6 +57,7 @@ class DatasetSpec:
     build: str
     build_evaluator: str
     summary: str
+    seed_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,104 @@ class MethodSpec:
     ablations: Mapping[str, Ablation] = field(default_factory=dict)
     departures: str | None = None
 
+    @property
+    def summary(self) -> str:
+        """One line for listings."""
+        return f"{self.title}: {self.paper}"
+
 
 PluginSpec = DetectorSpec | DatasetSpec | MethodSpec
+Spec = TypeVar("Spec", bound=PluginSpec)
+
+GROUPS: Mapping[type[PluginSpec], tuple[str, str]] = {
+    DetectorSpec: ("bevkd.detectors", "detector"),
+    DatasetSpec: ("bevkd.datasets", "data set"),
+    MethodSpec: ("bevkd.methods", "method"),
+}
+"""Entry-point group and noun of each sort of plug-in."""
+
+
+@dataclass(frozen=True)
+class Installed(Generic[Spec]):
+    """The plug-ins of one group.
+
+    Attributes:
+        noun: What one of them is called in a sentence.
+        found: Specs by kind.
+        broken: For each kind that cannot be used, why.
+        origin: Distribution and version of each kind, found or broken.
+    """
+
+    noun: str
+    found: Mapping[str, Spec]
+    broken: Mapping[str, str]
+    origin: Mapping[str, str]
+
+    def find(self, kind: str) -> Spec:
+        """The spec of a kind.
+
+        Raises:
+            UserError: If it is broken or not installed.
+        """
+        if kind not in self.found:
+            raise UserError(self.why_not(kind))
+        return self.found[kind]
+
+    def why_not(self, kind: str) -> str:
+        """Why a kind that was not found cannot be used: the cause of its failure, or the choices there are."""
+        if kind in self.broken:
+            return f"the {self.noun} `{kind}` cannot be used: {self.broken[kind]}"
+        near = did_you_mean(kind, self.found)
+        return f"no {self.noun} `{kind}` is installed, only {one_of(self.found)}{near}"
+
+    def of(self, config: Config) -> Spec:
+        """The spec to which a configuration belongs."""
+        return next(spec for spec in self.found.values() if spec.config is type(config))
+
+
+def installed(spec_type: type[Spec]) -> Installed[Spec]:
+    """The plug-ins of one sort that this environment holds, the broken ones beside the sound ones.
+
+    They are looked for once a process.
+    """
+    # mypy does not see that a class is hashable.
+    return cast("Installed[Spec]", _discovered(spec_type))  # type: ignore[arg-type]
+
+
+@cache
+def _discovered(spec_type: type[PluginSpec]) -> Installed[PluginSpec]:
+    group, noun = GROUPS[spec_type]
+    points: dict[str, list[EntryPoint]] = {}
+    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+        points.setdefault(point.name, []).append(point)
+
+    found: dict[str, PluginSpec] = {}
+    broken: dict[str, str] = {}
+    origin: dict[str, str] = {}
+    for kind, rivals in points.items():
+        origin[kind] = " and ".join(sorted(_distribution(point) for point in rivals))
+        if len(rivals) > 1:
+            broken[kind] = f"{origin[kind]} both provide it; uninstall one of them"
+            continue
+        try:
+            found[kind] = _checked(rivals[0].load(), spec_type, kind)
+        except Exception as error:  # a plug-in may fail in any way, and must not take the others with it
+            broken[kind] = f"{origin[kind]} fails with {type(error).__name__}: {error}"
+    return Installed(noun, found, broken, origin)
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
+
+
+def _checked(spec: Any, spec_type: type[PluginSpec], kind: str) -> PluginSpec:
+    if not isinstance(spec, spec_type):
+        raise TypeError(f"its entry point gives a {type(spec).__name__}, not a {spec_type.__name__}")
+    if spec.kind != kind:
+        raise ValueError(f"its entry point is called `{kind}` but its spec `{spec.kind}`")
+    if "kind" not in spec.config.model_fields:
+        raise TypeError(f"its configuration {spec.config.__name__} has no field `kind`")
+    return spec
 
 
 def load(reference: str) -> Any:

@@ -1,0 +1,139 @@
+"""Says in plain words, with place and key, what pydantic found wrong in a tree of nodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, PluginSpec, installed
+from bevkd_common.config.recipe import Recipe
+from bevkd_common.config.wording import did_you_mean, one_of, shorten
+from bevkd_common.config.yaml_tree import Node, Problem
+
+SECTIONS: dict[str, type[PluginSpec]] = {
+    "dataset": DatasetSpec,
+    "teacher": DetectorSpec,
+    "student": DetectorSpec,
+    "method": MethodSpec,
+}
+"""Sections of a recipe whose choices are plug-ins."""
+
+_WORDS = {
+    "missing": "is missing",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a section of keys",
+    "model_type": "must be a section of keys",
+    "model_attributes_type": "must be a section of keys",
+    "none_required": "must be null",
+}
+
+
+def explain(error: ValidationError, root: Node) -> list[Problem]:
+    """One problem for each key that pydantic refuses, in the order of the text.
+
+    The members of a union each complain about the same key; their reasons are joined.
+    """
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for detail in error.errors(include_url=False):
+        path, node = _follow(detail, root)
+        reason = _reason(detail, path)
+        if detail["type"] == "union_tag_invalid" and isinstance(node.value, dict):
+            path, node = [*path, "kind"], node.value["kind"]
+        known = reasons.setdefault((node.where, ".".join(path)), [])
+        if reason not in known:
+            known.append(reason)
+    return [Problem(where, key, _joined(alternatives)) for (where, key), alternatives in reasons.items()]
+
+
+def _joined(reasons: list[str]) -> str:
+    first, *others = reasons
+    given = re.search(r", not [^,]*$", first)
+    tail = given.group() if given else ""
+    if not tail or not all(other.endswith(tail) for other in others):
+        return "; or ".join(reasons)
+    return (
+        " or ".join([first.removesuffix(tail), *(o.removesuffix(tail).removeprefix("must ") for o in others)])
+        + tail
+    )
+
+
+def _follow(detail: ErrorDetails, root: Node) -> tuple[list[str], Node]:
+    """The dotted path of an error and the nearest node, leaving out pydantic's labels of union members."""
+    path: list[str] = []
+    node = root
+    for step in detail["loc"]:
+        children = node.value
+        if isinstance(children, dict) and str(step) in children:
+            node = children[str(step)]
+        elif isinstance(children, list) and isinstance(step, int) and step < len(children):
+            node = children[step]
+        elif detail["type"] != "missing" or step != detail["loc"][-1]:
+            continue
+        path.append(shorten(str(step)))
+    return path, node
+
+
+def _reason(detail: ErrorDetails, path: Sequence[str]) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown key{did_you_mean(path[-1], _keys_at(path[:-1]))}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _wrong_kind(kind, context, path)
+    words = _WORDS.get(kind) or _rephrased(detail["msg"])
+    return words if kind in ("missing", "too_short", "too_long") else f"{words}, not {_given(detail['input'])}"
+
+
+def _wrong_kind(kind: str, context: dict[str, Any], path: Sequence[str]) -> str:
+    plugins = installed(SECTIONS[path[0]]) if len(path) == 1 and path[0] in SECTIONS else None
+    if kind == "union_tag_not_found":
+        return "needs the key `kind`" + (f", {one_of(plugins.found)}" if plugins else "")
+    tag = str(context["tag"])
+    if plugins is not None:
+        return plugins.why_not(shorten(tag))
+    choices = re.findall(r"'([^']*)'", context["expected_tags"])
+    return f"must be {one_of(choices)}, not `{shorten(tag)}`{did_you_mean(tag, choices)}"
+
+
+def _rephrased(message: str) -> str:
+    words = message.replace("Input should be", "must be").replace(" after validation", "")
+    return re.sub(r"^[A-Z]\w+ should", "must", words)
+
+
+def _given(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, list):
+        return "a list"
+    return {None: "null", True: "true", False: "false"}.get(value) or shorten(repr(value), 40)
+
+
+def _keys_at(path: Sequence[str]) -> set[str]:
+    """The keys that may stand in the section at `path`, over all members of its unions."""
+    models: set[type[BaseModel]] = {Recipe}
+    for position, step in enumerate(path):
+        if position == 0 and step in SECTIONS:
+            models = {spec.config for spec in installed(SECTIONS[step]).found.values()}
+        elif not step.isdecimal():
+            fields = [model.model_fields[step] for model in models if step in model.model_fields]
+            models = {model for field in fields for model in _models_in(field.annotation)}
+    return {name for model in models for name in model.model_fields}
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

@@ -1,0 +1,161 @@
+"""A recipe: one experiment, complete, in one flat file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+from pydantic.annotated_handlers import GetCoreSchemaHandler
+from pydantic.types import GetPydanticSchema
+from pydantic_core import core_schema
+
+from bevkd_common.config.model import Config
+from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, PluginSpec, installed, load
+from bevkd_common.config.training import TrainingConfig
+
+
+def _unique(values: tuple[int, ...]) -> tuple[int, ...]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"holds {value} twice")
+    return values
+
+
+def _unique_names(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+    names = [arm.name for arm in arms]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"holds the arm `{name}` twice")
+    return arms
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=60)]
+
+
+def _kind_of(spec_type: type[PluginSpec]) -> GetPydanticSchema:
+    """Discriminates on `kind` among what is installed when the model is first used."""
+
+    def schema(_: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        choices = {kind: handler.generate_schema(spec.config) for kind, spec in installed(spec_type).found.items()}
+        return core_schema.tagged_union_schema(choices, discriminator="kind")
+
+    return GetPydanticSchema(schema)
+
+
+class Selects(Config):
+    """The names by which `bevkd run METHOD --teacher --student --dataset` finds a recipe."""
+
+    teacher: Name
+    student: Name
+    dataset: Name
+
+
+class EvaluationConfig(Config):
+    """How the trained detectors are scored."""
+
+    batch: PositiveInt = 8
+    bootstrap: NonNegativeInt = 1000
+    """Resamples of the scenes for the paired intervals; 0 leaves the intervals out."""
+
+
+class Arm(Config):
+    """A control: one more training of the student, reported beside the baseline and the distilled student."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+    base: Literal["baseline", "distilled"]
+    """The arm that this one changes."""
+    steps_factor: PositiveFloat = 1.0
+    """Training steps as a factor of the base arm's."""
+    equal_time: bool = False
+    """As many steps as fit into the wall-clock time of the distilled arm."""
+    overrides: Mapping[str, JsonValue] = Field(default_factory=dict)
+    """Dotted keys of the sections `student`, `student_training` and `method`, and their values in this arm."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Arm:
+        if self.name in ("teacher", "baseline", "distilled"):
+            raise ValueError(f"every experiment has an arm `{self.name}`; choose another name")
+        if self.equal_time and (self.base == "distilled" or self.steps_factor != 1.0):
+            raise ValueError("`equal_time` sets the steps of a baseline; leave out `steps_factor`")
+        sections = ("student", "student_training", *(("method",) if self.base == "distilled" else ()))
+        for key in self.overrides:
+            if key.split(".")[0] not in sections:
+                raise ValueError(f"an arm on the {self.base} cannot override `{key}`, only {', '.join(sections)}")
+        return self
+
+
+class Recipe(Config):
+    """One experiment: data, teacher, student, method, their trainings and what is reported."""
+
+    # The sections depend on what is installed; importing this module looks for nothing.
+    model_config = ConfigDict(defer_build=True)
+
+    summary: Annotated[str, Field(min_length=1, max_length=120)]
+    """One line for listings."""
+    selects: Selects
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(_unique)] = (0,)
+    """Seeds of the experiment: initial weights, order of the data, augmentation."""
+    world_seeds: tuple[NonNegativeInt, ...] | None = None
+    """Seed of the data for each of `seeds`, where the data can be made; None keeps the data set's own seed."""
+    dataset: Annotated[Config, _kind_of(DatasetSpec)]
+    teacher: Annotated[Config, _kind_of(DetectorSpec)]
+    teacher_training: TrainingConfig | None = None
+    teacher_checkpoint: Path | None = None
+    """Loaded instead of training the teacher."""
+    student: Annotated[Config, _kind_of(DetectorSpec)]
+    student_training: TrainingConfig
+    """Of the baseline and of the distilled student alike."""
+    method: Annotated[Config, _kind_of(MethodSpec)]
+    evaluation: EvaluationConfig = EvaluationConfig()
+    controls: Annotated[tuple[Arm, ...], AfterValidator(_unique_names)] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.teacher_training is None and self.teacher_checkpoint is None:
+            raise ValueError("give `teacher_training` or `teacher_checkpoint`")
+        if self.world_seeds is not None:
+            spec = installed(DatasetSpec).of(self.dataset)
+            if spec.seed_key is None:
+                raise ValueError(f"`world_seeds` needs data that can be made; {spec.kind} cannot")
+            if len(self.world_seeds) != len(self.seeds):
+                raise ValueError(f"give one of `world_seeds` for each of the {len(self.seeds)} `seeds`")
+        return self
+
+    def dataset_for(self, seed: int) -> Config:
+        """The data set's configuration under one of the experiment's seeds."""
+        if self.world_seeds is None:
+            return self.dataset
+        seed_key = installed(DatasetSpec).of(self.dataset).seed_key
+        assert seed_key is not None
+        return _with_value(self.dataset, seed_key.split("."), self.world_seeds[self.seeds.index(seed)])
+
+    def misfits(self) -> list[tuple[str, str]]:
+        """What each detector finds unfit in the data: a dotted key and a reason."""
+        found = []
+        for role, detector in (("teacher", self.teacher), ("student", self.student)):
+            spec = installed(DetectorSpec).of(detector)
+            if spec.check is not None:
+                check = load(spec.check)
+                found += [
+                    (f"{role}.{key}" if key else role, reason) for key, reason in check(detector, self.dataset)
+                ]
+        return found
+
+
+_Model = TypeVar("_Model", bound=Config)
+
+
+def _with_value(config: _Model, path: Sequence[str], value: int) -> _Model:
+    head, *rest = path
+    return config.model_copy(update={head: _with_value(getattr(config, head), rest, value) if rest else value})
