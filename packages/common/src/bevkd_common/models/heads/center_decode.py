@@ -1,0 +1,94 @@
+"""From dense predictions of the centre-point head to a list of boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.detector import Detections
+from bevkd_common.models.heads.center_targets import decode
+from bevkd_common.ops.nms import circle_overlaps, keep_best, rotated_overlaps
+
+BRANCHES = (("reg", 2), ("height", 1), ("dim", 3), ("rot", 2), ("vel", 2))
+"""Branches and channels in the order of a box code; the heat map stands beside them."""
+
+
+class Suppression(NamedTuple):
+    """How overlapping boxes of one task are thinned out.
+
+    Attributes:
+        kind: By distance of the centres, or by overlap of the footprints.
+        threshold: Squared metres, or IoU.
+        size_factors: For "rotate": factor on length and width of each class during suppression; none, all 1.
+    """
+
+    kind: Literal["circle", "rotate"]
+    threshold: float
+    size_factors: tuple[float, ...] = ()
+
+
+class Candidates(NamedTuple):
+    """The best cells of one task: boxes [B, K, 9], scores [B, K], class within the task [B, K]; best first."""
+
+    boxes: Boxes
+    scores: Tensor
+    channels: Tensor
+
+
+def best_candidates(prediction: Mapping[str, Tensor], grid: Grid, most: int, score_threshold: float) -> Candidates:
+    """Decode the cells with the highest scores, over all classes of a task.
+
+    K is `most`, or less where no sample has so many scores above the threshold.
+    """
+    scores = prediction["heatmap"].float().sigmoid().flatten(1)
+    scores, flat = scores.topk(min(most, scores.shape[1]), dim=1)
+    used = int((scores > score_threshold).sum(dim=1).max())
+    scores, flat = scores[:, :used], flat[:, :used]
+    cells = flat % (grid.ny * grid.nx)
+    boxes = decode(gather_code(prediction, cells).float(), cells, grid)
+    return Candidates(boxes, scores, flat // (grid.ny * grid.nx))
+
+
+def gather_code(prediction: Mapping[str, Tensor], indices: Tensor) -> Tensor:
+    """The ten numbers [B, M, 10] that a task's branches [B, C, Y, X] predict at flat cells [B, M]."""
+    gathered = [
+        prediction[name].flatten(2).gather(2, indices[:, None].expand(-1, channels, -1))
+        for name, channels in BRANCHES
+    ]
+    return torch.cat(gathered, dim=1).transpose(1, 2)
+
+
+def suppress(candidates: Candidates, valid: Tensor, rule: Suppression) -> Tensor:
+    """Which of the candidates that are `valid` [B, K] stay, [B, K] bool."""
+    boxes = candidates.boxes
+    if rule.kind == "circle":
+        overlaps = circle_overlaps(boxes, rule.threshold)
+    else:
+        if rule.size_factors:
+            factor = boxes.tensor.new_tensor(rule.size_factors)[candidates.channels]
+            size = torch.stack([boxes.l * factor, boxes.w * factor, boxes.h], dim=-1)
+            boxes = Boxes.from_parts(boxes.centers, size, boxes.yaw, boxes.velocity)
+        overlaps = rotated_overlaps(boxes, valid, rule.threshold)
+    return valid & keep_best(overlaps & valid.unsqueeze(-1))
+
+
+def within(boxes: Boxes, center_range: Tensor) -> Tensor:
+    """Whether centres [..., M] lie in a range [6], lower x, y, z and upper x, y, z, borders included."""
+    low, high = center_range.split(3)
+    return ((boxes.centers >= low) & (boxes.centers <= high)).all(dim=-1)
+
+
+def collect(boxes: Boxes, scores: Tensor, labels: Tensor, keep: Tensor) -> list[Detections]:
+    """Boxes [B, K, 9], scores, labels and a choice [B, K] to one list a sample, best first."""
+    order = torch.where(keep, scores, -1.0).argsort(dim=1, descending=True, stable=True)
+    counts: Sequence[int] = keep.sum(dim=1).tolist()
+    detections = []
+    for sample, count in enumerate(counts):
+        rows = order[sample, :count]
+        detections.append(Detections(Boxes(boxes.tensor[sample, rows]), scores[sample, rows], labels[sample, rows]))
+    return detections

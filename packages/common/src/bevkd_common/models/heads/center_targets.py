@@ -1,0 +1,138 @@
+"""What the centre-point head learns: Gaussians at the centres, and ten numbers a box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.detector import Targets
+
+MAX_BOXES = 500
+"""Boxes of a task that are learned from in one sample, the first ones."""
+
+
+def center_targets(
+    boxes: Boxes,
+    task: Tensor,
+    channel: Tensor,
+    class_counts: Sequence[int],
+    grid: Grid,
+    overlap: float,
+    min_radius: int,
+) -> Targets:
+    """Heat maps and box codes of a batch.
+
+    Args:
+        boxes: [B, M, 9] boxes.
+        task: [B, M] int64, the task of each box; -1 where there is no box.
+        channel: [B, M] int64, the class of each box within its task.
+        class_counts: Classes of each task.
+        grid: Cells of the head.
+        overlap: See `gaussian_radius`.
+        min_radius: Smallest radius of a Gaussian, in cells.
+
+    Upstream: cells are truncated toward zero, not floored, as in mmdet3d: a centre up to one cell outside the
+    lower border is learned at the border, with a negative offset.
+    """
+    center = _in_cells(boxes, grid)
+    cell = center.trunc().long()
+    inside = ((cell >= 0) & (cell < cell.new_tensor([grid.nx, grid.ny]))).all(dim=-1)
+    usable = inside & (boxes.l > 0) & (boxes.w > 0)
+    counted = torch.stack(
+        [(task == t) & ((task == t).cumsum(dim=1) <= MAX_BOXES) for t in range(len(class_counts))]
+    )
+    masks = counted & usable
+    learned = masks.any(dim=0)
+
+    radius = gaussian_radius(boxes.w / grid.cell, boxes.l / grid.cell, overlap).long().clamp(min=min_radius)
+    first_channel = torch.tensor([0, *class_counts], device=task.device).cumsum(0)
+    sample = torch.arange(len(task), device=task.device)[:, None].expand_as(task)
+    plane = sample * sum(class_counts) + first_channel[task] + channel
+    heatmaps = draw_gaussians(
+        plane[learned], cell[learned], radius[learned], (len(task) * sum(class_counts), grid.ny, grid.nx)
+    )
+    heatmaps = heatmaps.view(len(task), sum(class_counts), grid.ny, grid.nx)
+
+    code = torch.where(learned[..., None], encode(boxes, center - cell), 0.0)
+    indices = torch.where(learned, cell[..., 1] * grid.nx + cell[..., 0], 0)
+    return Targets(
+        heatmaps=heatmaps.split(list(class_counts), dim=1),
+        regression=[code] * len(class_counts),
+        indices=[indices] * len(class_counts),
+        mask=list(masks),
+    )
+
+
+def encode(boxes: Boxes, offset: Tensor) -> Tensor:
+    """The code [..., M, 10] of boxes: dx, dy in cells, z, log l, log w, log h, sin yaw, cos yaw, vx, vy."""
+    heading = torch.stack([boxes.yaw.sin(), boxes.yaw.cos()], dim=-1)
+    return torch.cat([offset, boxes.centers[..., 2:], boxes.size.log(), heading, boxes.velocity], dim=-1)
+
+
+def decode(code: Tensor, indices: Tensor, grid: Grid) -> Boxes:
+    """The boxes [..., M, 9] of codes [..., M, 10] read at flat cells [..., M]: the inverse of `encode`."""
+    offset, z, log_size, heading, velocity = code.split([2, 1, 3, 2, 2], dim=-1)
+    cell = torch.stack([indices % grid.nx, indices // grid.nx], dim=-1)
+    ground = (cell + offset) * grid.cell + offset.new_tensor([grid.x0, grid.y0])
+    yaw = torch.atan2(heading[..., 0], heading[..., 1])
+    return Boxes.from_parts(torch.cat([ground, z], dim=-1), log_size.exp(), yaw, velocity)
+
+
+def gaussian_radius(width: Tensor, length: Tensor, overlap: float) -> Tensor:
+    """Radius in cells within which a shifted box still has an IoU of `overlap`; float64, not rounded.
+
+    The least of the solutions of three quadratic equations: both corners inside, both outside, one of each.
+
+    Upstream: CornerNet's code divides by 2 where the quadratic formula has 2a, and so does everything that
+    descends from it; reproduced.
+
+    Source: CornerNet, section 3.2; CenterPoint.
+    """
+    width, length = width.double(), length.double()
+    area, around = width * length, width + length
+    one_each = (around + (around.square() - 4 * area * (1 - overlap) / (1 + overlap)).sqrt()) / 2
+    inside = (2 * around + (4 * around.square() - 16 * area * (1 - overlap)).sqrt()) / 2
+    outside = (
+        -2 * overlap * around + (4 * (overlap * around).square() + 16 * overlap * (1 - overlap) * area).sqrt()
+    ) / 2
+    return torch.minimum(torch.minimum(one_each, inside), outside)
+
+
+def draw_gaussians(plane: Tensor, cell: Tensor, radius: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Draw Gaussians on planes of zeros, the larger value where they meet.
+
+    Each fills the square window of its radius r with standard deviation (2r + 1) / 6 and is 1 at its centre.
+
+    Args:
+        plane: [G] int64, the plane that each is drawn on.
+        cell: [G, 2] int64, column and row of its centre.
+        radius: [G] int64, in cells.
+        shape: Number of planes, rows, columns.
+
+    Returns:
+        `shape`, float32.
+
+    Upstream: the reference zeroes what is under the float epsilon of the peak; within a window no value is
+    below e⁻⁹, so there is nothing to zero.
+    """
+    _, ny, nx = shape
+    reach = int(radius.max()) if len(radius) else 0
+    steps = torch.arange(-reach, reach + 1, device=cell.device)
+    dy, dx = (offset.flatten() for offset in torch.meshgrid(steps, steps, indexing="ij"))
+    x, y = cell[:, :1] + dx, cell[:, 1:] + dy
+    drawn = (torch.maximum(dx.abs(), dy.abs()) <= radius[:, None]) & (x >= 0) & (x < nx) & (y >= 0) & (y < ny)
+    sigma = (2 * radius[:, None] + 1) / 6
+    value = torch.exp(-(dx.square() + dy.square()) / (2 * sigma.square())) * drawn
+    index = (plane[:, None] * ny + y.clamp(0, ny - 1)) * nx + x.clamp(0, nx - 1)
+    planes = torch.zeros(shape, device=cell.device)
+    planes.view(-1).scatter_reduce_(0, index.flatten(), value.flatten(), reduce="amax")
+    return planes
+
+
+def _in_cells(boxes: Boxes, grid: Grid) -> Tensor:
+    """Centres [..., M, 2] as fractional column and row."""
+    return (boxes.centers[..., :2] - boxes.tensor.new_tensor([grid.x0, grid.y0])) / grid.cell

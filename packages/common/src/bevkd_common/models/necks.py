@@ -1,0 +1,50 @@
+"""Necks that bring the stages of a bird's-eye-view backbone to one resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bevkd_common.models.second import NORM_EPS, NORM_MOMENTUM
+
+
+class SecondFPN(nn.Module):
+    """One (transposed) convolution a stage, and the results side by side.
+
+    Args:
+        in_channels: Channels of each stage.
+        channels: Channels that each stage is brought to.
+        upsampling: Factor of each stage: 2 doubles the resolution, 0.5 halves it.
+
+    Source: SECOND; as in mmdet3d 1.4 with `use_conv_for_no_stride`, batch norm with eps 1e-3 and momentum 0.01.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: Sequence[int], upsampling: Sequence[float]) -> None:
+        super().__init__()
+        self.deblocks = nn.ModuleList(
+            nn.Sequential(
+                _resampling(inputs, outputs, factor),
+                nn.BatchNorm2d(outputs, eps=NORM_EPS, momentum=NORM_MOMENTUM),
+                nn.ReLU(inplace=True),
+            )
+            for inputs, outputs, factor in zip(in_channels, channels, upsampling, strict=True)
+        )
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """The stages [B, C, Y, X] at one resolution, channels in the order of the stages."""
+        return torch.cat([deblock(x) for deblock, x in zip(self.deblocks, stages, strict=True)], dim=1)
+
+
+def _resampling(in_channels: int, out_channels: int, factor: float) -> nn.Module:
+    if factor > 1:
+        step = round(factor)
+        layer: nn.Conv2d | nn.ConvTranspose2d = nn.ConvTranspose2d(
+            in_channels, out_channels, step, step, bias=False
+        )
+    else:
+        step = round(1 / factor)
+        layer = nn.Conv2d(in_channels, out_channels, step, step, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer

@@ -1,0 +1,93 @@
+"""Pillars of points to a bird's-eye-view canvas."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bevkd_common.models.second import NORM_EPS, NORM_MOMENTUM
+from bevkd_common.ops.voxelize import Voxels, VoxelSpec
+
+OFFSET_FEATURES = 6
+"""Offsets of a point from the mean of its pillar and from the pillar's centre, three each."""
+
+
+class PillarFeatureNet(nn.Module):
+    """One linear layer on every point of a pillar, and the maximum over its points.
+
+    A point is described by its own features, its offset from the mean of the pillar's points and its offset
+    from the pillar's centre, in this order. Runs in float32 under autocast: bfloat16 would round metres to
+    quarters.
+
+    Upstream: mmdet3d pads every pillar with zeros to `max_points` and lets the padding take part in batch
+    norm and maximum. That is reproduced without storing it: the linear layer has no bias, so a padded slot
+    enters the norm as 0 and leaves it as the shift. The offset from the centre's z came with mmdet3d 1.0;
+    older checkpoints (10 inputs instead of 11) have a zero column there.
+
+    Source: PointPillars; CenterPoint in mmdet3d 1.4 (`legacy=False`).
+    """
+
+    def __init__(self, spec: VoxelSpec, point_features: int, channels: int) -> None:
+        super().__init__()
+        if spec.cells[2] != 1:
+            raise ValueError(f"pillars span the whole height, these voxels are {spec.cells[2]} layers")
+        self.max_points = spec.max_points
+        low, size = torch.tensor(spec.range_min), torch.tensor(spec.size)
+        self.register_buffer("size", size, persistent=False)
+        self.register_buffer("first_center", low + size / 2, persistent=False)
+        self.linear = nn.Linear(point_features + OFFSET_FEATURES, channels, bias=False)
+        self.norm = nn.BatchNorm1d(channels, eps=NORM_EPS, momentum=NORM_MOMENTUM)
+        self.size: Tensor
+        self.first_center: Tensor
+
+    def forward(self, voxels: Voxels) -> Tensor:
+        """Features [V, C] float32 of the pillars, not negative."""
+        with torch.autocast(voxels.points.device.type, enabled=False):
+            points = self.linear(self._describe(voxels))
+            slots = self.max_points * len(voxels.counts) if self.max_points is not None else len(points)
+            scale, shift = padded_batch_norm(points, slots, self.norm)
+            start = shift.new_full((len(voxels.counts), len(shift)), -torch.inf)
+            if self.max_points is not None:
+                start = torch.where((voxels.counts < self.max_points)[:, None], shift, start)
+            index = voxels.voxel[:, None].expand_as(points)
+            return start.scatter_reduce(0, index, points * scale + shift, reduce="amax").relu()
+
+    def _describe(self, voxels: Voxels) -> Tensor:
+        xyz = voxels.points[:, :3]
+        mean = xyz.new_zeros(len(voxels.counts), 3).index_add(0, voxels.voxel, xyz) / voxels.counts[:, None]
+        center = self.first_center + voxels.coordinates[:, [3, 2, 1]] * self.size
+        return torch.cat([voxels.points, xyz - mean[voxels.voxel], xyz - center[voxels.voxel]], dim=1)
+
+
+def padded_batch_norm(x: Tensor, rows: int, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Batch norm over `x` and as many zero rows as are missing to `rows`.
+
+    Args:
+        x: [P, C] the rows that are not zero.
+        rows: Number of rows in all.
+        norm: Its running statistics are updated in training, as its own forward would.
+
+    Returns:
+        Scale and shift [C]: a row becomes `row * scale + shift`, a zero row the shift.
+    """
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    # Of a single row, or none, there are no statistics to take.
+    if norm.training and rows > 1:
+        running_mean, running_variance = mean, variance
+        mean = x.sum(dim=0) / rows
+        variance = ((x - mean).square().sum(dim=0) + (rows - len(x)) * mean.square()) / rows
+        with torch.no_grad():
+            running_mean.lerp_(mean, NORM_MOMENTUM)
+            running_variance.lerp_(variance * (rows / (rows - 1)), NORM_MOMENTUM)
+            norm.get_buffer("num_batches_tracked").add_(1)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale
+
+
+def scatter_to_bev(features: Tensor, coordinates: Tensor, batch: int, ny: int, nx: int) -> Tensor:
+    """Put pillar features [V, C] at their cells (batch, z, y, x) of a canvas [B, C, Y, X], zero elsewhere."""
+    b, _, y, x = coordinates.unbind(dim=1)
+    canvas = features.new_zeros(batch * ny * nx, features.shape[1])
+    canvas = canvas.index_copy(0, (b * ny + y) * nx + x, features)
+    # Channels stay last in memory, which is also what convolutions are fastest with.
+    return canvas.view(batch, ny, nx, -1).permute(0, 3, 1, 2)

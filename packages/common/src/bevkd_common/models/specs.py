@@ -1,0 +1,21 @@
+"""The detectors that come with the project; torch-free."""
+
+from __future__ import annotations
+
+from bevkd_common.config.bevdet import BevDetConfig
+from bevkd_common.config.centerpoint import CenterPointConfig
+from bevkd_common.config.plugins import DetectorSpec
+
+CENTERPOINT = DetectorSpec(
+    kind="centerpoint",
+    config=CenterPointConfig,
+    build="bevkd_common.models.detectors.centerpoint:build",
+    summary="CenterPoint over LiDAR pillars: SECOND, SECONDFPN, centre-point head.",
+)
+BEVDET = DetectorSpec(
+    kind="bevdet",
+    config=BevDetConfig,
+    build="bevkd_common.models.detectors.bevdet:build",
+    summary="BEVDet over six cameras: image backbone, lift-splat, bird's-eye-view encoder, centre-point head.",
+    check="bevkd_common.config.bevdet:check",
+)
