@@ -1,0 +1,97 @@
+"""Which data set is read, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from bevkd_common.config.images import Bounds, ImageInputConfig
+from bevkd_common.config.model import Config
+from bevkd_common.config.world import WorldConfig
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Spread = Annotated[float, Field(ge=0.0)]
+
+
+class BevAugmentationConfig(Config):
+    """Rotation, scale, translation and mirrors of the whole scene, drawn once a sample in training.
+
+    The defaults are those of CenterPoint in mmdetection3d 1.4 and of the released DistillBEV configurations.
+    """
+
+    rotation: Bounds = (-0.3925, 0.3925)
+    """Radians about the vertical, uniform."""
+    scale: Bounds = (0.95, 1.05)
+    """Uniform."""
+    translation: tuple[Spread, Spread, Spread] = (0.0, 0.0, 0.0)
+    """Standard deviation along x, y, z in metres."""
+    flip_x: Probability = 0.5
+    """Probability of negating x."""
+    flip_y: Probability = 0.5
+    """Probability of negating y, independent of `flip_x`."""
+    order: Literal["flip_last", "flip_first"] = "flip_last"
+    """Rotate, scale and translate, then flip (mmdetection3d, BEVDet); or flip first (CenterPoint's own code)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> BevAugmentationConfig:
+        if self.scale[0] <= 0:
+            raise ValueError(f"`scale` must be positive, its lower bound is {self.scale[0]:g}")
+        return self
+
+
+class ReadingConfig(Config):
+    """How samples are read from nuScenes-shaped data."""
+
+    images: ImageInputConfig = ImageInputConfig()
+    bev_augmentation: BevAugmentationConfig | None = BevAugmentationConfig()
+    """None leaves the scene as recorded, in training too."""
+    point_range: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
+    """x, y, z of the lower and of the upper corner in metres of the augmented LiDAR axes; points outside are
+    dropped, and so are training boxes whose centre, seen from above, is outside."""
+    spare_sweeps: Annotated[int, Field(ge=0, le=10)] = 1
+    """Training draws the previous sweeps at random from this many more than it loads (nine of ten)."""
+    pad_empty_sweeps: bool = True
+    """At the start of a scene, where no sweep precedes the key frame, repeat the key frame in place of each."""
+    unknown_velocity: Literal["mask", "zero"] = "mask"
+    """What a velocity that the annotations do not give becomes: NaN, which the losses skip, or zero.
+
+    Upstream: mmdetection3d sets it to zero.
+    """
+    max_range: PositiveFloat | None = None
+    """Evaluate nearer than this many metres from the ego only; None keeps the official range of each class."""
+    cache: bool = False
+    """Keep decoded images and sweeps in memory, for data that fit there."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ReadingConfig:
+        for axis, low, high in zip("xyz", self.point_range[:3], self.point_range[3:], strict=True):
+            if low >= high:
+                raise ValueError(f"`point_range` is empty along {axis}: {low:g} to {high:g}")
+        return self
+
+
+class NuScenesConfig(ReadingConfig):
+    """nuScenes itself, or data of its shape."""
+
+    kind: Literal["nuscenes"] = "nuscenes"
+    version: str = "v1.0-trainval"
+    """Name of the folder with the tables."""
+    train_split: str = "train"
+    """An official split, or one of `splits.json` beside the tables; `mini_train` for v1.0-mini."""
+    val_split: str = "val"
+    """As `train_split`; `mini_val` for v1.0-mini."""
+
+
+class SyntheticConfig(ReadingConfig):
+    """A world that a seed generates, written and read as nuScenes."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    world: WorldConfig = WorldConfig()
+    images: ImageInputConfig = ImageInputConfig(
+        height=64, width=176, resize=(0.0, 0.0), test_resize=0.0, rotate_degrees=(0.0, 0.0)
+    )
+    point_range: tuple[float, float, float, float, float, float] = (-25.6, -25.6, -5.0, 25.6, 25.6, 3.0)
+    spare_sweeps: Annotated[int, Field(ge=0, le=10)] = 0
+    max_range: PositiveFloat | None = 24.0
+    cache: bool = True

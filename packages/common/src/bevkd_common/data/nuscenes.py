@@ -1,0 +1,267 @@
+"""nuScenes, and data of its shape, as samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bevkd_common.config.datasets import NuScenesConfig, ReadingConfig
+from bevkd_common.data.augment import draw_bev, draw_image, plain_image
+from bevkd_common.data.dataset import SplitName
+from bevkd_common.data.index import CLASSES, PREVIOUS_SWEEPS, Ints, NuScenesIndex, open_index
+from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.samples import Cameras, Sample
+from bevkd_common.data.sensor_files import SensorFiles
+from bevkd_common.errors import UserError
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.cameras import ImageAug, apply_image_aug
+
+CLOSE = 1.0
+"""Half the side in metres of the square around the sensor in which previous sweeps are cut: the ego's own roof."""
+
+AXES = "x right, y forward, z up"
+
+
+@dataclass(frozen=True, eq=False)
+class NuScenesDataset:
+    """A nuScenes version folder; see `bevkd_common.data.dataset.Dataset`.
+
+    Attributes:
+        name: As in the recipe.
+        index: What the tables say.
+        reading: How samples are read.
+        splits: Name of the split that each of `train` and `val` stands for.
+        description: One sentence for the report.
+        content: Hash of the sensor files; None where hashing them takes too long, as for nuScenes itself.
+        synthetic: Whether no sensor ever saw this.
+    """
+
+    name: str
+    index: NuScenesIndex
+    reading: ReadingConfig
+    splits: dict[SplitName, str]
+    description: str
+    content: str | None = None
+    synthetic: bool = False
+    axes: str = AXES
+    classes: tuple[str, ...] = CLASSES
+    files: SensorFiles = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", SensorFiles(self.index.root, self.reading.cache))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the tables, of the key frames in each split, and of the sensor files where it is known."""
+        digest = hashlib.sha256(f"{self.index.tables_sha256} {self.content}".encode())
+        for split in ("train", "val"):
+            tokens = self.index.key_frames.token[self.index.split(self.splits[split])]
+            digest.update(split.encode() + b" ".join(tokens.tolist()))
+        return digest.hexdigest()
+
+    def source(self, split: SplitName, needs: DataNeeds) -> NuScenesSource:
+        """The samples of a split with what `needs` asks for.
+
+        Raises:
+            UserError: If the version lacks scenes of the split, files are missing, or `needs` asks for something
+                that is not provided.
+        """
+        wanted = {"history": needs.history, "can_bus": needs.can_bus, "virtual_points": needs.virtual_points}
+        lacking = [name for name, value in wanted.items() if value]
+        if lacking:
+            raise UserError(
+                f"the reader of {self.name} does not provide {', '.join(lacking)}, which a detector needs"
+            )
+        if needs.sweeps > 1 + PREVIOUS_SWEEPS:
+            raise UserError(
+                f"a detector needs {needs.sweeps} LiDAR sweeps; {self.name} provides up to {1 + PREVIOUS_SWEEPS}"
+            )
+        rows = self.index.split(self.splits[split])
+        self.files.check(_file_names(self.index, rows, needs, self.reading.spare_sweeps))
+        return NuScenesSource(self.index, rows, self.files, self.reading, needs)
+
+
+@dataclass(frozen=True, eq=False)
+class NuScenesSource:
+    """Key frames `rows` of an index; see `bevkd_common.data.dataset.SampleSource`."""
+
+    index: NuScenesIndex
+    rows: Ints
+    files: SensorFiles
+    reading: ReadingConfig
+    needs: DataNeeds
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Sample tokens."""
+        return tuple(token.decode() for token in self.index.key_frames.token[self.rows].tolist())
+
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """Scene names."""
+        return tuple(scene.decode() for scene in self.index.key_frames.scene[self.rows].tolist())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def classes_present(self, index: int) -> frozenset[int]:
+        """Labels of the valid annotations of one key frame, for class-balanced sampling."""
+        annotations = self.index.annotations
+        rows = annotations.rows(int(self.rows[index]))
+        return frozenset(annotations.label[rows][_valid(self.index, rows)].tolist())
+
+    def load(self, index: int, *, seed: int | None) -> Sample:
+        """Read one key frame; see `SampleSource.load`.
+
+        Raises:
+            UserError: If a file is missing or damaged.
+        """
+        row = int(self.rows[index])
+        # Streams of their own: what a detector does not ask for leaves the others' draws alone.
+        bev_rng, image_rng, lidar_rng = (
+            (None, None, None)
+            if seed is None
+            else (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
+        )
+        aug_T_lidar = torch.eye(4, dtype=torch.float64)
+        if bev_rng is not None and self.reading.bev_augmentation is not None:
+            aug_T_lidar = draw_bev(bev_rng, self.reading.bev_augmentation)
+        boxes, labels = self._boxes(row, aug_T_lidar)
+        key_frames = self.index.key_frames
+        return Sample(
+            token=key_frames.token[row].decode(),
+            scene=key_frames.scene[row].decode(),
+            timestamp=int(key_frames.timestamp[row]),
+            boxes=boxes,
+            labels=labels,
+            cameras=self._cameras(row, aug_T_lidar, image_rng) if self.needs.cameras else None,
+            points=self._points(row, aug_T_lidar, lidar_rng) if self.needs.sweeps else None,
+            aug_T_lidar=aug_T_lidar.float(),
+            global_T_lidar=torch.from_numpy(key_frames.global_T_lidar[row]),
+        )
+
+    def _boxes(self, row: int, aug_T_lidar: Tensor) -> tuple[Boxes, Tensor]:
+        rows = self.index.annotations.rows(row)
+        valid = _valid(self.index, rows)
+        boxes = Boxes(torch.from_numpy(self.index.annotations.boxes[rows][valid])).transform(aug_T_lidar)
+        labels = torch.from_numpy(self.index.annotations.label[rows][valid])
+        low, high = self.reading.point_range[:2], self.reading.point_range[3:5]
+        center = boxes.centers[:, :2]
+        inside = ((center > center.new_tensor(low)) & (center < center.new_tensor(high))).all(dim=1)
+        tensor = boxes[inside].wrap_yaw().tensor.float()
+        if self.reading.unknown_velocity == "zero":
+            tensor = tensor.nan_to_num(nan=0.0)
+        return Boxes(tensor), labels[inside]
+
+    def _cameras(self, row: int, aug_T_lidar: Tensor, rng: np.random.Generator | None) -> Cameras:
+        views = self.index.cameras
+        images, matrices = [], []
+        for name, (height, width) in zip(views.path[row].tolist(), views.size[row].tolist(), strict=True):
+            pixels = self.files.image(name.decode())
+            if pixels.shape[:2] != (height, width):
+                raise UserError(
+                    f"{self.files.root / name.decode()} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the "
+                    f"tables say {width} x {height}; unpack it again"
+                )
+            config = self.reading.images
+            aug = plain_image(config, (height, width)) if rng is None else draw_image(rng, config, (height, width))
+            images.append(_augmented(pixels, aug))
+            matrices.append(aug.matrix())
+        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        return Cameras(
+            images=stacked.contiguous(),
+            intrinsics=torch.from_numpy(views.intrinsics[row]).float(),
+            lidar_T_cam=(aug_T_lidar @ torch.from_numpy(views.lidar_T_cam[row])).float(),
+            image_aug=torch.stack(matrices),
+        )
+
+    def _points(self, row: int, aug_T_lidar: Tensor, rng: np.random.Generator | None) -> Tensor:
+        sweeps = self.index.sweeps
+        columns = self._choose_sweeps(row, rng)
+        aug_T_sweep = (aug_T_lidar @ torch.from_numpy(sweeps.lidar_T_sweep[row])).numpy().astype(np.float32)
+        lags = (sweeps.timestamp[row, 0] - sweeps.timestamp[row]) * 1e-6
+        low = np.array(self.reading.point_range[:3], dtype=np.float32)
+        high = np.array(self.reading.point_range[3:], dtype=np.float32)
+        clouds = []
+        for place, column in enumerate(columns):
+            stored = self.files.sweep(sweeps.path[row, column].decode())
+            if place:
+                stored = stored[(np.abs(stored[:, :2]) >= CLOSE).any(axis=1)]
+            cloud = np.empty((len(stored), 5), dtype=np.float32)
+            cloud[:, :3] = stored[:, :3] @ aug_T_sweep[column, :3, :3].T + aug_T_sweep[column, :3, 3]
+            cloud[:, 3] = stored[:, 3]
+            cloud[:, 4] = lags[column]
+            inside = ((cloud[:, :3] > low) & (cloud[:, :3] < high)).all(axis=1)
+            clouds.append(cloud[inside])
+        points = np.concatenate(clouds)
+        # Voxels keep their first points only, so training must not favour the newest sweep; evaluation must repeat.
+        return torch.from_numpy(points if rng is None else points[rng.permutation(len(points))])
+
+    def _choose_sweeps(self, row: int, rng: np.random.Generator | None) -> list[int]:
+        """Columns of `Sweeps`, the key frame's own (0) first.
+
+        Upstream: mmdetection3d 1.4 draws the sweeps at random in its evaluations too; here those take the nearest.
+        """
+        previous = self.needs.sweeps - 1
+        stored = int(self.index.sweeps.count[row]) - 1
+        if stored == 0:
+            return [0] * (1 + previous) if self.reading.pad_empty_sweeps else [0]
+        candidates = min(stored, previous + self.reading.spare_sweeps)
+        if rng is None or candidates <= previous:
+            return list(range(min(stored, previous) + 1))
+        return [0, *(1 + np.sort(rng.choice(candidates, previous, replace=False))).tolist()]
+
+
+def build(
+    config: NuScenesConfig, root: Path, progress: Callable[[int, int], None] | None = None
+) -> NuScenesDataset:
+    """Open a nuScenes folder; the first time this reads its tables, which takes minutes for the full set.
+
+    Args:
+        config: Version, splits, reading.
+        root: Folder that holds the version folder, `samples` and `sweeps`.
+        progress: Called with the steps done and all steps.
+
+    Raises:
+        UserError: If the folder lacks something or contradicts itself.
+    """
+    index = open_index(root, config.version, progress=progress)
+    return NuScenesDataset(
+        name=config.kind,
+        index=index,
+        reading=config,
+        splits={"train": config.train_split, "val": config.val_split},
+        description=f"nuScenes {config.version}, trained on {config.train_split}, evaluated on {config.val_split}.",
+    )
+
+
+def _valid(index: NuScenesIndex, rows: slice) -> npt.NDArray[np.bool_]:
+    """Which annotations are of a detection class and hold a LiDAR or radar point.
+
+    Source: `use_valid_flag` of mmdetection3d's CenterPoint, BEVDet and DistillBEV configurations.
+    """
+    annotations = index.annotations
+    hit = annotations.lidar_points[rows] + annotations.radar_points[rows] > 0
+    return (annotations.label[rows] >= 0) & hit
+
+
+def _augmented(pixels: npt.NDArray[np.uint8], aug: ImageAug) -> npt.NDArray[np.uint8]:
+    same_size = aug.scale == 1 and pixels.shape[:2] == aug.output_size
+    if same_size and not (aug.crop_left or aug.crop_top or aug.rotation):
+        return pixels[:, ::-1] if aug.flip else pixels
+    return np.asarray(apply_image_aug(pixels, aug))
+
+
+def _file_names(index: NuScenesIndex, rows: Ints, needs: DataNeeds, spare_sweeps: int) -> Iterator[str]:
+    if needs.sweeps:
+        paths = index.sweeps.path[rows, : needs.sweeps + spare_sweeps]
+        yield from (name.decode() for name in np.unique(paths).tolist() if name)
+    if needs.cameras:
+        yield from (name.decode() for name in np.unique(index.cameras.path[rows]).tolist())

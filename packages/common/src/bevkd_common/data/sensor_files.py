@@ -1,0 +1,97 @@
+"""Images and sweeps of a nuScenes folder, decoded; kept in memory where that is wanted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bevkd_common.errors import UserError
+
+SWEEP_COLUMNS = 5
+"""x, y, z, intensity, ring: float32, one row a point."""
+
+
+class SensorFiles:
+    """Reads the files that the tables name.
+
+    With `cache` every file is decoded once a process and kept; the arrays must then not be written to.
+    """
+
+    def __init__(self, root: Path, cache: bool) -> None:
+        self.root = root
+        self.cache = cache
+        self._images: dict[str, npt.NDArray[np.uint8]] = {}
+        self._sweeps: dict[str, npt.NDArray[np.float32]] = {}
+
+    def image(self, name: str) -> npt.NDArray[np.uint8]:
+        """RGB pixels [H, W, 3].
+
+        Raises:
+            UserError: If the file is missing or no complete image.
+        """
+        if not self.cache:
+            return self._decode(name)
+        if name not in self._images:
+            self._images[name] = self._decode(name)
+        return self._images[name]
+
+    def sweep(self, name: str) -> npt.NDArray[np.float32]:
+        """Points [P, 5] of a LiDAR sweep in its own axes: x, y, z, intensity as stored, ring.
+
+        Raises:
+            UserError: If the file is missing or not a whole number of points.
+        """
+        if not self.cache:
+            return self._points(name)
+        if name not in self._sweeps:
+            self._sweeps[name] = self._points(name)
+        return self._sweeps[name]
+
+    def check(self, names: Iterable[str]) -> None:
+        """See that all files exist; lists folders rather than asking for every file.
+
+        Raises:
+            UserError: If one is missing.
+        """
+        listed: dict[str, set[str]] = {}
+        missing = []
+        for name in names:
+            folder, _, file = name.rpartition("/")
+            if folder not in listed:
+                path = self.root / folder
+                listed[folder] = {entry.name for entry in os.scandir(path)} if path.is_dir() else set()
+            if file not in listed[folder]:
+                missing.append(name)
+        if missing:
+            raise UserError(
+                f"{len(missing)} files that the tables name are missing under {self.root}, such as {missing[0]}; "
+                "unpack the archives again"
+            )
+
+    def _decode(self, name: str) -> npt.NDArray[np.uint8]:
+        path = self.root / name
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing; unpack the archive that holds it again") from error
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"{path} is not a complete image ({error}); unpack it again") from error
+
+    def _points(self, name: str) -> npt.NDArray[np.float32]:
+        path = self.root / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing; unpack the archive that holds it again") from error
+        size = SWEEP_COLUMNS * 4
+        if not content or len(content) % size:
+            raise UserError(
+                f"{path} has {len(content)} bytes, not a whole number of points of {size} bytes; unpack it again"
+            )
+        return np.frombuffer(content, dtype=np.float32).reshape(-1, SWEEP_COLUMNS)
