@@ -28,7 +28,7 @@ class ImageInputConfig(Config):
     An image is scaled by `width / source width` plus an offset, cropped to `height` x `width`, mirrored and
     rotated about its centre. The defaults are those of BEVDet at 256 x 704.
 
-    Source: BEVDet (arXiv 2112.11790), section 3.3, and its released R50 configuration.
+    Source: BEVDet (arXiv 2112.11790) and its released R50 configuration.
     """
 
     height: PositiveInt = 256

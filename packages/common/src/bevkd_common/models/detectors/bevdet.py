@@ -1,0 +1,164 @@
+"""BEVDet: a camera detector that lifts image features to the bird's-eye view.
+
+Source: BEVDet (arXiv 2112.11790), numerics of its released R50 detector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+
+from torch import Tensor, nn
+
+from bevkd_common.config.bevdet import BevDetConfig
+from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.samples import Batch, Cameras
+from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.bev_encoders import BevNeck, bev_stage
+from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.heads.center_head import CenterHead, build_center_head
+from bevkd_common.models.image_backbones import ImageBackbone, ImageNormalizer, build_image_backbone
+from bevkd_common.models.image_necks import ImageFpn
+from bevkd_common.models.lift_splat import LiftSplat
+from bevkd_common.models.taps import BevMap, TapSpec
+
+
+class BevDet(nn.Module):
+    """Images to features, to the ground, through a convolutional encoder, to boxes; a `Detector`.
+
+    Args:
+        normalizer: From uint8 images to the backbone's input.
+        image_backbone: Feature maps of the images.
+        image_neck: One feature map a camera.
+        lift_splat: The features on the ground.
+        bev_stages: Stages at falling resolution.
+        bev_neck: Back to the resolution of the head.
+        head: Dense boxes.
+        taps: What the maps are; `bev_in`, one `bev_block{i}` a stage, `bev_neck` and `head`.
+    """
+
+    needs = DataNeeds(cameras=True)
+
+    def __init__(
+        self,
+        *,
+        normalizer: ImageNormalizer,
+        image_backbone: ImageBackbone,
+        image_neck: ImageFpn,
+        lift_splat: LiftSplat,
+        bev_stages: Iterable[nn.Module],
+        bev_neck: BevNeck,
+        head: CenterHead,
+        taps: Mapping[str, TapSpec],
+    ) -> None:
+        super().__init__()
+        self.normalizer = normalizer
+        self.image_backbone = image_backbone
+        self.image_neck = image_neck
+        self.lift_splat = lift_splat
+        self.bev_stages = nn.ModuleList(bev_stages)
+        self.bev_neck = bev_neck
+        self.head = head
+        self.taps = taps
+
+    def forward(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
+        """Compute the maps that are wanted, and nothing behind the last of them.
+
+        Raises:
+            ValueError: If there is no such tap, or the batch has no images of the right size.
+        """
+        if unknown := want - self.taps.keys():
+            raise ValueError(f"BEVDet has no tap {sorted(unknown)}, it has {sorted(self.taps)}")
+        needed = {"bev_neck" if name == "head" else name for name in want}
+        maps: dict[str, Tensor] = {}
+        arising = self._maps(batch)
+        while not needed <= maps.keys():
+            name, value = next(arising)
+            maps[name] = value
+        return Outputs(
+            taps={name: maps[name] for name in want if name != "head"},
+            head=self.head(maps["bev_neck"]) if "head" in want else (),
+        )
+
+    def _maps(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """The maps with their names in the order in which they arise, each computed when it is asked for."""
+        if batch.cameras is None:
+            raise ValueError("BEVDet needs images, the batch was loaded without cameras")
+        x = self._lift(batch.cameras)
+        yield "bev_in", x
+        stages = []
+        for index, stage in enumerate(self.bev_stages):
+            x = stage(x)
+            stages.append(x)
+            yield f"bev_block{index}", x
+        yield "bev_neck", self.bev_neck(stages[0], stages[-1])
+
+    def _lift(self, cameras: Cameras) -> Tensor:
+        images = self.normalizer(cameras.images.flatten(0, 1))
+        features = self.image_neck(self.image_backbone(images))
+        return self.lift_splat(features.unflatten(0, cameras.images.shape[:2]), cameras)
+
+    def targets(self, outputs: Outputs, batch: Batch) -> Targets:
+        """Heat maps and box codes of the batch's boxes."""
+        return self.head.targets(batch.boxes, batch.labels)
+
+    def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
+        """The losses of the head."""
+        return self.head.losses(outputs.head, targets)
+
+    def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
+        """Boxes of each sample."""
+        return self.head.decode(outputs.head)
+
+
+def build(config: BevDetConfig, classes: tuple[str, ...]) -> BevDet:
+    """Unpack a configuration.
+
+    Raises:
+        UserError: If the image backbone or its checkpoint cannot be had, or the tasks of the head do not fit the
+            classes of the data set.
+    """
+    image_backbone = build_image_backbone(config.image_backbone)
+    stages, neck = config.bev_stages, config.bev_neck
+    strides = [prod(stage.stride for stage in stages[: depth + 1]) for depth in range(len(stages))]
+    channels = [config.lift_channels, *(stage.channels for stage in stages)]
+    head = build_center_head(config.head, neck.channels, config.grid, classes)
+    taps: dict[str, TapSpec] = {"bev_in": BevMap(config.lift_channels, config.grid)}
+    for depth, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
+        taps[f"bev_block{depth}"] = BevMap(stage.channels, _coarser(config.grid, stride), "relu")
+    taps["bev_neck"] = BevMap(neck.channels, config.grid, "relu" if neck.extra_norm_act else "none")
+    taps["head"] = head.maps
+    return BevDet(
+        normalizer=ImageNormalizer(config.normalization),
+        image_backbone=image_backbone,
+        image_neck=ImageFpn(image_backbone.channels, config.image_neck_channels),
+        lift_splat=LiftSplat(
+            in_channels=config.image_neck_channels,
+            out_channels=config.lift_channels,
+            image_size=config.image_size,
+            stride=image_backbone.strides[0],
+            depth_bins=config.depth_bins,
+            grid=config.grid,
+            z_range=config.z_range,
+            index_mode=config.index_mode,
+        ),
+        bev_stages=[
+            bev_stage(inputs, stage.channels, stage.blocks, stage.stride)
+            for inputs, stage in zip(channels, stages, strict=False)
+        ],
+        bev_neck=BevNeck(
+            fine_channels=stages[0].channels,
+            coarse_channels=stages[-1].channels,
+            hidden_channels=neck.hidden_channels,
+            out_channels=neck.channels,
+            coarse_scale=strides[-1] // strides[0],
+            fine_scale=strides[0],
+            extra_norm_act=neck.extra_norm_act,
+        ),
+        head=head,
+        taps=taps,
+    )
+
+
+def _coarser(grid: Grid, stride: int) -> Grid:
+    return Grid(grid.x0, grid.y0, grid.cell * stride, grid.nx // stride, grid.ny // stride)
