@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -34,7 +35,7 @@ _WORDS = {
     "tuple_type": "must be a list",
     "dict_type": "must be a section of keys",
     "model_type": "must be a section of keys",
-    "model_attributes_type": "must be a section of keys",
+    "dataclass_type": "must be a section of keys",
     "none_required": "must be null",
 }
 
@@ -86,7 +87,7 @@ def _follow(detail: ErrorDetails, root: Node) -> tuple[list[str], Node]:
 
 def _reason(detail: ErrorDetails, path: Sequence[str]) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key{did_you_mean(path[-1], _keys_at(path[:-1]))}"
     if kind == "value_error":
         return str(context["error"])
@@ -122,18 +123,25 @@ def _given(value: Any) -> str:
 
 def _keys_at(path: Sequence[str]) -> set[str]:
     """The keys that may stand in the section at `path`, over all members of its unions."""
-    models: set[type[BaseModel]] = {Recipe}
+    sections: set[type] = {Recipe}
     for position, step in enumerate(path):
         if position == 0 and step in SECTIONS:
-            models = {spec.config for spec in installed(SECTIONS[step]).found.values()}
+            sections = {spec.config for spec in installed(SECTIONS[step]).found.values()}
         elif not step.isdecimal():
-            fields = [model.model_fields[step] for model in models if step in model.model_fields]
-            models = {model for field in fields for model in _models_in(field.annotation)}
-    return {name for model in models for name in model.model_fields}
+            annotations = [_fields(section).get(step) for section in sections]
+            sections = {inner for annotation in annotations for inner in _sections_in(annotation)}
+    return {key for section in sections for key in _fields(section)}
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _fields(section: type) -> dict[str, Any]:
+    """Annotation of each field of a model or a data class."""
+    if issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    return get_type_hints(section)
+
+
+def _sections_in(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models_in(argument)
+        yield from _sections_in(argument)

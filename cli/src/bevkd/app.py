@@ -1,0 +1,35 @@
+"""The `bevkd` command: which verbs there are, and how it ends.
+
+Nothing heavy is imported here or at the top of a module of verbs, so that `bevkd --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+from bevkd_common.errors import UserError
+
+from bevkd import config, plugins, recipes
+
+app = typer.Typer(
+    name="bevkd",
+    help="Distil bird's-eye-view 3D detectors, and report what it bought.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help: rich alone would take longer to import than everything else.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(config.app, name="config")
+app.command("plugins")(plugins.plugins)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; what the user can put right ends with one message and exit code 2."""
+    try:
+        app(arguments)
+    except UserError as error:
+        typer.secho(str(error), fg="red", err=True)
+        raise SystemExit(2) from None

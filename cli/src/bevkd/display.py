@@ -1,0 +1,29 @@
+"""Tables for people at a terminal, plain lines for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A drawn table at a terminal; elsewhere one line a row, fields parted by tabs, without a heading."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            typer.echo("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(field) for field in row))
+    Console().print(table)
+
+
+def warn(message: str) -> None:
+    """A yellow line on standard error."""
+    typer.secho(f"warning: {message}", fg="yellow", err=True)
