@@ -1,0 +1,156 @@
+"""A 32-beam spinning LiDAR, ray-cast against the boxes of the scene and the ground.
+
+One sweep is taken at one instant, as if already corrected for the ego's motion.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from bevkd_common.config.world import WorldConfig
+
+from .raycast import Windows, cast
+from .rigid import Booleans, Floats, Integers, inverse, transform
+from .scene import Scene
+from .solids import FACE_NORMALS, PlacedBoxes, Solids, upright_boxes
+from .street import Ground
+
+BEAMS = 32
+LOWEST_BEAM, HIGHEST_BEAM = np.radians(-30.67), np.radians(10.67)
+BEAM_STEP = (HIGHEST_BEAM - LOWEST_BEAM) / (BEAMS - 1)
+# What the LiDAR sees of the car that carries it: a rack on the roof, (x, y, z) and half sizes in the ego frame.
+ROOF_CENTRE, ROOF_HALF = np.array([0.94, 0.0, 1.50]), np.array([0.60, 0.55, 0.05])
+ROOF_REFLECTIVITY = 0.3
+GROUND_REFLECTIVITY = {Ground.VERGE: 0.10, Ground.PAVEMENT: 0.14, Ground.ASPHALT: 0.05, Ground.MARKING: 0.45}
+GROUND_ROUGHNESS = 0.008  # metres
+
+
+def sweep(
+    scene: Scene,
+    solids: Solids,
+    seconds: float,
+    map_T_ego: Floats,
+    ego_T_lidar: Floats,
+    config: WorldConfig,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.float32]:
+    """Casts one sweep.
+
+    Returns:
+        Points x, y, z (metres, LiDAR axes), intensity (0 to 255), ring (0 is the lowest beam): float32 [P, 5], in
+        the order of firing.
+    """
+    azimuths = config.lidar_azimuths
+    phase = rng.uniform(0, 2 * np.pi / azimuths)
+    directions = _directions(azimuths, phase)
+    map_T_lidar = map_T_ego @ ego_T_lidar
+    origin, map_directions = map_T_lidar[:3, 3], directions @ map_T_lidar[:3, :3].T
+    heading = np.arctan2(map_T_ego[1, 0], map_T_ego[0, 0])
+    roof = upright_boxes(transform(map_T_ego, ROOF_CENTRE)[None], ROOF_HALF[None], np.array([heading]))
+    boxes = solids.placed(scene.arcs.poses(seconds)).joined(roof)
+    hits = cast(origin, map_directions, boxes, *lidar_windows(boxes, map_T_lidar, azimuths, phase).pairs(azimuths))
+
+    distance = np.full(len(directions), np.inf)
+    down = map_directions[:, 2] < -1e-6
+    distance[down] = -origin[2] / map_directions[down, 2]
+    nearer = hits.distance < distance[hits.ray]
+    on_box = hits.ray[nearer]
+    distance[on_box] = hits.distance[nearer]
+    kept = (distance < config.lidar_range) & (rng.random(len(distance)) >= config.lidar_dropout)
+
+    reflectivity = np.zeros(len(directions))
+    ground = kept.copy()
+    ground[on_box] = False
+    where = origin[:2] + distance[ground, None] * map_directions[ground, :2]
+    reflectivity[ground] = np.array(list(GROUND_REFLECTIVITY.values()))[scene.street.ground(where)]
+    reflectivity[on_box] = _box_reflectivity(
+        solids, hits.box[nearer], hits.face[nearer], hits.point[nearer], boxes, map_directions[on_box]
+    )
+    order = _firing_order(azimuths)
+    order = order[kept[order]]
+    return _points(order, distance, directions, reflectivity, ground, azimuths, config, rng)
+
+
+def _points(
+    order: Integers,
+    distance: Floats,
+    directions: Floats,
+    reflectivity: Floats,
+    ground: Booleans,
+    azimuths: int,
+    config: WorldConfig,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.float32]:
+    noise = rng.normal(0, config.lidar_noise, len(order))
+    # A rough road scatters the range of a flat ray no more than that of a steep one.
+    noise = np.where(ground[order], rng.normal(0, GROUND_ROUGHNESS, len(order)), noise)
+    shine = reflectivity[order] * np.exp(rng.normal(0, 0.12, len(order)))
+    points = np.empty((len(order), 5), dtype=np.float32)
+    points[:, :3] = (distance[order] + noise)[:, None] * directions[order]
+    points[:, 3] = np.clip(np.round(255 * shine), 0, 255)
+    points[:, 4] = order // azimuths
+    return points
+
+
+def _directions(azimuths: int, phase: float) -> Floats:
+    """Unit rays in LiDAR axes, [32 * azimuths, 3], beam by beam from the lowest."""
+    elevation = LOWEST_BEAM + BEAM_STEP * np.arange(BEAMS)[:, None]
+    azimuth = phase + 2 * np.pi / azimuths * np.arange(azimuths)
+    flat = np.cos(elevation)
+    grid = np.broadcast_arrays(flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation))
+    return np.stack(grid, axis=-1).reshape(-1, 3)
+
+
+def _firing_order(azimuths: int) -> Integers:
+    """Ray indices column by column, against the sense in which azimuth grows: the unit turns clockwise."""
+    rays = np.arange(BEAMS * azimuths).reshape(BEAMS, azimuths)
+    return rays[:, ::-1].T.reshape(-1)
+
+
+def lidar_windows(boxes: PlacedBoxes, map_T_lidar: Floats, azimuths: int, phase: float) -> Windows:
+    """Beams and columns that can touch each box."""
+    corners = transform(inverse(map_T_lidar), boxes.corners())
+    angle = np.arctan2(corners[..., 1], corners[..., 0])
+    middle = angle[:, :1]
+    offset = np.mod(angle - middle + np.pi, 2 * np.pi) - np.pi
+    step = 2 * np.pi / azimuths
+    first = np.ceil((middle[:, 0] + offset.min(axis=1) - phase) / step).astype(np.int64)
+    last = np.floor((middle[:, 0] + offset.max(axis=1) - phase) / step).astype(np.int64)
+
+    local = boxes.to_local(np.arange(len(boxes.centre)), map_T_lidar[:3, 3] - boxes.centre)
+    gap = np.maximum(np.abs(local[:, :2]) - boxes.half[:, :2], 0)
+    # The unit is tilted by two degrees: horizontal distances in its own axes differ by less than this.
+    near = np.maximum(np.hypot(gap[:, 0], gap[:, 1]) - 0.3, 0.05)
+    far = np.hypot(corners[..., 0], corners[..., 1]).max(axis=1)
+    top, bottom = corners[..., 2].max(axis=1), corners[..., 2].min(axis=1)
+    highest = np.arctan2(top, np.where(top > 0, near, far))
+    lowest = np.arctan2(bottom, np.where(bottom < 0, near, far))
+    row = np.clip(np.ceil((lowest - LOWEST_BEAM) / BEAM_STEP), 0, BEAMS).astype(np.int64)
+    end = np.clip(np.floor((highest - LOWEST_BEAM) / BEAM_STEP) + 1, 0, BEAMS).astype(np.int64)
+    return Windows(row, np.maximum(end - row, 0), first % azimuths, np.maximum(last - first + 1, 0))
+
+
+def _box_reflectivity(
+    solids: Solids, box: Integers, face: Integers, point: Floats, boxes: PlacedBoxes, directions: Floats
+) -> Floats:
+    incidence = np.abs((boxes.to_local(box, directions) * FACE_NORMALS[face]).sum(axis=1))
+    reflectivity = np.append(solids.reflectivity, ROOF_REFLECTIVITY)[box]
+    gradient, middle = np.append(solids.gradient, 0.0)[box], np.append(solids.centre[:, 0], 0.0)[box]
+    return reflectivity * (0.6 + 0.4 * incidence) + gradient * (middle + point[:, 0])
+
+
+def points_in_boxes(points: Floats, boxes: Floats) -> Integers:
+    """Counts the points inside each box, faces included.
+
+    Args:
+        points: [P, 3] metres, map frame.
+        boxes: (x, y, z of the middle, length, width, height, yaw), [M, 7], map frame.
+    """
+    # Boxes end above the road, where most points lie.
+    raised = points[points[:, 2] >= (boxes[:, 2] - boxes[:, 5] / 2).min(initial=np.inf)]
+    offset = raised[None] - boxes[:, None, :3]
+    cos, sin = np.cos(boxes[:, None, 6]), np.sin(boxes[:, None, 6])
+    along = np.abs(cos * offset[..., 0] + sin * offset[..., 1])
+    across = np.abs(cos * offset[..., 1] - sin * offset[..., 0])
+    half = boxes[:, None, 3:6] / 2
+    inside = (along <= half[..., 0]) & (across <= half[..., 1]) & (np.abs(offset[..., 2]) <= half[..., 2])
+    return inside.sum(axis=1)
