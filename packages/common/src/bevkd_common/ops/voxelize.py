@@ -80,28 +80,31 @@ def voxelize(points: Tensor, point_counts: tuple[int, ...], spec: VoxelSpec) -> 
     nx, ny, nz = spec.cells
     low, size = points.new_tensor(spec.range_min), points.new_tensor(spec.size)
     cell = ((points[:, :3] - low) / size).floor()
-    inside = ((cell >= 0) & (cell < cell.new_tensor([nx, ny, nz]))).all(dim=1).nonzero().squeeze(1)
-    x, y, z = cell[inside].long().unbind(dim=1)
-    batch = torch.arange(len(point_counts), device=points.device).repeat_interleave(
-        torch.tensor(point_counts, device=points.device)
-    )[inside]
-    key, order = torch.sort(((batch * nz + z) * ny + y) * nx + x, stable=True)
-    key, group_counts = torch.unique_consecutive(key, return_counts=True)
-    group_start = group_counts.cumsum(0) - group_counts
-    # The sort is stable: the first point of a group is the one that came first.
-    key_order = order[group_start].argsort()
-    key = key[key_order]
-    coordinates = torch.stack([key // (nz * ny * nx), key // (ny * nx) % nz, key // nx % ny, key % nx], dim=1)
-    counts, start = group_counts[key_order], group_start[key_order]
+    inside = ((cell >= 0) & (cell < cell.new_tensor([nx, ny, nz]))).all(dim=1)
+    x, y, z = cell.long().unbind(dim=1)
+    samples = torch.arange(len(point_counts), device=points.device)
+    sample = samples.repeat_interleave(torch.tensor(point_counts, device=points.device), output_size=len(points))
+    nowhere = len(point_counts) * nz * ny * nx
+    key, order = torch.where(inside, ((sample * nz + z) * ny + y) * nx + x, nowhere).sort(stable=True)
+    key, counts = key[: int(inside.sum())].unique_consecutive(return_counts=True)
+    start = counts.cumsum(0) - counts
+    # The sort is stable: the first point of a voxel is the one that came first.
+    by_arrival = order[start].argsort()
+    key, counts, start = key[by_arrival], counts[by_arrival], start[by_arrival]
     if spec.max_voxels is not None:
-        kept = _position_in_run(coordinates[:, 0], len(point_counts)) < spec.max_voxels
-        coordinates, counts, start = coordinates[kept], counts[kept], start[kept]
+        kept = _position_in_run(key // (nz * ny * nx), len(point_counts)) < spec.max_voxels
+        key, counts, start = key[kept], counts[kept], start[kept]
     if spec.max_points is not None:
         counts = counts.clamp(max=spec.max_points)
+    end = counts.cumsum(0)
     voxel = torch.arange(len(counts), device=points.device).repeat_interleave(counts)
-    position = torch.arange(len(voxel), device=points.device) - (counts.cumsum(0) - counts)[voxel]
-    kept_points = points[inside[order[start[voxel] + position]]]
-    return Voxels(points=kept_points, voxel=voxel, counts=counts, coordinates=coordinates)
+    source = torch.arange(len(voxel), device=points.device) + (start - (end - counts))[voxel]
+    return Voxels(
+        points=points[order[source]],
+        voxel=voxel,
+        counts=counts,
+        coordinates=torch.stack([key // (nz * ny * nx), key // (ny * nx) % nz, key // nx % ny, key % nx], dim=1),
+    )
 
 
 def _position_in_run(values: Tensor, bound: int) -> Tensor:
