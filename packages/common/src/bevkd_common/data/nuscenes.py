@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -98,12 +99,12 @@ class NuScenesSource:
     reading: ReadingConfig
     needs: DataNeeds
 
-    @property
+    @cached_property
     def tokens(self) -> tuple[str, ...]:
         """Sample tokens."""
         return tuple(token.decode() for token in self.index.key_frames.token[self.rows].tolist())
 
-    @property
+    @cached_property
     def scenes(self) -> tuple[str, ...]:
         """Scene names."""
         return tuple(scene.decode() for scene in self.index.key_frames.scene[self.rows].tolist())

@@ -1,0 +1,22 @@
+"""The data sets that come with the project; imports no torch."""
+
+from __future__ import annotations
+
+from bevkd_common.config.datasets import NuScenesConfig, SyntheticConfig
+from bevkd_common.config.plugins import DatasetSpec
+
+NUSCENES = DatasetSpec(
+    kind="nuscenes",
+    config=NuScenesConfig,
+    build="bevkd_common.data.nuscenes:build",
+    build_evaluator="bevkd_common.evaluation.nuscenes_split:build",
+    summary="nuScenes from its own folders, ten classes, official metric",
+)
+
+SYNTHETIC = DatasetSpec(
+    kind="synthetic",
+    config=SyntheticConfig,
+    build="bevkd_common.data.synthetic_dataset:build",
+    build_evaluator="bevkd_common.evaluation.nuscenes_split:build",
+    summary="a generated world in nuScenes' format, made on first use; no real sensor",
+)

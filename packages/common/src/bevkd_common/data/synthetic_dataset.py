@@ -1,0 +1,44 @@
+"""The synthetic world as a data set: made if it is absent, then read as nuScenes is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from bevkd_common.config.datasets import SyntheticConfig
+from bevkd_common.data.index import open_index
+from bevkd_common.data.nuscenes import NuScenesDataset
+from bevkd_common.data.synthetic.generate import TRAIN_SPLIT, VAL_SPLIT, VERSION, ensure_world
+
+
+def build(
+    config: SyntheticConfig, root: Path, progress: Callable[[int, int], None] | None = None
+) -> NuScenesDataset:
+    """Open a world, which is generated the first time, by as many processes as there are cores.
+
+    Args:
+        config: World and reading.
+        root: Folder that holds worlds.
+        progress: Called with the scenes done and all scenes while the world is generated.
+
+    Raises:
+        UserError: If the world's folder has been damaged.
+    """
+    folder = ensure_world(config.world, root, workers=len(os.sched_getaffinity(0)), progress=progress)
+    content = json.loads((folder / "world.json").read_text())["content_hash"]
+    world = config.world
+    return NuScenesDataset(
+        name=config.kind,
+        index=open_index(folder, VERSION),
+        reading=config,
+        splits={"train": TRAIN_SPLIT, "val": VAL_SPLIT},
+        description=(
+            f"Synthetic data, seen by no real sensor: {world.train_scenes} scenes to train and "
+            f"{world.val_scenes} to evaluate, each of {world.keyframes_per_scene} key frames, "
+            f"generated from seed {world.seed}."
+        ),
+        content=content,
+        synthetic=True,
+    )
