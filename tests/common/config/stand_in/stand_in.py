@@ -57,10 +57,43 @@ def check_image_size(detector: LiftConfig, dataset: Config) -> list[tuple[str, s
     return []
 
 
-PILLARS = DetectorSpec("pillars", PillarConfig, "nowhere:build", "A LiDAR detector.")
-LIFT = DetectorSpec("lift", LiftConfig, "nowhere:build", "A camera detector.", check="stand_in:check_image_size")
-TOY = DatasetSpec("toy", ToyConfig, "nowhere:build", "nowhere:build", "A made world.", seed_key="cameras.seed")
-RECORDED = DatasetSpec("recorded", RecordedConfig, "nowhere:build", "nowhere:build", "Data on disk.")
+PILLARS = DetectorSpec(
+    kind="pillars",
+    config=PillarConfig,
+    build="nowhere:build",
+    summary="A LiDAR detector.",
+    describe=lambda config: f"pillars of {config.cell:g} m",
+)
+LIFT = DetectorSpec(
+    kind="lift",
+    config=LiftConfig,
+    build="nowhere:build",
+    summary="A camera detector.",
+    describe=lambda config: f"images of {config.image_size[0]} x {config.image_size[1]}",
+    check="stand_in:check_image_size",
+)
+TOY = DatasetSpec(
+    kind="toy",
+    config=ToyConfig,
+    build="nowhere:build",
+    build_evaluator="nowhere:build",
+    summary="A made world.",
+    classes=("car",),
+    seed_key="cameras.seed",
+)
+RECORDED = DatasetSpec(
+    kind="recorded",
+    config=RecordedConfig,
+    build="nowhere:build",
+    build_evaluator="nowhere:build",
+    summary="Data on disk.",
+    classes=("car",),
+)
 IMITATION = MethodSpec(
-    "imitation", "Imitation", "Nobody, 2020", ImitationConfig, "nowhere:build", "stand_in_recipes"
+    kind="imitation",
+    title="Imitation",
+    paper="Nobody, 2020",
+    config=ImitationConfig,
+    build="nowhere:build",
+    recipes="stand_in_recipes",
 )

@@ -14,7 +14,17 @@ from pydantic import JsonValue, ValidationError
 from bevkd_common.config.overrides import Override, applied, parse_override
 from bevkd_common.config.problems import explain
 from bevkd_common.config.recipe import Recipe
-from bevkd_common.config.yaml_tree import MAX_CHARACTERS, Node, Problem, Problems, parse, plain, planted, render
+from bevkd_common.config.yaml_tree import (
+    MAX_CHARACTERS,
+    Node,
+    Place,
+    Problem,
+    Problems,
+    parse,
+    plain,
+    planted,
+    render,
+)
 from bevkd_common.errors import UserError
 
 MAX_SHOWN = 12
@@ -74,9 +84,10 @@ def override(recipe: Recipe, values: Mapping[str, JsonValue], source: str) -> Re
     Raises:
         UserError: If the result is no valid recipe.
     """
-    changes = [Override(key, planted(value, source)) for key, value in values.items()]
+    place = Place(source)
+    changes = [Override(key, planted(value, place)) for key, value in values.items()]
     try:
-        return _fitting(applied(planted(resolved(recipe), source), changes))
+        return _fitting(applied(planted(resolved(recipe), place), changes))
     except Problems as found:
         raise UserError(_message(source, found.problems)) from None
 
@@ -105,14 +116,14 @@ def _fitting(root: Node) -> Recipe:
 def _validated(root: Node) -> Recipe:
     if not isinstance(root.value, dict):
         given = "empty" if root.value is None else "a list" if isinstance(root.value, list) else "a single value"
-        raise Problems([Problem(root.where, "", f"is {given}; a recipe is a section of keys")])
+        raise Problems([Problem(root.place, "", f"is {given}; a recipe is a section of keys")])
     try:
         return Recipe.model_validate_json(json.dumps(plain(root)), strict=True)
     except ValidationError as error:
         raise Problems(explain(error, root)) from None
 
 
-def _place(root: Node, key: str) -> str:
+def _place(root: Node, key: str) -> Place:
     """Where the deepest part of a dotted key that is written down stands."""
     node = root
     for step in key.split("."):
@@ -122,7 +133,7 @@ def _place(root: Node, key: str) -> str:
             node = node.value[int(step)]
         else:
             break
-    return node.where
+    return node.place
 
 
 def _message(source: str, problems: Sequence[Problem]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bevkd_common.config.wording import shorten
-from bevkd_common.config.yaml_tree import MAX_DEPTH, Node, Problem, Problems, parse
+from bevkd_common.config.yaml_tree import MAX_DEPTH, Node, Place, Problem, Problems, parse
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def parse_override(text: str) -> Override:
     source = f"--set {shorten(text)}"
     path = key.split(".")
     if not equals or not all(path) or len(path) > MAX_DEPTH:
-        raise Problems([Problem(source, "", "must read `dotted.key=value`")])
+        raise Problems([Problem(Place(source), "", "must read `dotted.key=value`")])
     return Override(key, parse(value, source, lines=False))
 
 
@@ -44,7 +44,7 @@ def applied(root: Node, overrides: Sequence[Override]) -> Node:
         try:
             root = _set(root, override.key.split("."), override, "")
         except _NoSuchItemError as error:
-            problems.append(Problem(override.value.where, override.key, str(error)))
+            problems.append(Problem(override.value.place, override.key, str(error)))
     if problems:
         raise Problems(problems)
     return root
@@ -74,5 +74,5 @@ def _set(node: Node, path: Sequence[str], override: Override, above: str) -> Nod
             f"`{above}` is not written in the file, so it has no item `{step}`; set the whole list"
         )
     sections = dict(node.value or {})
-    sections[step] = _set(sections.get(step, Node(None, override.value.where)), rest, override, here)
+    sections[step] = _set(sections.get(step, Node(None, override.value.place)), rest, override, here)
     return replace(node, value=sections)

@@ -6,7 +6,7 @@ An entry point resolves to one of the specs below. A spec imports no torch: it n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -27,6 +27,7 @@ class DetectorSpec:
         config: Its configuration.
         build: "module:function" of `build(config, classes: tuple[str, ...]) -> nn.Module` (a `Detector`).
         summary: One line for listings.
+        describe: What a configuration builds, in a few words for the printed plan: the backbone above all.
         check: "module:function" of `check(config, dataset_config) -> Iterable[tuple[str, str]]`, torch-free: for
             each thing that does not fit the data, a key within the detector's section and a reason.
     """
@@ -35,6 +36,7 @@ class DetectorSpec:
     config: type[Config]
     build: str
     summary: str
+    describe: Callable[[Any], str]
     check: str | None = None
 
 
@@ -49,6 +51,7 @@ class DatasetSpec:
             with `--data-root`, or the cache folder for data that can be made; `progress(done, total)` reports.
         build_evaluator: "module:function" of `build(config, dataset, split) -> Evaluator`.
         summary: One line for listings.
+        classes: Class names in label order.
         seed_key: Dotted key within the configuration that seeds data which are made; None for data that exist.
     """
 
@@ -57,6 +60,7 @@ class DatasetSpec:
     build: str
     build_evaluator: str
     summary: str
+    classes: tuple[str, ...]
     seed_key: str | None = None
 
 
@@ -140,8 +144,8 @@ class Installed(Generic[Spec]):
         """Why a kind that was not found cannot be used: the cause of its failure, or the choices there are."""
         if kind in self.broken:
             return f"the {self.noun} `{kind}` cannot be used: {self.broken[kind]}"
-        near = did_you_mean(kind, self.found)
-        return f"no {self.noun} `{kind}` is installed, only {one_of(self.found)}{near}"
+        choices = f", only {one_of(self.found)}" if self.found else ""
+        return f"no {self.noun} `{kind}` is installed{choices}{did_you_mean(kind, self.found)}"
 
     def of(self, config: Config) -> Spec:
         """The spec to which a configuration belongs."""
@@ -185,7 +189,7 @@ def _distribution(point: EntryPoint) -> str:
 
 def _checked(spec: Any, spec_type: type[PluginSpec], kind: str) -> PluginSpec:
     if not isinstance(spec, spec_type):
-        raise TypeError(f"its entry point gives a {type(spec).__name__}, not a {spec_type.__name__}")
+        raise TypeError(f"its entry point gives {type(spec).__name__}, not {spec_type.__name__}")
     if spec.kind != kind:
         raise ValueError(f"its entry point is called `{kind}` but its spec `{spec.kind}`")
     if "kind" not in spec.config.model_fields:

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, PluginSpec, installed
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.wording import did_you_mean, one_of, shorten
-from bevkd_common.config.yaml_tree import Node, Problem
+from bevkd_common.config.yaml_tree import Node, Place, Problem
 
 SECTIONS: dict[str, type[PluginSpec]] = {
     "dataset": DatasetSpec,
@@ -41,20 +41,21 @@ _WORDS = {
 
 
 def explain(error: ValidationError, root: Node) -> list[Problem]:
-    """One problem for each key that pydantic refuses, in the order of the text.
+    """One problem for each key that pydantic refuses: those of the whole and of overrides, then line by line.
 
     The members of a union each complain about the same key; their reasons are joined.
     """
-    reasons: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[tuple[Place, str], list[str]] = {}
     for detail in error.errors(include_url=False):
         path, node = _follow(detail, root)
         reason = _reason(detail, path)
         if detail["type"] == "union_tag_invalid" and isinstance(node.value, dict):
             path, node = [*path, "kind"], node.value["kind"]
-        known = reasons.setdefault((node.where, ".".join(path)), [])
+        known = reasons.setdefault((node.place, ".".join(path)), [])
         if reason not in known:
             known.append(reason)
-    return [Problem(where, key, _joined(alternatives)) for (where, key), alternatives in reasons.items()]
+    problems = [Problem(place, key, _joined(alternatives)) for (place, key), alternatives in reasons.items()]
+    return sorted(problems, key=lambda problem: problem.place.line or 0)
 
 
 def _joined(reasons: list[str]) -> str:

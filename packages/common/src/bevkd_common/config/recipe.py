@@ -46,8 +46,14 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=60)]
 def _kind_of(spec_type: type[PluginSpec]) -> GetPydanticSchema:
     """Discriminates on `kind` among what is installed when the model is first used."""
 
+    def none_found(section: Any) -> None:
+        kind = section.get("kind") if isinstance(section, dict) else section
+        raise ValueError(installed(spec_type).why_not(str(kind)))
+
     def schema(_: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         choices = {kind: handler.generate_schema(spec.config) for kind, spec in installed(spec_type).found.items()}
+        if not choices:
+            return core_schema.no_info_before_validator_function(none_found, core_schema.none_schema())
         return core_schema.tagged_union_schema(choices, discriminator="kind")
 
     return GetPydanticSchema(schema)

@@ -36,15 +36,26 @@ _SCALARS: dict[str, tuple[re.Pattern[str], str]] = {
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: where it was written, under which dotted key, and why."""
+class Place:
+    """Where something was written: in a line of a file, counted from 1, or in an override, which has no lines."""
 
-    where: str
+    source: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.source if self.line is None else f"{self.source}, line {self.line}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, under which dotted key, and why."""
+
+    place: Place
     key: str
     reason: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.key, self.reason) if part)
+        return ": ".join(part for part in (str(self.place), self.key, self.reason) if part)
 
 
 class Problems(Exception):  # noqa: N818 - a bundle of problems, which `loading` turns into one UserError
@@ -57,10 +68,10 @@ class Problems(Exception):  # noqa: N818 - a bundle of problems, which `loading`
 
 @dataclass(frozen=True)
 class Node:
-    """A value and where it was written ("recipe.yaml, line 3")."""
+    """A value and where it was written."""
 
     value: Scalar | list[Node] | dict[str, Node]
-    where: str
+    place: Place
 
 
 def plain(node: Node) -> Any:
@@ -72,13 +83,13 @@ def plain(node: Node) -> Any:
     return node.value
 
 
-def planted(data: Any, where: str) -> Node:
+def planted(data: Any, place: Place) -> Node:
     """Plain data as nodes that were all written in one place."""
     if isinstance(data, dict):
-        return Node({str(key): planted(value, where) for key, value in data.items()}, where)
+        return Node({str(key): planted(value, place) for key, value in data.items()}, place)
     if isinstance(data, list | tuple):
-        return Node([planted(value, where) for value in data], where)
-    return Node(data, where)
+        return Node([planted(value, place) for value in data], place)
+    return Node(data, place)
 
 
 def parse(text: str, source: str, *, lines: bool = True) -> Node:
@@ -93,16 +104,17 @@ def parse(text: str, source: str, *, lines: bool = True) -> Node:
         Problems: If it is no YAML, or says what a recipe may not say.
     """
     if len(text) > MAX_CHARACTERS:
-        raise Problems([Problem(source, "", f"is larger than {MAX_CHARACTERS} characters, which no recipe is")])
+        raise Problems(
+            [Problem(Place(source), "", f"is larger than {MAX_CHARACTERS} characters, which no recipe is")]
+        )
     reader = _Reader(text, source, lines)
     try:
         root = reader.document()
     except yaml.MarkedYAMLError as error:
         raise Problems([Problem(reader.place(error.problem_mark), "", _syntax(error))]) from None
     except ReaderError as error:
-        raise Problems(
-            [Problem(source, "", f"is not text: it holds the character #x{error.character:04x}")]
-        ) from None
+        reason = f"is not text: it holds the character #x{error.character:04x}"
+        raise Problems([Problem(Place(source), "", reason)]) from None
     if reader.problems:
         raise Problems(reader.problems)
     return root
@@ -123,11 +135,11 @@ class _Reader:
         self.problems: list[Problem] = []
         self.events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
 
-    def place(self, mark: Any) -> str:
-        return f"{self.source}, line {mark.line + 1}" if self.lines and mark is not None else self.source
+    def place(self, mark: Any) -> Place:
+        return Place(self.source, mark.line + 1 if self.lines and mark is not None else None)
 
     def document(self) -> Node:
-        node = Node(None, self.source)
+        root = Node(None, Place(self.source))
         documents = 0
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
@@ -135,28 +147,28 @@ class _Reader:
                 if documents > 1:
                     self._refuse(event, "", "a second document starts; a recipe is one document")
                     break
-                node = replace(self._node(next(self.events), "", 0), where=self.source)
-        return node
+                root = replace(root, value=self._node(next(self.events), "", 0).value)
+        return root
 
     def _refuse(self, event: yaml.Event, key: str, reason: str) -> None:
         self.problems.append(Problem(self.place(event.start_mark), key, reason))
 
     def _node(self, event: yaml.Event, key: str, depth: int) -> Node:
+        place = self.place(event.start_mark)
         if depth > MAX_DEPTH:
-            raise Problems([Problem(self.place(event.start_mark), "", f"nests deeper than {MAX_DEPTH} levels")])
-        where = self.place(event.start_mark)
+            raise Problems([Problem(place, "", f"nests deeper than {MAX_DEPTH} levels")])
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             self._refuse(event, key, "an alias is not allowed; write the value out")
-            return Node(None, where)
+            return Node(None, place)
         if event.anchor is not None:
             self._refuse(event, key, f"the anchor &{shorten(event.anchor)} is not allowed; write the value out")
         if event.tag is not None:
             self._refuse(event, key, f"the tag {shorten(event.tag)} is not allowed; a recipe holds plain values")
         if isinstance(event, yaml.ScalarEvent):
-            return Node(self._scalar(event, key), where)
+            return Node(self._scalar(event, key), place)
         if isinstance(event, yaml.SequenceStartEvent):
-            return Node(self._items(key, depth), where)
-        return Node(self._sections(key, depth), where)
+            return Node(self._items(key, depth), place)
+        return Node(self._sections(key, depth), place)
 
     def _items(self, key: str, depth: int) -> list[Node]:
         items: list[Node] = []
@@ -176,9 +188,9 @@ class _Reader:
             path = _join(key, shorten(name))
             child = self._node(next(self.events), path, depth + 1)
             if name in sections:
-                self._refuse(event, path, f"is written twice, first at {sections[name].where}")
+                self._refuse(event, path, f"is written twice, first at {sections[name].place}")
             else:
-                sections[name] = replace(child, where=self.place(event.start_mark))
+                sections[name] = replace(child, place=self.place(event.start_mark))
         return sections
 
     def _scalar(self, event: yaml.ScalarEvent, key: str) -> Scalar:
