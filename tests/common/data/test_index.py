@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bevkd_common.data.index import BICYCLE_RACK, CAMERAS, CLASSES, IGNORED, NuScenesIndex
+from bevkd_common.config.nuscenes_names import CAMERAS, CLASSES
+from bevkd_common.data.index import BICYCLE_RACK, IGNORED, NuScenesIndex
 from bevkd_common.data.index_build import build_index
 
 

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from bevkd_common.config.nuscenes_names import CLASSES
 from bevkd_common.evaluation.nuscenes import (
     ATTRIBUTES,
-    CLASSES,
     NO_ATTRIBUTE,
     Cuboids,
     DetectionArrays,

@@ -1,14 +1,13 @@
 """Our metric against nuscenes-devkit 1.2 itself: its filters, its matching, its arithmetic."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+from bevkd_common.config.nuscenes_names import CLASSES
 from bevkd_common.evaluation.nuscenes import (
     ATTRIBUTES,
-    CLASSES,
     NO_ATTRIBUTE,
     Cuboids,
     DetectionArrays,

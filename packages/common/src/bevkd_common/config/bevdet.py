@@ -96,10 +96,15 @@ def check(config: BevDetConfig, dataset: Config) -> Iterator[tuple[str, str]]:
         yield "", "this detector sees cameras, the data set's configuration has no `images`"
     elif (images.height, images.width) != config.image_size:
         height, width = config.image_size
+        delivered = f"{images.height} x {images.width}"
         yield (
             "image_size",
-            (
-                f"the detector takes images of {height} x {width}, `dataset.images` delivers "
-                f"{images.height} x {images.width}"
-            ),
+            f"the detector takes images of {height} x {width}, `dataset.images` delivers {delivered}",
         )
+
+
+def describe(config: BevDetConfig) -> str:
+    """What is built, in a few words."""
+    height, width = config.image_size
+    cells = f"{config.grid.nx} x {config.grid.ny} cells of {config.grid.cell:g} m"
+    return f"{config.image_backbone.described}, images of {height} x {width}, {cells}"

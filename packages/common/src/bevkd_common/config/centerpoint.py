@@ -73,3 +73,9 @@ class CenterPointConfig(Config):
                     f"`point_range` along {axis} must be a multiple of {stride} pillars of {self.pillar:g} m "
                     f"(the strides' product), got {end - start:g} m"
                 )
+
+
+def describe(config: CenterPointConfig) -> str:
+    """What is built, in a few words."""
+    widths = "/".join(map(str, config.backbone_channels))
+    return f"pillars of {config.pillar:g} m, SECOND {widths}, {config.sweeps} sweeps"

@@ -24,17 +24,6 @@ from bevkd_common.errors import UserError
 FORMAT = 1
 """Raise it when the meaning or layout of a field changes; older files are then made anew."""
 
-CLASSES = (
-    "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian",
-    "traffic_cone",
-)  # fmt: skip
-"""The ten detection classes in label order."""
-
-CAMERAS = (
-    "CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT",
-)  # fmt: skip
-"""The six cameras in the order of `Cameras`."""
-
 PREVIOUS_SWEEPS = 10
 """LiDAR sweeps before a key frame that the index knows."""
 

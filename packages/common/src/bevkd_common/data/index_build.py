@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bevkd_common.config.nuscenes_names import CAMERAS, CLASSES
 from bevkd_common.data.index import (
     BICYCLE_RACK,
-    CAMERAS,
-    CLASSES,
     IGNORED,
     PREVIOUS_SWEEPS,
     Annotations,

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from bevkd_common.config.datasets import NuScenesConfig, ReadingConfig
+from bevkd_common.config.nuscenes_names import CAMERAS, CLASSES
 from bevkd_common.data.augment import draw_bev, draw_image, plain_image
 from bevkd_common.data.dataset import SplitName
-from bevkd_common.data.index import CLASSES, PREVIOUS_SWEEPS, Ints, NuScenesIndex, open_index
+from bevkd_common.data.index import PREVIOUS_SWEEPS, Ints, NuScenesIndex, open_index
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Cameras, Sample
 from bevkd_common.data.sensor_files import SensorFiles
@@ -53,6 +54,7 @@ class NuScenesDataset:
     synthetic: bool = False
     axes: str = AXES
     classes: tuple[str, ...] = CLASSES
+    cameras: tuple[str, ...] = CAMERAS
     files: SensorFiles = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -185,22 +187,21 @@ class NuScenesSource:
 
     def _points(self, row: int, aug_T_lidar: Tensor, rng: np.random.Generator | None) -> Tensor:
         sweeps = self.index.sweeps
-        columns = self._choose_sweeps(row, rng)
         aug_T_sweep = (aug_T_lidar @ torch.from_numpy(sweeps.lidar_T_sweep[row])).numpy().astype(np.float32)
         lags = (sweeps.timestamp[row, 0] - sweeps.timestamp[row]) * 1e-6
-        low = np.array(self.reading.point_range[:3], dtype=np.float32)
-        high = np.array(self.reading.point_range[3:], dtype=np.float32)
         clouds = []
-        for place, column in enumerate(columns):
+        for place, column in enumerate(self._choose_sweeps(row, rng)):
             stored = self.files.sweep(sweeps.path[row, column].decode())
+            xyz = aug_T_sweep[column, :3, :3] @ stored[:, :3].T + aug_T_sweep[column, :3, 3:]
+            keep = _inside(xyz, self.reading.point_range)
             if place:
-                stored = stored[(np.abs(stored[:, :2]) >= CLOSE).any(axis=1)]
-            cloud = np.empty((len(stored), 5), dtype=np.float32)
-            cloud[:, :3] = stored[:, :3] @ aug_T_sweep[column, :3, :3].T + aug_T_sweep[column, :3, 3]
-            cloud[:, 3] = stored[:, 3]
+                keep &= (np.abs(stored[:, 0]) >= CLOSE) | (np.abs(stored[:, 1]) >= CLOSE)
+            rows = np.flatnonzero(keep)
+            cloud = np.empty((len(rows), 5), dtype=np.float32)
+            cloud[:, :3] = xyz.T[rows]
+            cloud[:, 3] = stored[rows, 3]
             cloud[:, 4] = lags[column]
-            inside = ((cloud[:, :3] > low) & (cloud[:, :3] < high)).all(axis=1)
-            clouds.append(cloud[inside])
+            clouds.append(cloud)
         points = np.concatenate(clouds)
         # Voxels keep their first points only, so training must not favour the newest sweep; evaluation must repeat.
         return torch.from_numpy(points if rng is None else points[rng.permutation(len(points))])
@@ -251,6 +252,14 @@ def _valid(index: NuScenesIndex, rows: slice) -> npt.NDArray[np.bool_]:
     annotations = index.annotations
     hit = annotations.lidar_points[rows] + annotations.radar_points[rows] > 0
     return (annotations.label[rows] >= 0) & hit
+
+
+def _inside(xyz: npt.NDArray[np.float32], bounds: tuple[float, ...]) -> npt.NDArray[np.bool_]:
+    """Which points [3, P] lie strictly between the lower corner (x, y, z) and the upper corner of `bounds`."""
+    keep = np.ones(xyz.shape[1], dtype=np.bool_)
+    for values, low, high in zip(xyz, bounds[:3], bounds[3:], strict=True):
+        keep &= (values > low) & (values < high)
+    return keep
 
 
 def _augmented(pixels: npt.NDArray[np.uint8], aug: ImageAug) -> npt.NDArray[np.uint8]:

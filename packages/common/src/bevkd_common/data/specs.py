@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bevkd_common.config.datasets import NuScenesConfig, SyntheticConfig
+from bevkd_common.config.nuscenes_names import CLASSES
 from bevkd_common.config.plugins import DatasetSpec
 
 NUSCENES = DatasetSpec(
@@ -10,6 +11,7 @@ NUSCENES = DatasetSpec(
     config=NuScenesConfig,
     build="bevkd_common.data.nuscenes:build",
     build_evaluator="bevkd_common.evaluation.nuscenes_split:build",
+    classes=CLASSES,
     summary="nuScenes from its own folders, ten classes, official metric",
 )
 
@@ -18,5 +20,7 @@ SYNTHETIC = DatasetSpec(
     config=SyntheticConfig,
     build="bevkd_common.data.synthetic_dataset:build",
     build_evaluator="bevkd_common.evaluation.nuscenes_split:build",
+    classes=CLASSES,
+    seed_key="world.seed",
     summary="a generated world in nuScenes' format, made on first use; no real sensor",
 )

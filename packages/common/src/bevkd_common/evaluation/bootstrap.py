@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.global_boxes import FloatArray
 
-if TYPE_CHECKING:
-    from bevkd_common.evaluation.evaluator import Evidence
+
+class Resamplable(Protocol):
+    """What was matched on a split, for any multiset of its scenes.
+
+    Attributes:
+        groups: names of the S scenes.
+    """
+
+    groups: tuple[str, ...]
+
+    def headlines(self, weights: FloatArray) -> dict[str, FloatArray]:
+        """Return [R] headline metrics with scene s of multiset r counted `weights[r, s]` times."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Bootstrap:
         )
 
 
-def paired_bootstrap(arms: Mapping[str, Evidence], resamples: int = 1000, seed: int = 0) -> Bootstrap:
+def paired_bootstrap(arms: Mapping[str, Resamplable], resamples: int = 1000, seed: int = 0) -> Bootstrap:
     """Score every arm on the same scenes, drawn with replacement as many as there are.
 
     Scenes and not samples are drawn, because the key frames of a scene show the same objects. A class that is
@@ -76,10 +87,9 @@ def paired_bootstrap(arms: Mapping[str, Evidence], resamples: int = 1000, seed: 
     weights = np.concatenate([np.ones((1, len(scenes))), draws])
     estimates, samples = {}, {}
     for name, evidence in arms.items():
-        columns = [scenes.index(scene) for scene in evidence.groups]
-        scored = [evidence.headline(row) for row in weights[:, columns]]
-        estimates[name] = scored[0]
-        samples[name] = {metric: np.array([row[metric] for row in scored[1:]]) for metric in scored[0]}
+        scored = evidence.headlines(weights[:, [scenes.index(scene) for scene in evidence.groups]])
+        estimates[name] = {metric: float(values[0]) for metric, values in scored.items()}
+        samples[name] = {metric: values[1:] for metric, values in scored.items()}
     return Bootstrap(estimates, samples)
 
 

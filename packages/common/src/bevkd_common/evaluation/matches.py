@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from bevkd_common.config.model import Config
+from bevkd_common.config.nuscenes_names import CLASSES
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.atomic import replaced_when_complete
-from bevkd_common.evaluation.global_boxes import CLASSES, MAX_BOXES_PER_SAMPLE, BoolArray, FloatArray, IntArray
+from bevkd_common.evaluation.curves import RECALLS, Ranking, RecallCurves
+from bevkd_common.evaluation.global_boxes import MAX_BOXES_PER_SAMPLE, BoolArray, FloatArray, IntArray
 
 ERRORS = ("ATE", "ASE", "AOE", "AVE", "AAE")
 """Translation (m), scale (1 - IoU), orientation (rad), velocity (m/s), attribute (1 - accuracy)."""
 
-RECALLS = np.linspace(0, 1, 101)
+# Bounds the memory of many multisets at once to about a gigabyte.
+MOST_ELEMENTS = 1 << 21
 
 # A cone has no front; neither cones nor barriers move or carry attributes.
 UNDEFINED_ERRORS = {"traffic_cone": ("AOE", "AVE", "AAE"), "barrier": ("AVE", "AAE")}
@@ -93,11 +96,11 @@ class NuScenesMetricConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The metric's arithmetic for one set of scenes.
+    """The metric's arithmetic for R multisets of scenes.
 
     Attributes:
-        average_precision: [C, T], by class and distance threshold.
-        errors: [C, 5], by class and `ERRORS`; NaN where the class has no such error.
+        average_precision: [R, C, T], by class and distance threshold.
+        errors: [R, C, 5], by class and `ERRORS`; NaN where the class has no such error.
         mean_ap_weight: weight of mAP in NDS.
     """
 
@@ -106,14 +109,13 @@ class Scores:
     mean_ap_weight: float
 
     @property
-    def headline(self) -> dict[str, float]:
-        """MAP, NDS and the five errors averaged over the classes that have them (mATE to mAAE)."""
-        mean_ap = float(self.average_precision.mean(axis=1).mean())
-        mean_errors = np.nanmean(self.errors, axis=0)
-        total = self.mean_ap_weight * mean_ap + np.maximum(1 - mean_errors, 0).sum()
-        nds = float(total / (self.mean_ap_weight + len(ERRORS)))
-        means = {f"m{name}": float(value) for name, value in zip(ERRORS, mean_errors, strict=True)}
-        return {"mAP": mean_ap, "NDS": nds} | means
+    def headline(self) -> dict[str, FloatArray]:
+        """[R] mAP, NDS and the five errors averaged over the classes that have them (mATE to mAAE)."""
+        mean_ap = self.average_precision.mean(axis=2).mean(axis=1)
+        mean_errors = np.nanmean(self.errors, axis=1)  # [R, 5]
+        total = self.mean_ap_weight * mean_ap + np.maximum(1 - mean_errors, 0).sum(axis=1)
+        nds = total / (self.mean_ap_weight + len(ERRORS))
+        return {"mAP": mean_ap, "NDS": nds} | {f"m{name}": mean_errors[:, i] for i, name in enumerate(ERRORS)}
 
 
 def prediction_dtype(thresholds: int) -> np.dtype[np.void]:
@@ -152,40 +154,40 @@ class MatchTable:
     predictions: NDArray[np.void]
     errors: FloatArray
 
-    def scores(self, repeats: IntArray | None = None) -> Scores:
-        """Compute the metric.
+    def scores(self, repeats: IntArray) -> Scores:
+        """Compute the metric of R multisets of scenes.
 
         Args:
-            repeats: [S] how often each scene counts; once by default. A repeated scene counts exactly as if it had
-                been evaluated so often, up to the order of predictions of equal score.
+            repeats: [R, S] how often each scene counts. A repeated scene counts exactly as if it had been evaluated
+                so often, up to the order of predictions of equal score.
         """
-        if repeats is None:
-            repeats = np.ones(len(self.groups), np.int64)
-        positives = np.einsum("s,scb->c", repeats, self.positives)
-        average_precision = np.zeros((len(CLASSES), len(self.config.distance_thresholds)))
-        errors = np.ones((len(CLASSES), len(ERRORS)))
-        for label, matches in enumerate(self._by_class):
-            rows = np.repeat(np.arange(len(matches.scores)), repeats[matches.scenes])
-            if positives[label] and len(rows):
-                hits = matches.hits[:, rows]
-                average_precision[label] = _average_precision(hits, int(positives[label]), self.config)
-                found = rows[hits[self.config.error_column]]
-                errors[label] = _mean_errors(
-                    matches.scores[rows],
-                    hits[self.config.error_column],
-                    matches.errors[matches.error_rows[found]],
-                    int(positives[label]),
-                    self.config,
-                )
-            errors[label, [ERRORS.index(name) for name in UNDEFINED_ERRORS.get(CLASSES[label], ())]] = np.nan
+        multisets = len(repeats)
+        average_precision = np.zeros((multisets, len(CLASSES), len(self.config.distance_thresholds)))
+        errors = np.ones((multisets, len(CLASSES), len(ERRORS)))
+        most = max(int(matches.hits.sum(axis=1).max(initial=0)) for matches in self._by_class)
+        chunk = max(1, MOST_ELEMENTS // (most + 1))
+        for first in range(0, multisets, chunk):
+            part = slice(first, first + chunk)
+            for label in range(len(CLASSES)):
+                average_precision[part, label], errors[part, label] = self._class_scores(label, repeats[part])
+        for name, undefined in UNDEFINED_ERRORS.items():
+            errors[:, CLASSES.index(name), [ERRORS.index(error) for error in undefined]] = np.nan
         return Scores(average_precision, errors, self.config.mean_ap_weight)
 
-    def headline(self, weights: FloatArray) -> dict[str, float]:
-        """Return mAP, NDS and the mean errors with scene s counted `weights[s]` times, a whole number."""
+    def headlines(self, weights: FloatArray) -> dict[str, FloatArray]:
+        """Return [R] mAP, NDS and mean errors with scene s of multiset r counted `weights[r, s]` times.
+
+        Raises:
+            ValueError: A weight is not a whole number.
+        """
         repeats = weights.astype(np.int64)
         if (repeats != weights).any() or (repeats < 0).any():
             raise ValueError("a scene counts a whole number of times")
         return self.scores(repeats).headline
+
+    def headline(self, weights: FloatArray) -> dict[str, float]:
+        """Return the same for one multiset, `weights` [S]."""
+        return {name: float(values[0]) for name, values in self.headlines(weights[None]).items()}
 
     def band_average_precision(self) -> FloatArray:
         """Return AP [B, C, T] by distance band; NaN where the band has no ground truth of the class.
@@ -195,14 +197,45 @@ class MatchTable:
         positives = self.positives.sum(axis=0)
         shape = (self.config.bands, len(CLASSES), len(self.config.distance_thresholds))
         average_precision = np.full(shape, np.nan)
+        once = np.ones((1, len(self.groups)), np.int64)
         for band, label in np.argwhere(positives.T > 0):
             matches = self._by_class[label]
-            for column in range(shape[2]):
-                hits = matches.hits[column : column + 1, matches.bands[column] == band]
-                average_precision[band, label, column] = (
-                    _average_precision(hits, int(positives[label, band]), self.config)[0] if hits.size else 0.0
-                )
+            for column, inside in enumerate(matches.bands == band):
+                ranking = Ranking(matches.scores[inside], matches.scenes[inside], matches.hits[column, inside])
+                average_precision[band, label, column] = self._average_precision(
+                    RecallCurves(ranking, once, positives[label, band][None])
+                )[0]
         return average_precision
+
+    def _class_scores(self, label: int, repeats: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Return AP [R, T] and errors [R, 5] of a class."""
+        matches = self._by_class[label]
+        # Without ground truth there is no hit either, and any number but 0 gives the same scores.
+        positives = np.maximum(repeats @ self.positives[:, label].sum(axis=1), 1)
+        curves = [
+            RecallCurves(Ranking(matches.scores, matches.scenes, hits), repeats, positives) for hits in matches.hits
+        ]
+        average_precision = np.stack([self._average_precision(curve) for curve in curves], axis=1)
+        return average_precision, self._errors(curves[self.config.error_column], matches)
+
+    def _average_precision(self, curves: RecallCurves) -> FloatArray:
+        """Return AP [R]: the mean of what precision has above the minimum, over the recalls that count."""
+        counted = curves.precision()[:, self.config.first_recall :]
+        average: FloatArray = np.maximum(counted - self.config.min_precision, 0).mean(axis=1)
+        return average / (1 - self.config.min_precision)
+
+    def _errors(self, curves: RecallCurves, matches: "_ClassMatches") -> FloatArray:
+        """Return errors [R, 5]: the mean of their running means over the recalls that count and are attained."""
+        if not len(curves.rows):
+            return np.ones((len(curves.repeats), len(ERRORS)))
+        confidence = curves.confidence()
+        index = np.arange(len(RECALLS))
+        last = np.where(confidence != 0, index, 0).max(axis=1, keepdims=True)
+        counts = (index >= self.config.first_recall) & (index <= last)
+        number = counts.sum(axis=1, keepdims=True)
+        values = self.errors[matches.error_rows[curves.rows]]
+        total = (curves.running_means(values, confidence) * counts[..., None]).sum(axis=1)
+        return np.where(number > 0, total / np.maximum(number, 1), 1.0)
 
     def save(self, path: Path) -> None:
         """Write to an .npz file that needs no pickle."""
@@ -242,20 +275,19 @@ class MatchTable:
     @cached_property
     def _by_class(self) -> tuple["_ClassMatches", ...]:
         """The predictions of each class by falling score, of equal scores the later one first."""
-        hit = self.predictions["hit"][:, self.config.error_column]
-        error_row = np.cumsum(hit) - 1
+        error_rows = np.cumsum(self.predictions["hit"][:, self.config.error_column]) - 1
         tables = []
         for label in range(len(CLASSES)):
             rows = np.flatnonzero(self.predictions["label"] == label)
             rows = rows[np.argsort(self.predictions["score"][rows], kind="stable")[::-1]]
+            predictions = self.predictions[rows]
             tables.append(
                 _ClassMatches(
-                    scores=np.ascontiguousarray(self.predictions["score"][rows]),
-                    scenes=np.ascontiguousarray(self.predictions["scene"][rows]),
-                    hits=np.ascontiguousarray(self.predictions["hit"][rows].T),
-                    bands=np.ascontiguousarray(self.predictions["band"][rows].T),
-                    errors=self.errors,
-                    error_rows=error_row[rows],
+                    scores=predictions["score"].copy(),
+                    scenes=predictions["scene"].astype(np.int64),
+                    hits=predictions["hit"].T.copy(),
+                    bands=predictions["band"].T.copy(),
+                    error_rows=error_rows[rows],
                 )
             )
         return tuple(tables)
@@ -264,49 +296,7 @@ class MatchTable:
 @dataclass(frozen=True, eq=False)
 class _ClassMatches:
     scores: FloatArray  # [P]
-    scenes: NDArray[np.int32]  # [P]
+    scenes: IntArray  # [P]
     hits: BoolArray  # [T, P]
     bands: NDArray[np.uint8]  # [T, P]
-    errors: FloatArray  # [M, 5] of all classes
-    error_rows: IntArray  # [P] row of `errors`, meaningful where there is a hit
-
-
-def _average_precision(hits: BoolArray, positives: int, config: NuScenesMetricConfig) -> FloatArray:
-    """Average precision [T] of `hits` [T, P] in order of falling score, P and `positives` above 0."""
-    found = np.cumsum(hits, axis=1)
-    recall = found / positives
-    precision = found / np.arange(1, hits.shape[1] + 1)
-    sampled = np.stack([np.interp(RECALLS, r, p, right=0) for r, p in zip(recall, precision, strict=True)])
-    counted = np.maximum(sampled[:, config.first_recall :] - config.min_precision, 0)
-    average: FloatArray = counted.mean(axis=1) / (1 - config.min_precision)
-    return average
-
-
-def _mean_errors(
-    scores: FloatArray,
-    hits: BoolArray,
-    errors: FloatArray,
-    positives: int,
-    config: NuScenesMetricConfig,
-) -> FloatArray:
-    """True-positive errors [5]: the running mean over the matches, averaged over the recalls achieved.
-
-    Args:
-        scores: [P] falling.
-        hits: [P].
-        errors: [M, 5] of the hits, in their order.
-        positives: number of ground truths, above 0.
-        config: the metric's settings.
-    """
-    confidence = np.interp(RECALLS, np.cumsum(hits) / positives, scores, right=0)
-    achieved = np.flatnonzero(confidence)
-    if not len(errors) or not len(achieved) or achieved[-1] < config.first_recall:
-        return np.ones(len(ERRORS))
-    counted = confidence[config.first_recall : achieved[-1] + 1]
-    known = ~np.isnan(errors)
-    seen = np.cumsum(known, axis=0)
-    # Before the first known value the mean counts as 0; a column that is never known counts as 1.
-    running = np.divide(np.nancumsum(errors, axis=0), seen, out=np.zeros_like(errors), where=seen > 0)
-    running[:, ~known.any(axis=0)] = 1.0
-    rising = scores[hits][::-1]
-    return np.array([np.interp(counted, rising, column[::-1]).mean() for column in running.T])
+    error_rows: IntArray  # [P] row of `MatchTable.errors`, meaningful for a hit at `error_threshold`

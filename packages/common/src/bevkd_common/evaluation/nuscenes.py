@@ -8,10 +8,10 @@ a ground truth can only be taken from within its sample, so the global order add
 import numpy as np
 from numpy.typing import NDArray
 
+from bevkd_common.config.nuscenes_names import CLASSES
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.global_boxes import (
     ATTRIBUTES,
-    CLASSES,
     NO_ATTRIBUTE,
     BoolArray,
     Cuboids,
@@ -188,27 +188,26 @@ def match(distance: FloatArray, threshold: float) -> IntArray:
 def nuscenes_results(matches: MatchTable) -> Results:
     """Score all scenes once: headline, tables by class, distance bands."""
     config = matches.config
-    scores = matches.scores()
+    scores = matches.scores(np.ones((1, len(matches.groups)), np.int64))
+    average_precision, errors = scores.average_precision[0], scores.errors[0]
     thresholds = tuple(f"{threshold:g} m" for threshold in config.distance_thresholds)
     bands = tuple(
         f"{near:g}-{far:g} m" for near, far in zip(config.band_edges, config.band_edges[1:], strict=False)
     )
     by_class = matches.band_average_precision().mean(axis=2)  # [B, C]
     by_band = np.array([row[~np.isnan(row)].mean() if not np.isnan(row).all() else np.nan for row in by_class])
-    average = scores.average_precision.mean(axis=1, keepdims=True)
+    average = average_precision.mean(axis=1, keepdims=True)
     positives = matches.positives.sum(axis=0)
     reach = ", ".join(f"{name} {metres:g} m" for name, metres in config.class_ranges.items())
     return Results(
         protocol=f"nuScenes detection metric, centre distance below {', '.join(thresholds)}; ranges: {reach}",
         headline={
-            name: Metric(value=value, unit=UNITS[name], higher_is_better=name in ("mAP", "NDS"))
-            for name, value in scores.headline.items()
+            name: Metric(value=float(values[0]), unit=UNITS[name], higher_is_better=name in ("mAP", "NDS"))
+            for name, values in scores.headline.items()
         },
         tables={
-            "average precision": _table(
-                CLASSES, ("mean", *thresholds), np.concatenate([average, scores.average_precision], axis=1)
-            ),
-            "true-positive errors": _table(CLASSES, ERRORS, scores.errors),
+            "average precision": _table(CLASSES, ("mean", *thresholds), np.c_[average, average_precision]),
+            "true-positive errors": _table(CLASSES, ERRORS, errors),
             "ground truths": _table(
                 CLASSES, ("all", *bands), np.c_[positives.sum(axis=1), positives].astype(float)
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from bevkd_common.data.index import BICYCLE_RACK, Annotations
 from bevkd_common.data.nuscenes import NuScenesDataset
 from bevkd_common.data.samples import Batch
 from bevkd_common.errors import UserError
+from bevkd_common.evaluation.fingerprints import findings
 from bevkd_common.evaluation.matches import MatchTable
 from bevkd_common.evaluation.nuscenes import (
     ATTRIBUTES,
@@ -89,6 +91,18 @@ class NuScenesSplitEvaluator:
         """The matches, which a paired bootstrap over scenes resamples."""
         self._check_complete()
         return self._metric.matches()
+
+    def load_evidence(self, path: Path) -> MatchTable:
+        """Read what `evidence` saved.
+
+        Raises:
+            UserError: If the file is missing or damaged.
+        """
+        return MatchTable.load(path)
+
+    def findings(self, results: Results) -> list[str]:
+        """One sentence for each likely mistake outside the model that the scores betray."""
+        return findings(results)
 
     def submission(self) -> dict[str, Any]:
         """The official submission; the sensors are those that the batches carried."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from bevkd_common.config.model import Config
+from bevkd_common.config.nuscenes_names import CLASSES
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.atomic import replaced_when_complete
 from bevkd_common.evaluation.global_boxes import (
     ATTRIBUTES,
-    CLASSES,
     MAX_BOXES_PER_SAMPLE,
     NO_ATTRIBUTE,
     Cuboids,

@@ -26,6 +26,7 @@ from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.run import Request, open_dataset, student_arms
 from bevkd_common.experiment.stages import STAGES
+from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections
 from bevkd_common.report import inputs
 
@@ -139,7 +140,7 @@ def _pictures(
         sample = source.load((2 * picture + 1) * len(source) // (2 * PICTURED_SAMPLES), seed=None)
         batch = collate([sample]).to(device)
         found = {name: detector.decode(detector(batch, HEAD), batch)[0] for name, detector in detectors.items()}
-        scenes.append(_scene(batch, found, lab.dataset.cameras, detectors["teacher"].taps["head"].grid.extent))
+        scenes.append(_scene(batch, found, lab.dataset.cameras, _extent(detectors["teacher"].taps["head"].grid)))
         if not picture:
             panels = _panels(lab, shown, folder, stages, detectors, batch)
     return panels, scenes
@@ -181,6 +182,11 @@ def _scene(
         threshold=DRAWN_SCORE,
         extent=extent,
     )
+
+
+def _extent(grid: Grid) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = grid.extent
+    return x0, x1, y0, y1
 
 
 def _img_T_lidar(cameras: Cameras) -> Any:  # noqa: N802 - named like every matrix

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bevkd_common.config.bevdet import BevDetConfig
+from bevkd_common.config.bevdet import describe as describe_bevdet
 from bevkd_common.config.centerpoint import CenterPointConfig
+from bevkd_common.config.centerpoint import describe as describe_centerpoint
 from bevkd_common.config.plugins import DetectorSpec
 
 CENTERPOINT = DetectorSpec(
@@ -11,11 +13,13 @@ CENTERPOINT = DetectorSpec(
     config=CenterPointConfig,
     build="bevkd_common.models.detectors.centerpoint:build",
     summary="CenterPoint over LiDAR pillars: SECOND, SECONDFPN, centre-point head.",
+    describe=describe_centerpoint,
 )
 BEVDET = DetectorSpec(
     kind="bevdet",
     config=BevDetConfig,
     build="bevkd_common.models.detectors.bevdet:build",
     summary="BEVDet over six cameras: image backbone, lift-splat, bird's-eye-view encoder, centre-point head.",
+    describe=describe_bevdet,
     check="bevkd_common.config.bevdet:check",
 )

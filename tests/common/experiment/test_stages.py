@@ -1,0 +1,32 @@
+import pytest
+from bevkd_common.errors import UserError
+from bevkd_common.experiment.stages import Stage, fingerprint, stage_weights
+
+
+def test_the_fingerprint_ignores_order_and_sees_every_value():
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert len({fingerprint({"a": value}) for value in (1, 2, None, "1", [1])}) == 5
+
+
+def test_a_stage_is_found_again_by_its_inputs(tmp_path):
+    stage = Stage("baseline", {"seed": 1}, tmp_path)
+    assert stage.trained is None
+    stage.open()
+    stage.finish_training({"steps": 3})
+    again = Stage("baseline", {"seed": 1}, tmp_path)
+    assert again.trained == {"steps": 3}
+    assert again.folder.parent == tmp_path / ".stages"
+    assert again.folder.name.startswith("baseline-")
+    assert Stage("baseline", {"seed": 2}, tmp_path).trained is None
+    assert Stage("teacher", {"seed": 1}, tmp_path).trained is None
+
+
+def test_a_stage_without_a_checkpoint_says_so(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        stage_weights(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / ".stages").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        Stage("baseline", {}, tmp_path).open()
