@@ -90,7 +90,7 @@ def test_every_camera_has_its_own_matrices():
 
 augmentations = st.builds(
     ImageAug,
-    scale=st.floats(0.386, 0.55),
+    scale=st.sampled_from([k / 100 for k in range(39, 56)]),  # whole pixels of 1600 x 900
     crop_left=st.integers(0, 60),
     crop_top=st.integers(0, 200),
     flip=st.booleans(),
@@ -177,7 +177,7 @@ def test_a_bright_spot_moves_as_the_matrix_says(aug, u, v):
     assert moved.shape == (256, 704)
     rows, columns = np.mgrid[:256, :704] + 0.5
     center = np.array([(moved * columns).sum(), (moved * rows).sum()]) / moved.sum()
-    assert np.abs(center - expected.numpy()).max() < 1.0
+    assert np.abs(center - expected.numpy()).max() < 0.75
 
 
 @pytest.mark.parametrize("make", [Image.fromarray, lambda array: array], ids=["PIL", "NumPy"])
