@@ -8,7 +8,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.layers.format import Format
 from torch import Tensor, nn
 
@@ -16,9 +15,10 @@ from bevkd_common.config.image_backbones import (
     ImageBackboneConfig,
     ImageNormalization,
     SmallResNetConfig,
-    TimmBackboneConfig,
 )
+from bevkd_common.config.wording import did_you_mean
 from bevkd_common.errors import UserError
+from bevkd_common.models.weights import mismatches, read_checkpoint
 
 IMAGENET_MEAN_RGB = (123.675, 116.28, 103.53)
 IMAGENET_STD_RGB = (58.395, 57.12, 57.375)
@@ -78,10 +78,15 @@ def build_image_backbone(config: ImageBackboneConfig) -> ImageBackbone:
         UserError: if timm has no such network, it has no feature map of a stride, or the checkpoint does not fit.
     """
     if isinstance(config, SmallResNetConfig):
-        return _build("resnet18", config.strides, _small_resnet_layout(config))
-    backbone = _build(config.name, config.strides, {})
+        # Level 0 of a ResNet is its stem, at stride 2.
+        levels = [stride.bit_length() - 2 for stride in config.strides]
+        return _features("resnet18", levels, config.strides, _small_resnet_layout(config))
+    available = _available_strides(config.name)
+    if missing := sorted(set(config.strides) - set(available)):
+        raise UserError(f"the image backbone {config.name} has no maps of stride {missing}, only of {available}")
+    backbone = _features(config.name, [available.index(stride) for stride in config.strides], config.strides, {})
     if config.weights is not None:
-        _load_weights(backbone.network, config, config.weights)
+        _load_weights(backbone.network, config.name, config.weights)
     return backbone
 
 
@@ -94,20 +99,22 @@ def _small_resnet_layout(config: SmallResNetConfig) -> dict[str, Any]:
     }
 
 
-def _build(name: str, strides: tuple[int, ...], layout: dict[str, Any]) -> ImageBackbone:
+def _available_strides(name: str) -> list[int]:
     if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
-        raise UserError(f"timm has no image backbone called {name!r}; similar names: {close}")
-    with torch.device("meta"):
-        available = _feature_info(
-            timm.create_model(name, pretrained=False, features_only=True, **layout)
-        ).reduction()
-    missing = sorted(set(strides) - set(available))
-    if missing:
-        raise UserError(f"the image backbone {name} has no feature map of stride {missing}, it has {available}")
-    levels = tuple(available.index(stride) for stride in strides)
-    network = timm.create_model(name, pretrained=False, features_only=True, out_indices=levels, **layout)
-    if network.output_fmt != Format.NCHW:
+        near = did_you_mean(name, timm.list_models())
+        raise UserError(f"timm has no image backbone `{name}`{near or '; see timm.list_models() for those it has'}")
+    try:
+        with torch.device("meta"):
+            return _feature_info(timm.create_model(name, pretrained=False, features_only=True)).reduction()
+    except RuntimeError as error:
+        raise UserError(
+            f"timm's `{name}` gives no feature maps ({error}); choose a convolutional network"
+        ) from error
+
+
+def _features(name: str, levels: list[int], strides: tuple[int, ...], layout: dict[str, Any]) -> ImageBackbone:
+    network = timm.create_model(name, pretrained=False, features_only=True, out_indices=tuple(levels), **layout)
+    if getattr(network, "output_fmt", Format.NCHW) != Format.NCHW:
         raise UserError(f"the image backbone {name} returns channels last; choose a convolutional network")
     return ImageBackbone(network, _feature_info(network).channels(), strides)
 
@@ -116,26 +123,18 @@ def _feature_info(network: nn.Module) -> Any:
     return network.feature_info
 
 
-def _load_weights(network: nn.Module, config: TimmBackboneConfig, path: Path) -> None:
-    if not path.is_file():
-        raise UserError(
-            f"the weights of the image backbone {config.name} are not at {path}; put timm's or torchvision's "
-            "checkpoint there, or leave `weights` out to start at random"
-        )
-    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+def _load_weights(network: nn.Module, name: str, path: Path) -> None:
+    weights = read_checkpoint(path)
     expected = network.state_dict()
     with torch.device("meta"):
-        whole = timm.create_model(config.name, pretrained=False).state_dict().keys()
+        whole = timm.create_model(name, pretrained=False).state_dict().keys()
     # The classifier and the stages behind the last level are of no use here.
-    given = {key: value for key, value in state.items() if key in expected or key not in whole}
+    found = {key: value for key, value in weights.items() if key in expected or key not in whole}
     # Checkpoints from before PyTorch 0.4.1 do not count batches.
-    given = {key: value for key, value in expected.items() if key.endswith("num_batches_tracked")} | given
-    differing = sorted(expected.keys() ^ given.keys()) or [
-        key for key, value in expected.items() if value.shape != given[key].shape
-    ]
-    if differing:
+    found = {key: value for key, value in expected.items() if key.endswith("num_batches_tracked")} | found
+    if problems := mismatches(expected, found):
         raise UserError(
-            f"{path} does not fit the image backbone {config.name}: {len(differing)} tensors are missing, unknown "
-            f"or of another shape, the first is {differing[0]}; is it a checkpoint of this network?"
+            f"{path} does not fit the image backbone {name}; is it a checkpoint of timm or torchvision?\n  "
+            + "\n  ".join(problems)
         )
-    network.load_state_dict(given)
+    network.load_state_dict(found)

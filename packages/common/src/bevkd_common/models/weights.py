@@ -59,6 +59,26 @@ CENTERPOINT_PILLAR = WeightMap(
     ),
 )
 
+BEVDET_R50 = WeightMap(
+    source="BEVDet with ResNet-50",
+    prefixes=(
+        ("img_backbone.", "image_backbone.network."),
+        ("img_neck.lateral_convs.0.conv.", "image_neck.laterals.0."),
+        ("img_neck.lateral_convs.1.conv.", "image_neck.laterals.1."),
+        ("img_neck.fpn_convs.0.conv.", "image_neck.output."),
+        ("img_view_transformer.depthnet.", "lift_splat.depth_net."),
+        ("img_bev_encoder_backbone.layers.0.0.downsample.", "bev_stages.0.0.shortcut."),
+        ("img_bev_encoder_backbone.layers.1.0.downsample.", "bev_stages.1.0.shortcut."),
+        ("img_bev_encoder_backbone.layers.2.0.downsample.", "bev_stages.2.0.shortcut."),
+        ("img_bev_encoder_backbone.layers.", "bev_stages."),
+        ("img_bev_encoder_neck.conv.", "bev_neck.fuse."),
+        ("img_bev_encoder_neck.up2.", "bev_neck.refine."),
+        ("pts_bbox_head.", "head."),
+    ),
+    # Geometry stored as parameters; ours is recomputed from the configuration.
+    ignored=tuple(f"img_view_transformer.{name}" for name in ("dx", "bx", "nx", "frustum")),
+)
+
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read the weights of a .pth or .safetensors file on the CPU; never runs code that the file may hold.

@@ -60,13 +60,15 @@ def bev_pool(depth: Tensor, context: Tensor, cells: Tensor, grid: Grid) -> Tenso
     """
     batch, bins, channels = len(depth), depth.shape[2], context.shape[2]
     dtype = torch.promote_types(context.dtype, torch.float32)
-    per_sample = grid.ny * grid.nx + 1
+    per_sample = grid.ny * grid.nx
     first_cell = torch.arange(batch, device=cells.device).view(-1, 1, 1, 1, 1) * per_sample
+    # All points outside share one row behind the last sample's.
+    cells = torch.where(cells < per_sample, cells + first_cell, batch * per_sample)
     # One row a pixel: [D, B·N·H·W] and [B·N·H·W, C].
-    cells = (cells + first_cell).movedim(2, 0).reshape(bins, -1)
+    cells = cells.movedim(2, 0).reshape(bins, -1)
     weights = depth.to(dtype).movedim(2, 0).reshape(bins, -1, 1)
     features = context.to(dtype).permute(0, 1, 3, 4, 2).reshape(-1, channels)
-    pooled = features.new_zeros(batch * per_sample, channels)
+    pooled = features.new_zeros(batch * per_sample + 1, channels)
     for index, weight in zip(cells, weights, strict=True):
         pooled.index_add_(0, index, weight * features)
-    return pooled.view(batch, per_sample, channels)[:, :-1].unflatten(1, (grid.ny, grid.nx)).permute(0, 3, 1, 2)
+    return pooled[:-1].unflatten(0, (batch, grid.ny, grid.nx)).permute(0, 3, 1, 2)
