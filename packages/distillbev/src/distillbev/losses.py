@@ -179,13 +179,15 @@ def decompose(foreground: Tensor, foreground_scale: Tensor, false_positive: Tens
     if false_positive is None:
         false_positive = torch.zeros_like(foreground)
     background = ~foreground & ~false_positive
-    scale = foreground_scale + _share_of_region(false_positive) + _share_of_region(background)
+    dtype = foreground_scale.dtype
+    scale = foreground_scale + _share_of_region(false_positive, dtype) + _share_of_region(background, dtype)
     return Regions(foreground, false_positive, background, scale)
 
 
-def _share_of_region(mask: Tensor) -> Tensor:
+def _share_of_region(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """1 / N inside a mask [B, Y, X] of N cells, 0 outside."""
-    return mask / mask.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    inside = mask.to(dtype)
+    return inside / inside.sum(dim=(1, 2), keepdim=True).clamp(min=1)
 
 
 def level_scale(regions: Regions) -> Regions:
@@ -195,8 +197,15 @@ def level_scale(regions: Regions) -> Regions:
     """
     foreground = regions.foreground
     total = (regions.scale * foreground).sum(dim=(1, 2), keepdim=True)
-    level = torch.where(foreground, total * _share_of_region(foreground), regions.scale)
+    level = torch.where(foreground, total * _share_of_region(foreground, total.dtype), regions.scale)
     return regions._replace(scale=level)
+
+
+def level_weight(regions: Regions, alpha: float, w_fp: float, beta: float) -> Tensor:
+    """Equation 1 ablated: all cells of a sample weigh the same, and their sum stays what it was; [B, Y, X]."""
+    parts = ((regions.foreground, alpha), (regions.false_positive, w_fp), (regions.background, beta))
+    weight = torch.stack([mask * regions.scale * factor for mask, factor in parts]).sum(dim=0)
+    return weight.mean(dim=(1, 2), keepdim=True).expand_as(weight)
 
 
 def spatial_attention(features: Tensor, tau: float) -> Tensor:

@@ -1,0 +1,379 @@
+"""DistillBEV as a method: which maps it compares, what it learns, and the losses of a step.
+
+Source: DistillBEV, ICCV 2023, arXiv 2309.15109.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from bevkd_common.data.samples import Batch
+from bevkd_common.distill.method import MethodOutput, Panel, ParamGroup
+from bevkd_common.errors import UserError
+from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.detector import Outputs, Targets, Term
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distillbev.inheritance import Inheritance, inherit_head
+from distillbev.losses import (
+    AttentionMap,
+    AttentionSource,
+    Overlap,
+    Regions,
+    SamplePoint,
+    attention_imitation,
+    channel_attention,
+    combined_attention,
+    decompose,
+    false_positive_mask,
+    feature_imitation,
+    foreground_and_scale,
+    ground_truth_heatmap,
+    level_scale,
+    level_weight,
+    resample_heatmap,
+    squared_error,
+    teacher_heatmap,
+)
+
+LEGEND = ("background", "foreground: in a ground-truth box", "false positive: only the teacher sees an object")
+
+
+class LayerWeights(NamedTuple):
+    """Weights of one layer's terms: equation 7's alpha and beta, that of the false positives, and lambda."""
+
+    alpha: float
+    beta: float
+    w_fp: float
+    lam: float
+
+
+class Layer(nn.Module):
+    """A pair of maps and what makes them comparable.
+
+    Args:
+        name: Prefix of its terms.
+        teacher_tap: Name of the teacher's map.
+        student_tap: Name of the student's map.
+        grid: Cells of the teacher's map, and of the student's after the adapter.
+        adapter: From the student's map to the teacher's shape.
+        kernel: K of equation 8.
+        weights: Of the terms.
+        false_positives: Whether false positives are a region of their own here.
+        normalized: Whether both maps are divided by the teacher's root mean square, which must be measured first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        teacher_tap: str,
+        student_tap: str,
+        grid: Grid,
+        *,
+        adapter: nn.Module,
+        kernel: nn.Module,
+        weights: LayerWeights,
+        false_positives: bool,
+        normalized: bool,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.teacher_tap = teacher_tap
+        self.student_tap = student_tap
+        self.grid = grid
+        self.adapter = adapter
+        self.kernel = kernel
+        self.weights = weights
+        self.false_positives = false_positives
+        self.teacher_rms: Tensor | None
+        # NaN until measured: a loss of a map that nobody measured is NaN too, and stops the training.
+        self.register_buffer("teacher_rms", torch.tensor(torch.nan) if normalized else None)
+
+    def maps(self, teacher: Outputs, student: Outputs) -> tuple[Tensor, Tensor]:
+        """The teacher's map and the student's adapted one, [B, C, Y, X] in full precision."""
+        target = _full_precision(teacher.taps[self.teacher_tap].detach())
+        adapted = _full_precision(self.adapter(student.taps[self.student_tap]))
+        if self.teacher_rms is None:
+            return target, adapted
+        return target / self.teacher_rms, adapted / self.teacher_rms
+
+
+class Comparison(NamedTuple):
+    """What the losses of a layer see.
+
+    Attributes:
+        layer: The pair.
+        teacher: [B, C, Y, X] map, without gradient.
+        student: [B, C, Y, X] map, adapted.
+        regions: Of the layer's grid.
+    """
+
+    layer: Layer
+    teacher: Tensor
+    student: Tensor
+    regions: Regions
+
+
+class DistillBev(nn.Module):
+    """Feature and attention imitation by region, at several layers; a `Method`.
+
+    Args:
+        layers: The pairs of maps.
+        inherit: What the student's head copies from the teacher's.
+        weight: Factor on all terms.
+        region_decomposition: Whether regions are weighted apart.
+        adaptive_scaling: Whether foreground cells count by the size of their object.
+        attention: Whose spatial attention weighs the cells.
+        attention_map: The channel mean of equation 8; None leaves that term out.
+        tau: Temperature of the attention.
+        student_ratio: Weight of the student's attention relative to the teacher's.
+        gamma_teacher: Probability above which the teacher sees an object.
+        gamma_ground_truth: Value below which the ground truth shows none.
+        sample_point: Point of a cell that must lie in a box.
+        overlap: Which of several boxes owns a cell.
+        ensure_center_cell: Whether a box without a sample point gets its centre's cell.
+        false_positive_channel_attention: Whether the teacher's channel attention weighs the false positives.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        *,
+        inherit: Inheritance,
+        weight: float,
+        region_decomposition: bool,
+        adaptive_scaling: bool,
+        attention: AttentionSource,
+        attention_map: AttentionMap | None,
+        tau: float,
+        student_ratio: float,
+        gamma_teacher: float,
+        gamma_ground_truth: float,
+        sample_point: SamplePoint,
+        overlap: Overlap,
+        ensure_center_cell: bool,
+        false_positive_channel_attention: bool,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.inherit = inherit
+        self.weight = weight
+        self.region_decomposition = region_decomposition
+        self.adaptive_scaling = adaptive_scaling
+        self.attention = attention
+        self.attention_map = attention_map
+        self.tau = tau
+        self.student_ratio = student_ratio
+        self.gamma_teacher = gamma_teacher
+        self.gamma_ground_truth = gamma_ground_truth
+        self.sample_point = sample_point
+        self.overlap = overlap
+        self.ensure_center_cell = ensure_center_cell
+        self.false_positive_channel_attention = false_positive_channel_attention
+        head = {"head"} if any(layer.false_positives for layer in layers) else set()
+        self.teacher_taps = frozenset(layer.teacher_tap for layer in layers) | head
+        self.student_taps = frozenset(layer.student_tap for layer in layers)
+
+    def forward(self, teacher: Outputs, student: Outputs, targets: Targets, batch: Batch) -> MethodOutput:
+        """Equation 9 without the detection losses.
+
+        Terms of a layer are `{layer}/fg`, `/tn`, `/fp` where false positives are a region, and `/attention`;
+        without region decomposition the first three are one, `/all`. Metrics of a layer are the cells of each
+        region (mean over the samples), the root mean square of either map, and their cosine similarity.
+        """
+        terms: dict[str, Term] = {}
+        metrics: dict[str, Tensor] = {}
+        for comparison in self._comparisons(teacher, student, targets, batch):
+            name = comparison.layer.name
+            for key, term in self._terms(comparison).items():
+                terms[f"{name}/{key}"] = Term(term.value, term.weight * self.weight)
+            for key, metric in _metrics(comparison).items():
+                metrics[f"{name}/{key}"] = metric
+        return MethodOutput(terms, metrics)
+
+    def prepare(self, teacher: nn.Module, student: nn.Module, calibration: Iterable[Batch]) -> None:
+        """Copy the head, and measure the teacher's maps that are to be normalised.
+
+        Args:
+            teacher: The trained detector, in eval mode.
+            student: The detector that is going to be trained.
+            calibration: Batches on the teacher's device; read only where a layer is normalised.
+
+        Raises:
+            UserError: If the student's head does not have the teacher's shapes, or a map is zero everywhere.
+            ValueError: If the teacher is in training mode, or batches are needed and there are none.
+        """
+        if self.inherit != "none":
+            inherit_head(teacher, student, self.inherit)
+        normalized = [layer for layer in self._layers if layer.teacher_rms is not None]
+        if normalized:
+            names = frozenset(layer.teacher_tap for layer in normalized)
+            measured = root_mean_squares(teacher, names, calibration)
+            for layer in normalized:
+                assert layer.teacher_rms is not None
+                layer.teacher_rms.fill_(measured[layer.teacher_tap])
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Adapters and attention kernels, at the student's learning rate and weight decay."""
+        parameters = list(self.parameters())
+        return [ParamGroup(parameters)] if parameters else []
+
+    @torch.no_grad()
+    def explain(self, teacher: Outputs, student: Outputs, targets: Targets, batch: Batch) -> list[Panel]:
+        """For each layer its regions, the attention, and the magnitudes of both maps, of the first sample."""
+        training = self.training
+        self.eval()
+        panels = [
+            panel
+            for comparison in self._comparisons(teacher, student, targets, batch)
+            for panel in _panels(comparison, self._attention(comparison))
+        ]
+        self.train(training)
+        return panels
+
+    @property
+    def _layers(self) -> Sequence[Layer]:
+        return cast("Sequence[Layer]", self.layers)
+
+    def _comparisons(
+        self, teacher: Outputs, student: Outputs, targets: Targets, batch: Batch
+    ) -> Iterator[Comparison]:
+        """One for each layer; the boxes are laid on each grid once."""
+        foregrounds: dict[Grid, tuple[Tensor, Tensor]] = {}
+        heatmaps = self._heatmaps(teacher, targets)
+        for layer in self._layers:
+            target, adapted = layer.maps(teacher, student)
+            if layer.grid not in foregrounds:
+                foregrounds[layer.grid] = foreground_and_scale(
+                    batch.boxes, batch.valid, layer.grid, self.sample_point, self.overlap, self.ensure_center_cell
+                )
+            regions = self._regions(layer, *foregrounds[layer.grid], heatmaps)
+            yield Comparison(layer, target, adapted, regions)
+
+    def _heatmaps(self, teacher: Outputs, targets: Targets) -> tuple[Tensor, ...]:
+        """The teacher's and the true class-agnostic heat map, where a layer asks for false positives."""
+        if "head" not in self.teacher_taps:
+            return ()
+        logits = [_full_precision(task["heatmap"].detach()) for task in teacher.head]
+        return teacher_heatmap(logits), ground_truth_heatmap(targets.heatmaps)
+
+    def _regions(self, layer: Layer, mask: Tensor, scale: Tensor, heatmaps: tuple[Tensor, ...]) -> Regions:
+        false_positive = None
+        if layer.false_positives:
+            seen, truth = (resample_heatmap(heatmap, layer.grid.ny, layer.grid.nx) for heatmap in heatmaps)
+            false_positive = false_positive_mask(seen, truth, mask, self.gamma_teacher, self.gamma_ground_truth)
+        regions = decompose(mask, scale, false_positive)
+        return regions if self.adaptive_scaling else level_scale(regions)
+
+    def _attention(self, comparison: Comparison) -> Tensor:
+        return combined_attention(
+            comparison.teacher, comparison.student, self.attention, self.tau, self.student_ratio
+        )
+
+    def _terms(self, comparison: Comparison) -> dict[str, Term]:
+        layer, teacher, student, _ = comparison
+        # Half precision loses the small shares of a softmax over thousands of cells.
+        with torch.autocast(teacher.device.type, enabled=False):
+            terms = self._feature_terms(comparison, self._attention(comparison))
+            if self.attention_map is not None:
+                imitated = attention_imitation(teacher, student, self.attention_map, layer.kernel)
+                terms["attention"] = Term(imitated, layer.weights.lam)
+        return terms
+
+    def _feature_terms(self, comparison: Comparison, attention: Tensor) -> dict[str, Term]:
+        layer, teacher, student, regions = comparison
+        alpha, beta, w_fp, _ = layer.weights
+        error = squared_error(teacher, student)
+        if not self.region_decomposition:
+            return {"all": Term(feature_imitation(error, level_weight(regions, alpha, w_fp, beta), attention))}
+        terms = {
+            "fg": Term(feature_imitation(error, regions.foreground * regions.scale, attention), alpha),
+            "tn": Term(feature_imitation(error, regions.background * regions.scale, attention), beta),
+        }
+        if layer.false_positives:
+            if self.false_positive_channel_attention:
+                error = squared_error(teacher, student, channel_attention(teacher, self.tau))
+            weight = regions.false_positive * regions.scale
+            terms["fp"] = Term(feature_imitation(error, weight, attention), w_fp)
+        return terms
+
+
+def root_mean_squares(detector: nn.Module, names: frozenset[str], batches: Iterable[Batch]) -> dict[str, float]:
+    """Root mean square of a trained detector's maps, by tap name, over all cells and channels of the batches.
+
+    Raises:
+        UserError: If a map is zero everywhere.
+        ValueError: If the detector is in training mode, or there are no batches.
+    """
+    if detector.training:
+        raise ValueError("the teacher must be in eval mode, or measuring it moves its batch norm")
+    squares, count = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    with torch.no_grad():
+        for batch in batches:
+            taps = detector(batch, names).taps
+            for name in names:
+                squares[name] += taps[name].double().square().sum().item()
+                count[name] += taps[name].numel()
+    if not all(count.values()):
+        raise ValueError("normalising by the teacher's root mean square needs calibration batches, there are none")
+    for name in sorted(names):
+        if squares[name] == 0:
+            raise UserError(
+                f"the teacher's map {name!r} is zero in all calibration batches and cannot be normalised; train "
+                "the teacher longer, or set `normalize: none`"
+            )
+    return {name: (squares[name] / count[name]) ** 0.5 for name in names}
+
+
+def _full_precision(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _metrics(comparison: Comparison) -> dict[str, Tensor]:
+    _, teacher, student, regions = comparison
+    student = student.detach()
+    return {
+        "cells_fg": _mean_count(regions.foreground),
+        "cells_fp": _mean_count(regions.false_positive),
+        "cells_tn": _mean_count(regions.background),
+        "teacher_rms": teacher.square().mean().sqrt(),
+        "student_rms": student.square().mean().sqrt(),
+        "cosine": F.cosine_similarity(teacher.flatten(1), student.flatten(1)).mean(),
+    }
+
+
+def _mean_count(mask: Tensor) -> Tensor:
+    return mask.sum().to(torch.float32) / len(mask)
+
+
+def _panels(comparison: Comparison, attention: Tensor) -> list[Panel]:
+    layer, teacher, student, regions = comparison
+    x_min, y_min, x_max, y_max = layer.grid.extent
+    extent = (x_min, x_max, y_min, y_max)
+    parts = regions.foreground[0].long() + 2 * regions.false_positive[0].long()
+
+    def magnitude(features: Tensor, title: str, caption: str) -> Panel:
+        return Panel(f"{layer.name}: {title}", caption, "map", features[0].abs().mean(dim=0).cpu(), extent)
+
+    return [
+        Panel(
+            f"{layer.name}: regions",
+            "Foreground, false positives and background are imitated with weights of their own.",
+            "regions",
+            parts.cpu(),
+            extent,
+            LEGEND,
+        ),
+        Panel(
+            f"{layer.name}: attention",
+            "Factor on each cell's error; its mean is one.",
+            "map",
+            attention[0].cpu(),
+            extent,
+        ),
+        magnitude(teacher, "teacher", "Mean absolute value of the teacher's features."),
+        magnitude(student, "student", "Mean absolute value of the student's features, adapted."),
+    ]
