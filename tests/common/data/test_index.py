@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bevkd_common.config.nuscenes_names import CAMERAS, CLASSES
-from bevkd_common.data.index import BICYCLE_RACK, IGNORED, NuScenesIndex
+from bevkd_common.data.index import BICYCLE_RACK, IGNORED, NuScenesIndex, index_paths, open_index
 from bevkd_common.data.index_build import build_index
+from bevkd_common.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +174,198 @@ def test_official_splits_equal_the_devkits():
         assert ours == splits[name]
         sizes[name] = len(ours)
     assert sizes == {"train": 700, "val": 150, "mini_train": 8, "mini_val": 2}
+
+
+def test_a_second_opening_reads_the_file(own_world, monkeypatch):
+    steps = []
+    first = open_index(own_world.root, own_world.version, lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert index_paths(own_world.root, own_world.version)[0].is_file()
+    monkeypatch.setattr("bevkd_common.data.index_build.build_index", _unexpected)
+    second = open_index(own_world.root, own_world.version)
+    compared = 0
+    for part in NuScenesIndex.PARTS:
+        for name, value in vars(getattr(first, part)).items():
+            np.testing.assert_array_equal(getattr(getattr(second, part), name), value)
+            compared += 1
+    assert compared == 25
+    assert (second.root, second.version, second.tables_sha256) == (first.root, first.version, first.tables_sha256)
+
+
+def _unexpected(*_):
+    raise AssertionError("the index was built again")
+
+
+def test_a_changed_table_is_read_again(own_world):
+    before = open_index(own_world.root, own_world.version)
+    own_world.tables["sample_annotation"][0]["num_lidar_pts"] = 1234
+    own_world.write("sample_annotation")
+    after = open_index(own_world.root, own_world.version)
+    assert (before.annotations.lidar_points[0], after.annotations.lidar_points[0]) == (9, 1234)
+    assert before.tables_sha256 != after.tables_sha256
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut off"])
+def test_a_damaged_index_file_is_made_again(own_world, content):
+    path = index_paths(own_world.root, own_world.version)[0]
+    path.write_bytes(content)
+    assert len(open_index(own_world.root, own_world.version).key_frames.token) == 8
+    assert len(path.read_bytes()) > 1000
+
+
+def test_an_index_of_another_format_is_made_again(own_world, monkeypatch):
+    monkeypatch.setattr("bevkd_common.data.index.FORMAT", 0)
+    open_index(own_world.root, own_world.version)
+    old = index_paths(own_world.root, own_world.version)[0]
+    monkeypatch.undo()
+    new = index_paths(own_world.root, own_world.version)[0]
+    old.rename(new)
+    stamp = new.stat().st_mtime_ns
+    assert len(open_index(own_world.root, own_world.version).key_frames.token) == 8
+    assert new.stat().st_mtime_ns != stamp
+
+
+def test_read_only_data_is_indexed_in_the_users_cache(own_world, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    beside, cached = index_paths(own_world.root, own_world.version)
+    beside.mkdir()  # nothing can be written there, whoever runs the test
+    open_index(own_world.root, own_world.version)
+    assert cached.is_file()
+    assert cached.is_relative_to(tmp_path / "cache")
+    monkeypatch.setattr("bevkd_common.data.index_build.build_index", _unexpected)
+    assert len(open_index(own_world.root, own_world.version).key_frames.token) == 8
+
+
+def test_an_index_that_cannot_be_kept_is_said(own_world, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    index_paths(own_world.root, own_world.version)[0].mkdir()
+    assert len(open_index(own_world.root, own_world.version).key_frames.token) == 8
+    assert "the tables will be read each time" in caplog.text
+
+
+def test_splits_choose_key_frames(index):
+    assert index.split("small_train").tolist() == [0, 1, 2, 3, 4]
+    assert index.split("small_val").tolist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (
+            "nonsense",
+            r"no split 'nonsense' in .*choose one of train, val, mini_train, mini_val, small_train, small_val",
+        ),
+        ("val", r"has 0 of the 150 scenes of split 'val' \(scene-0003, scene-0012, scene-0013 \.\.\. lack\)"),
+    ],
+)
+def test_a_split_that_is_not_there(index, split, message):
+    with pytest.raises(UserError, match=message):
+        index.split(split)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "splits.json is not JSON"),
+        ("[]", "must map each split to a list of scene names"),
+        ('{"a": "scene-9001"}', "must map each split to a list of scene names"),
+        ('{"a": [9001]}', "must map each split to a list of scene names"),
+    ],
+)
+def test_damaged_splits(own_world, content, message):
+    (own_world.root / own_world.version / "splits.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        open_index(own_world.root, own_world.version).split("a")
+
+
+def test_missing_folders_and_tables(own_world, tmp_path):
+    with pytest.raises(UserError, match=r"no data set at .*absent.*--data-root"):
+        open_index(tmp_path / "absent", own_world.version)
+    with pytest.raises(UserError, match=r"has no folder v1\.0-mini: it holds v1\.0-small"):
+        open_index(own_world.root, "v1.0-mini")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="it holds no version folder such as"):
+        open_index(tmp_path / "empty", "v1.0-mini")
+    table = own_world.root / own_world.version / "ego_pose.json"
+    table.unlink()
+    with pytest.raises(UserError, match=r"v1\.0-small lacks ego_pose\.json; unpack the metadata"):
+        open_index(own_world.root, own_world.version)
+    with pytest.raises(UserError, match=r"v1\.0-small lacks ego_pose\.json; unpack the metadata"):
+        build_index(own_world.root, own_world.version)
+    table.mkdir()
+    with pytest.raises(UserError, match=r"ego_pose\.json cannot be read"):
+        build_index(own_world.root, own_world.version)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"token": "a"}', r"sensor\.json is not JSON"),
+        ('{"token": "a"}', r"sensor\.json is not a list of records with tokens"),
+        ("[1]", r"sensor\.json is not a list of records with tokens"),
+        ('[{"name": "a"}]', r"sensor\.json is not a list of records with tokens"),
+    ],
+)
+def test_damaged_tables(own_world, content, message):
+    (own_world.root / own_world.version / "sensor.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        build_index(own_world.root, own_world.version)
+
+
+def _change(table, row, **values):
+    return lambda tables: tables[table][row].update(values)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "message"),
+    [
+        ("calibrated_sensor", _change("calibrated_sensor", 0, rotation=[0.9, 0.9, 0, 0]),
+         r"rotation of rig-LIDAR_TOP in .*calibrated_sensor\.json is a quaternion of length 1\.27279"),
+        ("calibrated_sensor", _change("calibrated_sensor", 2, translation=[0, 1]),
+         r"translation of rig-CAM_FRONT_RIGHT in .* is not a list of 3 finite numbers"),
+        ("calibrated_sensor", _change("calibrated_sensor", 2, translation=[0, "a", 1]),
+         r"translation of rig-CAM_FRONT_RIGHT in .* is not a list of 3 finite numbers"),
+        ("calibrated_sensor", _change("calibrated_sensor", 2, camera_intrinsic=[[9, 0, 0], [0, -9, 0], [0, 0, 1]]),
+         r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .*calibrated_sensor\.json has a focal length"),
+        ("ego_pose", _change("ego_pose", 3, translation=[float("nan"), 0, 0]),
+         r"translation of pose-LIDAR_TOP-scene-9001-150 in .*ego_pose\.json is not a list of 3 finite numbers"),
+        ("sample_data", lambda tables: tables["sample_data"].pop(22),
+         r"key frame scene-9001-key1 has no CAM_FRONT in .*sample_data\.json"),
+        ("sample", lambda tables: tables["sample"].clear(), r"sample\.json holds no key frame"),
+        ("sensor", lambda tables: tables["sensor"].pop(0), r"contradict each other: 'sensor-LIDAR_TOP' is missing"),
+        ("instance", lambda tables: tables["instance"].pop(0), r"contradict each other: 'car-scene-9001' is"),
+        ("sample_annotation", _change("sample_annotation", 0, attribute_tokens=["att-vehicle.parked"] * 2),
+         r"annotation car-scene-9001-0 in .* has more than one attribute"),
+        ("sample_annotation", _change("sample_annotation", 1, size=[1.9, 0, 1.7]),
+         r"annotation car-scene-9001-1 in .* has the size \[1\.9, 0\.0, 1\.7\]"),
+        ("sample_annotation",
+         lambda tables: [r.update(size=[4.6, 1.9, 1.7]) for r in tables["sample_annotation"] if 1.9 in r["size"]],
+         r"the cars in .* are wider than long \(4\.60 m by 1\.90 m\); sizes must be width, length, height"),
+        ("category", lambda tables: [record.update(name="thing") for record in tables["category"]],
+         r"category\.json names none of the categories of the nuScenes detection task; it has thing"),
+    ],
+)  # fmt: skip
+def test_tables_that_make_no_sense(own_world, table, change, message):
+    change(own_world.tables)
+    own_world.write(table)
+    with pytest.raises(UserError, match=message):
+        build_index(own_world.root, own_world.version)
+
+
+def test_sweeps_never_cross_a_scene(own_world):
+    """Even if the chain of `prev` does."""
+    rows = {record["token"]: record for record in own_world.tables["sample_data"]}
+    rows["LIDAR_TOP-scene-9002-0"]["prev"] = "LIDAR_TOP-scene-9001-1000"
+    own_world.write("sample_data")
+    sweeps = build_index(own_world.root, own_world.version).sweeps
+    assert sweeps.count.tolist() == [1, 11, 11, 1, 11, 1, 11, 11]
+
+
+def test_a_version_without_annotations_is_indexed(own_world):
+    """As that of the test set."""
+    own_world.tables["sample_annotation"].clear()
+    own_world.write("sample_annotation")
+    index = build_index(own_world.root, own_world.version)
+    assert index.annotations.boxes.shape == (0, 9)
+    assert index.annotations.offset.tolist() == [0] * 9

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,8 @@ import numpy.typing as npt
 
 from bevkd_common.data.nuscenes_tables import scene_names, table_state
 from bevkd_common.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raise it when the meaning or layout of a field changes; older files are then made anew."""
@@ -198,15 +201,14 @@ class NuScenesIndex:
         return cls(root, header["version"], header["tables_sha256"], **parts)
 
 
-def open_index(
-    root: Path, version: str, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
-) -> NuScenesIndex:
+def open_index(root: Path, version: str, progress: Callable[[int, int], None] | None = None) -> NuScenesIndex:
     """The index of `root/version`, from its file if that is current, else from the tables.
+
+    The file lies beside the tables, or in the user's cache folder where the tables cannot be written to.
 
     Args:
         root: Folder of the data set.
         version: Name of the version folder, such as `v1.0-trainval`.
-        cache: Folder for the index where the version folder cannot be written; default `~/.cache/bevkd`.
         progress: Called with the steps done and all steps while the tables are read.
 
     Raises:
@@ -216,7 +218,7 @@ def open_index(
 
     root = root.resolve()
     state = table_state(root, version)
-    places = index_paths(root, version, cache)
+    places = index_paths(root, version)
     for path in places:
         index = NuScenesIndex.load(path, root, state)
         if index is not None:
@@ -226,18 +228,19 @@ def open_index(
     return index
 
 
-def index_paths(root: Path, version: str, cache: Path | None = None) -> tuple[Path, Path]:
-    """Where the index of a version may lie: beside its tables, or in a folder of the user."""
-    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevkd"
+def index_paths(root: Path, version: str) -> tuple[Path, Path]:
+    """Where the index of a version may lie: beside its tables, or in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevkd"
     place = hashlib.sha256(str(root / version).encode()).hexdigest()[:16]
     return root / version / f"bevkd-index-{FORMAT}.npz", cache / f"index-{FORMAT}-{place}.npz"
 
 
-def _save_somewhere(index: NuScenesIndex, places: Iterable[Path], state: str) -> None:
+def _save_somewhere(index: NuScenesIndex, places: tuple[Path, ...], state: str) -> None:
     for path in places:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             index.save(path, state)
-        except OSError:  # read-only or full: the next place, or reading the tables each time
+        except OSError:
             continue
         return
+    _log.warning("the index cannot be kept in %s; the tables will be read each time", " or ".join(map(str, places)))

@@ -76,8 +76,7 @@ class NuScenesDataset:
             UserError: If the version lacks scenes of the split, files are missing, or `needs` asks for something
                 that is not provided.
         """
-        wanted = {"history": needs.history, "can_bus": needs.can_bus, "virtual_points": needs.virtual_points}
-        lacking = [name for name, value in wanted.items() if value]
+        lacking = [name for name in ("history", "depth", "can_bus", "virtual_points") if getattr(needs, name)]
         if lacking:
             raise UserError(
                 f"the reader of {self.name} does not provide {', '.join(lacking)}, which a detector needs"

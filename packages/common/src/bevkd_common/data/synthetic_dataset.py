@@ -26,7 +26,7 @@ def build(
     Raises:
         UserError: If the world's folder has been damaged.
     """
-    folder = ensure_world(config.world, root, workers=len(os.sched_getaffinity(0)), progress=progress)
+    folder = ensure_world(config.world, root, workers=os.cpu_count() or 1, progress=progress)
     content = json.loads((folder / "world.json").read_text())["content_hash"]
     world = config.world
     return NuScenesDataset(
