@@ -109,12 +109,6 @@ class DetectionArrays:
     def __len__(self) -> int:
         return len(self.cuboids)
 
-    @classmethod
-    def empty(cls) -> Self:
-        """Return no predictions."""
-        none = np.zeros(0, np.int64)
-        return cls(Cuboids.empty(), none, np.zeros((0, 2)), none, np.zeros(0))
-
     def take(self, keep: BoolArray) -> Self:
         """Return the predictions where the mask `keep` [K] is true."""
         return type(self)(

@@ -1,6 +1,7 @@
 """The official nuScenes detection submission: one JSON object with every sample of the split as a key."""
 
 import json
+import reprlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,17 +208,20 @@ def _from_json(where: str, token: str, boxes: Any) -> DetectionArrays:
 
 def _numbers(where: str, boxes: list[dict[str, Any]], field: str, width: int | None = None) -> FloatArray:
     """Return the field of K boxes as [K] or [K, width]."""
-    shape = (len(boxes),) if width is None else (len(boxes), width)
-    if not boxes:
-        return np.zeros(shape)
-    try:
-        column = np.asarray([box.get(field) for box in boxes])
-    except ValueError:  # lists of different lengths
-        column = np.empty(0)
-    if column.shape != shape or column.dtype.kind not in "iuf":
-        kind = "a number" if width is None else f"a list of {width} numbers"
-        raise UserError(f"{where}: field '{field}' must be {kind} in every box.")
-    return column.astype(np.float64)
+    column = np.zeros((len(boxes), width or 1))
+    for row, box in enumerate(boxes):
+        value = box.get(field)
+        numbers: Any = value if width else [value]
+        fits = isinstance(numbers, list) and len(numbers) == (width or 1)
+        # Not isinstance: a bool is an int to Python, but no number to JSON.
+        if not fits or not all(type(number) in (int, float) for number in numbers):
+            kind = f"a list of {width} numbers" if width else "a number"
+            raise UserError(f"{where}: field '{field}' of box {row} must be {kind}, not {reprlib.repr(value)}.")
+        try:
+            column[row] = numbers
+        except OverflowError:
+            raise UserError(f"{where}: field '{field}' of box {row} holds a number too large to use.") from None
+    return column if width else column[:, 0]
 
 
 def _indices(where: str, boxes: list[dict[str, Any]], field: str, names: dict[str, int]) -> IntArray:
@@ -225,6 +229,9 @@ def _indices(where: str, boxes: list[dict[str, Any]], field: str, names: dict[st
     for row, box in enumerate(boxes):
         name = box.get(field)
         if not isinstance(name, str) or name not in names:
-            raise UserError(f"{where}: field '{field}' is {name!r}, not one of {', '.join(map(repr, names))}.")
+            raise UserError(
+                f"{where}: field '{field}' of box {row} is {reprlib.repr(name)}, not one of "
+                f"{', '.join(map(repr, names))}."
+            )
         indices[row] = names[name]
     return indices
