@@ -65,6 +65,13 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     return _build(tmp_path_factory.mktemp("nuscenes"))
 
 
+@pytest.fixture(scope="session")
+def devkit(small_world: SmallWorld):
+    """The small world as the devkit opens it."""
+    nuscenes = pytest.importorskip("nuscenes")
+    return nuscenes.NuScenes(VERSION, str(small_world.root), verbose=False)
+
+
 @pytest.fixture
 def own_world(tmp_path: Path) -> SmallWorld:
     """A world of the test's own, to damage."""

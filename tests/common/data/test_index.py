@@ -17,12 +17,6 @@ def index(small_world) -> NuScenesIndex:
     return build_index(small_world.root, small_world.version)
 
 
-@pytest.fixture(scope="module")
-def devkit(small_world):
-    nuscenes = pytest.importorskip("nuscenes")
-    return nuscenes.NuScenes(small_world.version, str(small_world.root), verbose=False)
-
-
 def test_key_frames_come_scene_by_scene_in_time_order(index):
     frames = index.key_frames
     assert [token.decode() for token in frames.token] == [

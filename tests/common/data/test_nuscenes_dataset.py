@@ -1,0 +1,410 @@
+"""Samples as a detector sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from bevkd_common.config.datasets import BevAugmentationConfig, NuScenesConfig
+from bevkd_common.config.images import ImageInputConfig
+from bevkd_common.config.nuscenes_names import CLASSES
+from bevkd_common.data.dataset import Dataset, SampleSource
+from bevkd_common.data.needs import AdjacentFrames, DataNeeds
+from bevkd_common.data.nuscenes import build
+from bevkd_common.errors import UserError
+from bevkd_common.geometry.boxes import points_in_boxes
+from bevkd_common.geometry.cameras import project
+from bevkd_common.geometry.transforms import inverse, transform_points
+from PIL import Image
+
+WIDE = (-200.0, -200.0, -50.0, 200.0, 200.0, 50.0)
+BOTH = DataNeeds(cameras=True, sweeps=10)
+
+
+def config(**changes) -> NuScenesConfig:
+    values = {
+        "version": "v1.0-small",
+        "train_split": "small_train",
+        "val_split": "small_val",
+        "images": ImageInputConfig(height=32, width=96),
+    }
+    return NuScenesConfig(**(values | changes))
+
+
+def source(world, needs=BOTH, split="train", **changes):
+    return build(config(**changes), world.root).source(split, needs)
+
+
+def test_the_data_set_describes_itself(small_world):
+    dataset: Dataset = build(config(), small_world.root)
+    assert (dataset.name, dataset.synthetic, dataset.axes) == ("nuscenes", False, "x right, y forward, z up")
+    assert dataset.classes == CLASSES
+    assert dataset.description == "nuScenes v1.0-small, trained on small_train, evaluated on small_val."
+    samples: SampleSource = dataset.source("val", DataNeeds())
+    assert samples.tokens == ("scene-9003-key0", "scene-9003-key1", "scene-9003-key2")
+    assert samples.scenes == ("scene-9003",) * 3
+    assert len(samples) == 3
+
+
+def test_a_plain_sample(small_world):
+    sample = source(small_world, point_range=WIDE).load(1, seed=None)
+    assert (sample.token, sample.scene) == ("scene-9001-key1", "scene-9001")
+    assert sample.timestamp == 1_532_402_927_647_951 + 500_000
+    assert torch.equal(sample.aug_T_lidar, torch.eye(4))
+    assert sample.global_T_lidar.dtype == torch.float64
+    cameras = sample.cameras
+    assert (cameras.images.shape, cameras.images.dtype) == ((6, 3, 32, 96), torch.uint8)
+    assert cameras.images.is_contiguous()
+    for values, shape in (
+        (cameras.intrinsics, (6, 3, 3)),
+        (cameras.lidar_T_cam, (6, 4, 4)),
+        (cameras.image_aug, (6, 3, 3)),
+        (sample.points, (len(sample.points), 5)),
+        (sample.boxes.tensor, (8, 9)),
+    ):
+        assert (values.shape, values.dtype) == (shape, torch.float32)
+    # Without the cone (no point in it), the rack and the dog; the barrier has a radar point alone.
+    names = ["car", "truck", "bus", "pedestrian", "barrier", "bicycle", "bicycle", "car"]
+    assert [CLASSES[label] for label in sample.labels] == names
+
+
+def test_only_what_is_needed_is_read(small_world):
+    assert source(small_world, DataNeeds(cameras=True)).load(0, seed=None).points is None
+    assert source(small_world, DataNeeds(sweeps=1)).load(0, seed=None).cameras is None
+
+
+def test_points_equal_the_devkits_multisweep(small_world, devkit):
+    from nuscenes.utils.data_classes import LidarPointCloud
+
+    samples = source(small_world, point_range=WIDE, pad_empty_sweeps=False)
+    for index, count in enumerate((1, 10, 10, 1, 10)):
+        sample = devkit.get("sample", samples.tokens[index])
+        theirs, lags = LidarPointCloud.from_file_multisweep(devkit, sample, "LIDAR_TOP", "LIDAR_TOP", nsweeps=10)
+        ours = samples.load(index, seed=None).points
+        # The devkit cuts close points from the key frame as well; they stay in ours.
+        own = ours[:, 4] == 0
+        close = (ours[:, :2].abs() < 1).all(dim=1) & own
+        assert 0 < close.sum() < 20
+        expected = np.concatenate([theirs.points, lags]).T
+        assert len(ours) - close.sum() == len(expected)
+        assert len(np.unique(np.round(lags, 3))) == count
+        np.testing.assert_allclose(_sorted(ours[~close].numpy()), _sorted(expected), atol=2e-4)
+
+
+def _sorted(points):
+    return points[np.lexsort((points[:, 3], np.round(points[:, 4], 3)))]
+
+
+def test_a_sweep_is_rotated_and_then_shifted(own_world):
+    """R = 90 degrees, T = (10, 0, 0), p = (1, 0, 0) gives (10, 1, 0); mmdetection3d 1.1 to 1.4 give (0, -9, 0)."""
+    tables = own_world.tables
+    tables["calibrated_sensor"][0].update(translation=[0, 0, 0], rotation=[1, 0, 0, 0])
+    poses = {record["token"]: record for record in tables["ego_pose"]}
+    poses["pose-LIDAR_TOP-scene-9001-500"].update(translation=[0, 0, 0], rotation=[1, 0, 0, 0])
+    half = 0.5**0.5
+    poses["pose-LIDAR_TOP-scene-9001-450"].update(translation=[10, 0, 0], rotation=[half, 0, 0, half])
+    own_world.write("calibrated_sensor")
+    own_world.write("ego_pose")
+    previous = own_world.root / "sweeps/LIDAR_TOP/scene-9001_0450.pcd.bin"
+    np.array([[1, 0, 0, 77, 3], [0.5, -0.5, 0, 77, 3]], dtype=np.float32).tofile(previous)
+    points = source(own_world, DataNeeds(sweeps=2), spare_sweeps=0).load(1, seed=None).points
+    sweep = points[points[:, 4] > 0]
+    torch.testing.assert_close(sweep, torch.tensor([[10.0, 1.0, 0.0, 77.0, 0.05]]), rtol=0, atol=1e-5)
+
+
+def test_a_scene_that_begins_repeats_its_key_frame(small_world):
+    padded = source(small_world, point_range=WIDE).load(0, seed=None).points
+    single = source(small_world, point_range=WIDE, pad_empty_sweeps=False).load(0, seed=None).points
+    assert len(single) == 170
+    far = single[(single[:, :2].abs() >= 1).any(dim=1)]
+    torch.testing.assert_close(padded, torch.cat([single, *[far] * 9]))
+    assert padded[:, 4].unique().tolist() == [0.0]
+
+
+def _lags(sample):
+    return sorted({round(lag, 2) for lag in sample.points[:, 4].tolist()})
+
+
+def test_training_draws_nine_of_ten_sweeps_and_evaluation_takes_the_nearest(small_world):
+    samples = source(small_world)
+    assert _lags(samples.load(1, seed=None)) == [round(0.05 * k, 2) for k in range(10)]
+    left_out = set()
+    for seed in range(40):
+        lags = _lags(samples.load(1, seed=seed))
+        assert len(lags) == 10
+        assert lags[0] == 0
+        left_out |= {round(0.05 * k, 2) for k in range(1, 11)} - set(lags)
+    assert len(left_out) == 10
+
+
+def test_without_spare_sweeps_training_takes_the_nearest_too(small_world):
+    samples = source(small_world, DataNeeds(sweeps=3), spare_sweeps=0)
+    assert {tuple(_lags(samples.load(1, seed=seed))) for seed in range(5)} == {(0, 0.05, 0.1)}
+
+
+def test_fewer_stored_sweeps_than_wanted_are_all_taken(own_world):
+    """The sixth sweep before the key frame is the first of its scene."""
+    rows = {record["token"]: record for record in own_world.tables["sample_data"]}
+    rows["LIDAR_TOP-scene-9001-200"]["prev"] = ""
+    own_world.write("sample_data")
+    samples = source(own_world)
+    expected = [round(0.05 * k, 2) for k in range(7)]
+    assert _lags(samples.load(1, seed=None)) == expected
+    assert _lags(samples.load(1, seed=3)) == expected
+
+
+def test_points_are_cut_strictly_at_the_range(own_world):
+    points = np.zeros((5, 5), dtype=np.float32)
+    points[:, 0] = (-20, 20, np.nextafter(np.float32(20), np.float32(0)), 3, 3)
+    points[3:, 2] = (-5, 3)
+    points.tofile(own_world.root / "samples/LIDAR_TOP/scene-9001_0000.pcd.bin")
+    bounds = (-20.0, -20.0, -5.0, 20.0, 20.0, 3.0)
+    kept = source(own_world, DataNeeds(sweeps=1), point_range=bounds).load(0, seed=None).points
+    assert kept[:, 0].tolist() == [points[2, 0]]
+
+
+def test_boxes_are_cut_by_their_centre_after_augmentation(small_world):
+    plain = source(small_world, point_range=WIDE).load(1, seed=None)
+    car = plain.boxes[0]
+    assert CLASSES[plain.labels[0]] == "car"
+    x, y = float(car.x), float(car.y)
+    turn = BevAugmentationConfig(rotation=(np.pi, np.pi), scale=(1, 1), flip_x=0, flip_y=0)
+    for slack, count in ((1e-3, 1), (-1e-3, 0)):
+        reach = max(abs(x), abs(y)) + slack
+        bounds = (-reach, -reach, -50.0, reach, reach, 50.0)
+        turned = source(small_world, point_range=bounds, bev_augmentation=turn).load(1, seed=0)
+        nearest = (turned.boxes.centers[:, :2] - torch.tensor([-x, -y])).norm(dim=1) < 1e-3
+        assert int(nearest.sum()) == count
+
+
+def test_unknown_velocities(small_world):
+    person = CLASSES.index("pedestrian")
+    for choice, expected in (("mask", torch.nan), ("zero", 0.0)):
+        sample = source(small_world, unknown_velocity=choice).load(1, seed=None)
+        row = sample.labels == person
+        assert int(row.sum()) == 1
+        torch.testing.assert_close(sample.boxes.velocity[row], torch.full((1, 2), expected), equal_nan=True)
+        assert torch.isfinite(sample.boxes.velocity[~row]).all()
+        assert (sample.boxes.velocity[~row].abs() > 1).any()
+
+
+def test_points_boxes_and_cameras_are_augmented_alike(own_world):
+    """What is in a box stays in it, and what a pixel shows stays in it."""
+    samples = source(own_world, DataNeeds(cameras=True, sweeps=1), point_range=WIDE)
+    plain = samples.load(1, seed=None)
+    corners = plain.boxes.corners()
+    inner = plain.boxes.centers[:, None] + 0.95 * (corners - plain.boxes.centers[:, None])
+    outer = plain.boxes.centers[:, None] + 1.05 * (corners - plain.boxes.centers[:, None])
+    marks = torch.cat([inner.flatten(0, 1), outer.flatten(0, 1)])
+    stored = torch.cat([marks, torch.full((len(marks), 2), 9.0)], dim=1)
+    stored.numpy().tofile(own_world.root / "samples/LIDAR_TOP/scene-9001_0500.pcd.bin")
+    mirrored = set()
+    for seed in range(8):
+        drawn = samples.load(1, seed=seed)
+        assert torch.equal(drawn.labels, plain.labels)
+        assert len(drawn.points) == len(marks)
+        assert points_in_boxes(drawn.points[:, :3], drawn.boxes).sum(dim=1).tolist() == [8] * 8
+        moved = transform_points(drawn.aug_T_lidar, plain.boxes.centers)
+        torch.testing.assert_close(drawn.boxes.centers, moved, rtol=0, atol=1e-4)
+        pixels = [
+            project(boxes.centers, sample.cameras.intrinsics, inverse(sample.cameras.lidar_T_cam))
+            for sample, boxes in ((plain, plain.boxes), (drawn, drawn.boxes))
+        ]
+        seen = pixels[0][1] > 1
+        assert seen.sum() > 8
+        torch.testing.assert_close(pixels[1][0][seen], pixels[0][0][seen], rtol=1e-4, atol=0.02)
+        torch.testing.assert_close(pixels[1][1][seen], pixels[0][1][seen], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(drawn.cameras.intrinsics, plain.cameras.intrinsics)
+        mirrored.add(bool(torch.linalg.det(drawn.aug_T_lidar) < 0))
+    assert mirrored == {True, False}
+
+
+def test_image_matrices_move_pixels_as_the_images_moved(own_world):
+    """One bright spot in each image lands where the matrix says, but for cuts to whole pixels."""
+    rng = np.random.default_rng(0)
+    spots = []
+    for camera in ("FRONT_LEFT", "FRONT", "FRONT_RIGHT", "BACK_LEFT", "BACK", "BACK_RIGHT"):
+        u, v = rng.integers(40, 88), rng.integers(18, 40)
+        pixels = np.zeros((48, 128, 3), dtype=np.uint8)
+        pixels[v - 1 : v + 2, u - 1 : u + 2] = 255
+        Image.fromarray(pixels).save(own_world.root / f"samples/CAM_{camera}/scene-9001_0.jpg", quality=100)
+        spots.append((u + 0.5, v + 0.5, 1.0))
+    images = ImageInputConfig(height=40, width=112, resize=(-0.06, 0.2), crop_bottom=(0.0, 0.1))
+    samples = source(own_world, DataNeeds(cameras=True), images=images)
+    expected_of = torch.tensor(spots, dtype=torch.float32)
+    misses = []
+    flips = set()
+    for seed in (None, *range(12)):
+        cameras = samples.load(0, seed=seed).cameras
+        places = (cameras.image_aug @ expected_of[:, :, None])[:, :2, 0]
+        for image, place, matrix in zip(cameras.images, places, cameras.image_aug, strict=True):
+            if not (3 < place[0] < 109 and 3 < place[1] < 37):
+                continue
+            weight = (image.float().mean(dim=0) - 60).clamp(min=0)
+            rows, columns = torch.arange(40) + 0.5, torch.arange(112) + 0.5
+            center = torch.stack([(weight * columns).sum(), (weight * rows[:, None]).sum()]) / weight.sum()
+            misses.append(float(torch.dist(center, place)))
+            flips.add(bool(matrix[0, 0] < 0))
+    assert len(misses) > 50
+    assert np.median(misses) < 0.6
+    assert max(misses) < 1.5
+    assert flips == {True, False}
+
+
+def test_an_image_of_the_right_size_is_not_resampled(small_world):
+    images = ImageInputConfig(height=48, width=128, resize=(0, 0), test_resize=0, flip=True, rotate_degrees=(0, 0))
+    samples = source(small_world, DataNeeds(cameras=True), images=images)
+    stored = np.asarray(Image.open(small_world.root / "samples/CAM_FRONT/scene-9001_0.jpg"))
+    stored = torch.from_numpy(stored.copy()).permute(2, 0, 1)
+    plain = samples.load(0, seed=None).cameras
+    assert torch.equal(plain.images[1], stored)
+    assert torch.equal(plain.image_aug[1], torch.eye(3))
+    seen = set()
+    for seed in range(6):
+        drawn = samples.load(0, seed=seed).cameras
+        flipped = bool(drawn.image_aug[1, 0, 0] < 0)
+        assert torch.equal(drawn.images[1], stored.flip(-1) if flipped else stored)
+        seen.add(flipped)
+    assert seen == {True, False}
+
+
+def test_without_augmentation_of_the_bev_the_scene_stays(small_world):
+    samples = source(small_world, bev_augmentation=None)
+    drawn, plain = samples.load(1, seed=5), samples.load(1, seed=None)
+    assert torch.equal(drawn.aug_T_lidar, torch.eye(4))
+    assert torch.equal(drawn.boxes.tensor.nan_to_num(7), plain.boxes.tensor.nan_to_num(7))
+    assert not torch.equal(drawn.cameras.image_aug, plain.cameras.image_aug)
+
+
+def test_training_shuffles_points_and_evaluation_does_not(small_world):
+    samples = source(small_world, bev_augmentation=None, spare_sweeps=0)
+    drawn, plain = samples.load(1, seed=5).points, samples.load(1, seed=None).points
+    assert (plain[:, 4].diff() >= 0).all()
+    assert not torch.equal(drawn, plain)
+    assert torch.equal(drawn.unique(dim=0), plain.unique(dim=0))
+    assert len(drawn) == len(plain)
+
+
+def test_a_sample_depends_on_its_seed_alone(small_world):
+    def values(sample):
+        return (sample.points, sample.cameras.images, sample.cameras.image_aug, sample.aug_T_lidar)
+
+    samples = source(small_world)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = values(samples.load(2, seed=11))
+    samples.load(0, seed=4)
+    assert all(torch.equal(a, b) for a, b in zip(first, values(samples.load(2, seed=11)), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, values(samples.load(2, seed=12)), strict=True))
+    # What one detector needs leaves the draws of the others alone.
+    for needs in (DataNeeds(cameras=True), DataNeeds(sweeps=10)):
+        other = source(small_world, needs).load(2, seed=11)
+        assert torch.equal(other.aug_T_lidar, first[3])
+        if other.cameras is not None:
+            assert torch.equal(other.cameras.image_aug, first[2])
+        if other.points is not None:
+            assert torch.equal(other.points, first[0])
+
+
+def test_the_cache_changes_nothing_and_reads_once(own_world):
+    cached, plain = source(own_world, cache=True), source(own_world)
+    for _ in range(2):
+        for index in range(3):
+            ours, theirs = cached.load(index, seed=index), plain.load(index, seed=index)
+            assert torch.equal(ours.points, theirs.points)
+            assert torch.equal(ours.cameras.images, theirs.cameras.images)
+    (own_world.root / "samples/LIDAR_TOP/scene-9001_0500.pcd.bin").unlink()
+    (own_world.root / "samples/CAM_BACK/scene-9001_1.jpg").unlink()
+    assert torch.equal(cached.load(1, seed=1).points, plain_points := cached.load(1, seed=1).points)
+    assert len(plain_points)
+    with pytest.raises(UserError, match=r"scene-9001_1\.jpg is missing"):
+        plain.load(1, seed=1)
+
+
+def test_classes_present_counts_valid_annotations(small_world):
+    samples = source(small_world)
+    names = {CLASSES[label] for label in samples.classes_present(1)}
+    assert names == {"car", "truck", "bus", "pedestrian", "barrier", "bicycle"}
+    assert CLASSES.index("pedestrian") not in samples.classes_present(0)
+
+
+def test_the_fingerprint_changes_with_what_is_read(own_world):
+    dataset = build(config(), own_world.root)
+    assert dataset.fingerprint == build(config(cache=True), own_world.root).fingerprint
+    assert dataset.fingerprint != build(config(val_split="small_train"), own_world.root).fingerprint
+    assert len(dataset.fingerprint) == 64
+    own_world.tables["sample_annotation"][0]["num_lidar_pts"] += 1
+    own_world.write("sample_annotation")
+    assert dataset.fingerprint != build(config(), own_world.root).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        (DataNeeds(history=AdjacentFrames()), "does not provide history"),
+        (DataNeeds(depth=True, can_bus=True), "does not provide depth, can_bus"),
+        (DataNeeds(virtual_points=True), "does not provide virtual_points"),
+        (DataNeeds(sweeps=12), "needs 12 LiDAR sweeps; nuscenes provides up to 11"),
+    ],
+)
+def test_needs_that_cannot_be_met(small_world, needs, message):
+    with pytest.raises(UserError, match=message):
+        source(small_world, needs)
+
+
+def test_missing_files_are_found_before_the_first_sample(own_world):
+    (own_world.root / "sweeps/LIDAR_TOP/scene-9001_0050.pcd.bin").unlink()
+    (own_world.root / "samples/CAM_BACK/scene-9002_1.jpg").unlink()
+    message = (
+        r"1 files that the tables name are missing under .*, such as sweeps/LIDAR_TOP/scene-9001_0050\.pcd\.bin"
+    )
+    with pytest.raises(UserError, match=message):
+        source(own_world, DataNeeds(sweeps=10))
+    with pytest.raises(UserError, match=r"such as samples/CAM_BACK/scene-9002_1\.jpg; unpack"):
+        source(own_world, DataNeeds(cameras=True))
+    # Neither the other split nor a detector that does without them minds.
+    source(own_world, BOTH, split="val")
+    source(own_world, DataNeeds(sweeps=2))
+    for path in (own_world.root / "samples/CAM_BACK").iterdir():
+        path.unlink()
+    (own_world.root / "samples/CAM_BACK").rmdir()
+    with pytest.raises(UserError, match=r"3 files .* such as samples/CAM_BACK/scene-9003_0\.jpg"):
+        source(own_world, DataNeeds(cameras=True), split="val")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("samples/LIDAR_TOP/scene-9001_0500.pcd.bin", lambda content: content[:-7],
+         r"scene-9001_0500\.pcd\.bin has 3393 bytes, not a whole number of points of 20 bytes; unpack it again"),
+        ("samples/LIDAR_TOP/scene-9001_0500.pcd.bin", lambda content: b"", "has 0 bytes"),
+        ("samples/CAM_BACK/scene-9001_1.jpg", lambda content: content[: len(content) // 2],
+         r"scene-9001_1\.jpg is not a complete image \(image file is truncated"),
+        ("samples/CAM_BACK/scene-9001_1.jpg", lambda content: b"no image", r"scene-9001_1\.jpg is not a complete"),
+        ("samples/CAM_BACK/scene-9001_1.jpg", lambda content: None, r"scene-9001_1\.jpg is missing; unpack"),
+        ("samples/LIDAR_TOP/scene-9001_0500.pcd.bin", lambda content: None, r"0500\.pcd\.bin is missing; unpack"),
+    ],
+)  # fmt: skip
+def test_damaged_files(own_world, name, damage, message):
+    samples = source(own_world)
+    path = own_world.root / name
+    content = damage(path.read_bytes())
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        samples.load(1, seed=None)
+    samples.load(0, seed=None)
+
+
+def test_an_image_of_another_size(own_world):
+    path = own_world.root / "samples/CAM_BACK/scene-9001_1.jpg"
+    Image.new("RGB", (64, 48)).save(path)
+    message = r"scene-9001_1\.jpg has 64 x 48 pixels, the tables say 128 x 48"
+    with pytest.raises(UserError, match=message):
+        source(own_world).load(1, seed=None)
+
+
+def test_a_grey_image_becomes_three_channels(own_world):
+    path = own_world.root / "samples/CAM_BACK/scene-9001_1.jpg"
+    Image.new("L", (128, 48), 90).save(path)
+    images = source(own_world).load(1, seed=None).cameras.images
+    assert images[4].unique().tolist() == [90]
