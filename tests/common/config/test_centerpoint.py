@@ -1,6 +1,6 @@
 import pytest
 from bevkd_common.config.center_head import CenterHeadConfig, NmsConfig
-from bevkd_common.config.centerpoint import CenterPointConfig
+from bevkd_common.config.centerpoint import CenterPointConfig, describe
 from pydantic import ValidationError
 
 
@@ -11,6 +11,10 @@ def test_defaults_are_the_released_detector():
     assert len(config.head.tasks) == len(config.head.nms) == 6
     assert [rule.threshold for rule in config.head.nms] == [4, 12, 10, 1, 0.85, 0.175]
     assert {rule.kind for rule in config.head.nms} == {"circle"}
+
+
+def test_the_plan_names_pillars_backbone_and_sweeps():
+    assert describe(CenterPointConfig()) == "pillars of 0.2 m, SECOND 64/128/256, 10 sweeps"
 
 
 def test_cells_run_along_x_then_y():

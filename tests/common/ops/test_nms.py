@@ -62,9 +62,9 @@ def test_equals_the_greedy_loop(seed, size, density):
 @given(seed=seeds)
 def test_rotated_overlaps_are_the_pairs_above_the_threshold(seed):
     generator = torch.Generator().manual_seed(seed)
-    tensor = torch.rand(2, 12, 9, generator=generator, dtype=torch.float64)
+    tensor = torch.rand(2, 30, 9, generator=generator, dtype=torch.float64)
     tensor = tensor * torch.tensor([8.0, 8, 2, 5, 3, 2, 6, 1, 1]) + torch.tensor([0, 0, 0, 0.5, 0.5, 0.5, 0, 0, 0])
-    valid = torch.rand(2, 12, generator=generator) < 0.8
+    valid = torch.rand(2, 30, generator=generator) < 0.8
     overlaps = rotated_overlaps(Boxes(tensor), valid, 0.2)
     both = valid[:, :, None] & valid[:, None, :]
     expected = torch.stack([bev_iou(Boxes(boxes), Boxes(boxes)) > 0.2 for boxes in tensor]) & both
