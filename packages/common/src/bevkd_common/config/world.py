@@ -6,25 +6,26 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Part of every data set's name: raise it whenever the bytes that a seed gives change.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 MeanCount = Annotated[float, Field(ge=0, le=20)]
 
 
 class ObjectCounts(BaseModel):
-    """Mean number of objects that each detection class has in a scene.
+    """Mean number of objects of each detection class in a scene whose ego stands.
 
-    A scene draws the integer below or above the mean, so that over many scenes no class is left out by
-    chance. About three quarters of the objects stand within 24 m of the ego at any one key frame.
+    An ego that drives sees more street: its scene holds proportionally more, so that the street is as busy. A
+    scene draws the integer below or above its mean, so that no class is left out by chance. About two thirds of
+    the objects are within 24 m of the ego at any one key frame.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     car: MeanCount = 5.5
-    truck: MeanCount = 1.6
+    truck: MeanCount = 1.4
     construction_vehicle: MeanCount = 1.5
-    bus: MeanCount = 1.5
-    trailer: MeanCount = 1.5
+    bus: MeanCount = 1.2
+    trailer: MeanCount = 1.7
     barrier: MeanCount = 3.0
     motorcycle: MeanCount = 1.9
     bicycle: MeanCount = 2.0
@@ -36,7 +37,8 @@ class WorldConfig(BaseModel):
     """Everything that determines the bytes of a synthetic data set.
 
     The defaults are the tiny world: 240 training and 100 validation key frames of half a second, small images,
-    a LiDAR of half a degree. Frames between key frames are always written.
+    a LiDAR of half a degree. Frames between key frames are always written; their rates are whole multiples of the
+    key frames'.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,12 +46,10 @@ class WorldConfig(BaseModel):
     seed: int = Field(0, ge=0, description="The only source of randomness.")
     train_scenes: int = Field(48, ge=1, le=4000)
     val_scenes: int = Field(20, ge=1, le=4000)
-    keyframes_per_scene: int = Field(5, ge=1, le=80)
-    keyframe_rate: float = Field(2.0, gt=0, description="Annotated frames per second.")
-    lidar_rate: float = Field(10.0, gt=0, description="LiDAR sweeps per second, a multiple of the key frames'.")
-    camera_rate: float = Field(
-        4.0, gt=0, description="Images per second and camera, a multiple of the key frames'."
-    )
+    keyframes_per_scene: int = Field(5, ge=1, le=40)
+    keyframe_rate: float = Field(2.0, gt=0, le=10, description="Annotated frames per second.")
+    lidar_rate: float = Field(10.0, gt=0, le=50, description="LiDAR sweeps per second.")
+    camera_rate: float = Field(4.0, gt=0, le=50, description="Images per second and camera.")
     image_size: tuple[int, int] = Field((64, 176), description="Height and width in pixels.")
     image_noise: float = Field(0.02, ge=0, le=0.5, description="Standard deviation, as a share of full scale.")
     jpeg_quality: int = Field(92, ge=1, le=100)
@@ -58,7 +58,7 @@ class WorldConfig(BaseModel):
     lidar_dropout: float = Field(0.12, ge=0, lt=1, description="Share of the returns that are lost.")
     lidar_noise: float = Field(0.02, ge=0, le=0.2, description="Standard deviation of the range in metres.")
     objects: ObjectCounts = ObjectCounts()
-    clutter: int = Field(60, ge=0, le=400, description="Things in a scene that nobody annotates.")
+    clutter: int = Field(50, ge=10, le=400, description="Things that nobody annotates, counted as `objects`.")
 
     @model_validator(mode="after")
     def _check_rates_and_size(self) -> "WorldConfig":

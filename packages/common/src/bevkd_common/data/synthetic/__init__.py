@@ -3,6 +3,6 @@
 Nothing here imports torch: worlds are made by worker processes that should start at once.
 """
 
-from .generate import TRAIN_SPLIT, VAL_SPLIT, VERSION, ensure_world
+from .generate import TRAIN_SPLIT, VAL_SPLIT, VERSION, content_hash, ensure_world
 
-__all__ = ["TRAIN_SPLIT", "VAL_SPLIT", "VERSION", "ensure_world"]
+__all__ = ["TRAIN_SPLIT", "VAL_SPLIT", "VERSION", "content_hash", "ensure_world"]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bevkd_common.config.world import WorldConfig
 
-from .paint import SHADOW_DEPTH, box_colour, ground_colour, sky_colour
+from .paint import box_colour, ground_colour, sky_colour
 from .raycast import Hits, Windows, cast
 from .rig import Calibration
 from .rigid import Floats, Integers, inverse, transform
@@ -57,19 +57,20 @@ def render(
     boxes = solids.placed(poses)
     everything = boxes.joined(_shadows(scene, poses))
     windows = camera_windows(everything, map_T_camera, calibration.intrinsic, height, width)
-    hits = cast(origin, directions, everything, *windows.pairs(width))
+    hits, met_box, met_ray = cast(origin, directions, everything, *windows.pairs(width))
 
     things = len(scene.kinds)
-    owner = np.full(height * width, -1)
     solid = hits.box < len(solids)
+    owner = np.full(height * width, -1)
     owner[hits.ray[solid]] = solids.owner[hits.box[solid]]
-    meets = hits.all_box < len(solids)
+    meets = met_box < len(solids)
     covered = np.zeros((things, height * width), dtype=np.bool_)
-    covered[solids.owner[hits.all_box[meets]], hits.all_ray[meets]] = True
+    covered[solids.owner[met_box[meets]], met_ray[meets]] = True
 
-    colour = _shade(scene, solids, boxes, hits, solid, origin, directions)
+    shaded = hits.ray[~solid]
+    colour = _shade(scene, solids, boxes, hits[solid], shaded, origin, directions)
     colour = colour * (scene.light.exposure * scene.light.tint * rng.normal(1, 0.03))
-    colour = colour + rng.normal(0, config.image_noise, colour.shape)
+    colour += config.image_noise * rng.standard_normal(colour.shape, dtype=np.float32)
     return Image(
         colour=np.clip(np.round(255 * colour), 0, 255).astype(np.uint8).reshape(height, width, 3),
         owner=owner.reshape(height, width),
@@ -90,36 +91,26 @@ def _shade(
     solids: Solids,
     boxes: PlacedBoxes,
     hits: Hits,
-    solid: npt.NDArray[np.bool_],
+    shaded: Integers,
     origin: Floats,
     directions: Floats,
 ) -> Floats:
-    """Colours of all pixels before exposure, RGB [H * W, 3]."""
-    colour = np.empty((len(directions), 3))
+    """Colours of all pixels before exposure, RGB [H * W, 3]; `shaded` are pixels of ground in the shadow."""
+    light = scene.light
     depth = np.full(len(directions), np.inf)
     falls = directions[:, 2] < -1e-6
     depth[falls] = -origin[2] / directions[falls, 2]
-    depth[hits.ray[solid]] = hits.distance[solid]
-    on_box = np.zeros(len(directions), dtype=np.bool_)
-    on_box[hits.ray[solid]] = True
-    on_ground = falls & ~on_box
-    sky = ~falls & ~on_box
-    colour[sky] = sky_colour(scene.light, directions[sky])
-    colour[on_ground] = ground_colour(scene, origin[:2] + depth[on_ground, None] * directions[on_ground, :2])
-    colour[hits.ray[~solid]] *= 1 - SHADOW_DEPTH * (1 - scene.light.ambient) / 0.5
-    chosen = Hits(
-        hits.ray[solid],
-        hits.box[solid],
-        hits.distance[solid],
-        hits.face[solid],
-        hits.point[solid],
-        hits.all_ray,
-        hits.all_box,
-    )
-    colour[on_box] = box_colour(scene.light, solids, boxes, chosen)
-    clear = np.exp(-depth[~sky] / scene.light.haze)[:, None]
-    colour[~sky] = scene.light.horizon + clear * (colour[~sky] - scene.light.horizon)
-    return colour
+    sky, ground = ~falls, falls
+    sky[hits.ray], ground[hits.ray] = False, False
+    depth[hits.ray] = hits.distance
+
+    colour = np.empty((len(directions), 3))
+    colour[sky] = sky_colour(light, directions[sky])
+    colour[ground] = ground_colour(scene, origin[:2] + depth[ground, None] * directions[ground, :2])
+    colour[shaded] *= light.ambient
+    colour[hits.ray] = box_colour(light, solids, boxes, hits)
+    clear = np.exp(-depth / light.haze)[:, None]
+    return np.where(sky[:, None], colour, light.horizon + clear * (colour - light.horizon))
 
 
 def _shadows(scene: Scene, poses: Floats) -> PlacedBoxes:

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from bevkd_common.config.world import WorldConfig
 
-from .raycast import Windows, cast
+from .patterns import glazed, striped
+from .raycast import Hits, Windows, cast
 from .rigid import Booleans, Floats, Integers, inverse, transform
 from .scene import Scene
 from .solids import FACE_NORMALS, PlacedBoxes, Solids, upright_boxes
@@ -17,9 +18,9 @@ from .street import Ground
 BEAMS = 32
 LOWEST_BEAM, HIGHEST_BEAM = np.radians(-30.67), np.radians(10.67)
 BEAM_STEP = (HIGHEST_BEAM - LOWEST_BEAM) / (BEAMS - 1)
-# What the LiDAR sees of the car that carries it: a rack on the roof, (x, y, z) and half sizes in the ego frame.
-ROOF_CENTRE, ROOF_HALF = np.array([0.94, 0.0, 1.50]), np.array([0.60, 0.55, 0.05])
-ROOF_REFLECTIVITY = 0.3
+# What the LiDAR sees of the car that carries it: a bar on the roof, (x, y, z) and half sizes in the ego frame.
+ROOF_CENTRE, ROOF_HALF = np.array([0.94, 0.0, 1.48]), np.array([0.60, 0.12, 0.05])
+ROOF_REFLECTIVITY, GLASS_REFLECTIVITY, SHEETING_REFLECTIVITY = 0.3, 0.06, 0.85
 GROUND_REFLECTIVITY = {Ground.VERGE: 0.10, Ground.PAVEMENT: 0.14, Ground.ASPHALT: 0.05, Ground.MARKING: 0.45}
 GROUND_ROUGHNESS = 0.008  # metres
 
@@ -47,24 +48,23 @@ def sweep(
     heading = np.arctan2(map_T_ego[1, 0], map_T_ego[0, 0])
     roof = upright_boxes(transform(map_T_ego, ROOF_CENTRE)[None], ROOF_HALF[None], np.array([heading]))
     boxes = solids.placed(scene.arcs.poses(seconds)).joined(roof)
-    hits = cast(origin, map_directions, boxes, *lidar_windows(boxes, map_T_lidar, azimuths, phase).pairs(azimuths))
+    hits, _, _ = cast(
+        origin, map_directions, boxes, *lidar_windows(boxes, map_T_lidar, azimuths, phase).pairs(azimuths)
+    )
 
     distance = np.full(len(directions), np.inf)
     down = map_directions[:, 2] < -1e-6
     distance[down] = -origin[2] / map_directions[down, 2]
-    nearer = hits.distance < distance[hits.ray]
-    on_box = hits.ray[nearer]
-    distance[on_box] = hits.distance[nearer]
+    hits = hits[hits.distance < distance[hits.ray]]
+    distance[hits.ray] = hits.distance
     kept = (distance < config.lidar_range) & (rng.random(len(distance)) >= config.lidar_dropout)
 
     reflectivity = np.zeros(len(directions))
     ground = kept.copy()
-    ground[on_box] = False
+    ground[hits.ray] = False
     where = origin[:2] + distance[ground, None] * map_directions[ground, :2]
-    reflectivity[ground] = np.array(list(GROUND_REFLECTIVITY.values()))[scene.street.ground(where)]
-    reflectivity[on_box] = _box_reflectivity(
-        solids, hits.box[nearer], hits.face[nearer], hits.point[nearer], boxes, map_directions[on_box]
-    )
+    reflectivity[ground] = np.array([GROUND_REFLECTIVITY[kind] for kind in Ground])[scene.street.ground(where)]
+    reflectivity[hits.ray] = _box_reflectivity(solids, boxes, hits, map_directions)
     order = _firing_order(azimuths)
     order = order[kept[order]]
     return _points(order, distance, directions, reflectivity, ground, azimuths, config, rng)
@@ -129,13 +129,16 @@ def lidar_windows(boxes: PlacedBoxes, map_T_lidar: Floats, azimuths: int, phase:
     return Windows(row, np.maximum(end - row, 0), first % azimuths, np.maximum(last - first + 1, 0))
 
 
-def _box_reflectivity(
-    solids: Solids, box: Integers, face: Integers, point: Floats, boxes: PlacedBoxes, directions: Floats
-) -> Floats:
-    incidence = np.abs((boxes.to_local(box, directions) * FACE_NORMALS[face]).sum(axis=1))
-    reflectivity = np.append(solids.reflectivity, ROOF_REFLECTIVITY)[box]
-    gradient, middle = np.append(solids.gradient, 0.0)[box], np.append(solids.centre[:, 0], 0.0)[box]
-    return reflectivity * (0.6 + 0.4 * incidence) + gradient * (middle + point[:, 0])
+def _box_reflectivity(solids: Solids, boxes: PlacedBoxes, hits: Hits, directions: Floats) -> Floats:
+    """Share of the light that comes back from boxes; the last box is the bar on the ego's roof."""
+    box = np.minimum(hits.box, len(solids) - 1)
+    pattern, place = solids.pattern[box], hits.point / solids.half[box]
+    plain = solids.reflectivity[box] + solids.gradient[box] * (solids.centre[box, 0] + hits.point[:, 0])
+    plain[glazed(pattern, place, hits.point, hits.face)] = GLASS_REFLECTIVITY
+    plain[striped(pattern, place, hits.point)] = SHEETING_REFLECTIVITY
+    plain[hits.box == len(solids)] = ROOF_REFLECTIVITY
+    incidence = np.abs((boxes.to_local(hits.box, directions[hits.ray]) * FACE_NORMALS[hits.face]).sum(axis=1))
+    return plain * (0.6 + 0.4 * incidence)
 
 
 def points_in_boxes(points: Floats, boxes: Floats) -> Integers:
@@ -145,12 +148,16 @@ def points_in_boxes(points: Floats, boxes: Floats) -> Integers:
         points: [P, 3] metres, map frame.
         boxes: (x, y, z of the middle, length, width, height, yaw), [M, 7], map frame.
     """
+    reach = np.hypot(boxes[:, 3], boxes[:, 4]) / 2
     # Boxes end above the road, where most points lie.
     raised = points[points[:, 2] >= (boxes[:, 2] - boxes[:, 5] / 2).min(initial=np.inf)]
-    offset = raised[None] - boxes[:, None, :3]
-    cos, sin = np.cos(boxes[:, None, 6]), np.sin(boxes[:, None, 6])
-    along = np.abs(cos * offset[..., 0] + sin * offset[..., 1])
-    across = np.abs(cos * offset[..., 1] - sin * offset[..., 0])
-    half = boxes[:, None, 3:6] / 2
-    inside = (along <= half[..., 0]) & (across <= half[..., 1]) & (np.abs(offset[..., 2]) <= half[..., 2])
-    return inside.sum(axis=1)
+    near = np.abs(raised[:, 0] - boxes[:, :1]) <= reach[:, None]
+    near &= np.abs(raised[:, 1] - boxes[:, 1:2]) <= reach[:, None]
+    box, point = np.nonzero(near)
+    offset = raised[point] - boxes[box, :3]
+    cos, sin = np.cos(boxes[box, 6]), np.sin(boxes[box, 6])
+    along = np.abs(cos * offset[:, 0] + sin * offset[:, 1])
+    across = np.abs(cos * offset[:, 1] - sin * offset[:, 0])
+    half = boxes[box, 3:6] / 2
+    inside = (along <= half[:, 0]) & (across <= half[:, 1]) & (np.abs(offset[:, 2]) <= half[:, 2])
+    return np.bincount(box[inside], minlength=len(boxes))

@@ -30,10 +30,13 @@ class Arcs:
     def poses(self, seconds: float | Floats) -> Floats:
         """Poses (x, y, yaw) at the given time(s): [N, 3], or [T, N, 3] for times [T]."""
         time = np.asarray(seconds, dtype=np.float64)[..., None] - self.reference
-        travelled = time * (self.speed + 0.5 * self.acceleration * time)
-        turn = self.curvature * travelled
+        return self.along(time * (self.speed + 0.5 * self.acceleration * time))
+
+    def along(self, distance: float | Floats) -> Floats:
+        """Poses (x, y, yaw) that many metres ahead of the reference pose, [..., N, 3]."""
+        turn = self.curvature * distance
         # The chord of an arc has a closed form without the division by a curvature that may be zero.
-        chord = travelled * np.sinc(turn / (2 * np.pi))
+        chord = distance * np.sinc(turn / (2 * np.pi))
         direction = self.yaw + turn / 2
         return np.stack(
             [self.x + chord * np.cos(direction), self.y + chord * np.sin(direction), self.yaw + turn], axis=-1
@@ -47,7 +50,8 @@ class Arcs:
 
 def concatenate(parts: list[Arcs]) -> Arcs:
     """Joins movers in order."""
-    return Arcs(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Arcs)))
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(Arcs))
+    return Arcs(*(np.concatenate([np.zeros(0), *column]) for column in columns))
 
 
 def single(

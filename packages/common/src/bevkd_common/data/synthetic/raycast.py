@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .rigid import Floats, Integers
+from .rigid import Booleans, Floats, Integers
 from .solids import PlacedBoxes
 
 
@@ -16,7 +16,8 @@ from .solids import PlacedBoxes
 class Windows:
     """For each box the rows and columns of the ray grid that it can touch; columns wrap around.
 
-    All [P]; the end is exclusive, a box out of sight has no rows or no columns.
+    All [P]: the first row and the number of rows, the first column and the number of columns. A box out of sight
+    has no rows or no columns.
     """
 
     row: Integers
@@ -29,22 +30,20 @@ class Windows:
         counts = self.rows * self.columns
         box = np.repeat(np.arange(len(counts)), counts)
         within = np.arange(len(box)) - np.repeat(np.cumsum(counts) - counts, counts)
-        row = self.row[box] + within // self.columns[box]
-        column = (self.column[box] + within % self.columns[box]) % width
-        return box, row * width + column
+        row, column = np.divmod(within, self.columns[box])
+        return box, (self.row[box] + row) * width + (self.column[box] + column) % width
 
 
 @dataclass(frozen=True)
 class Hits:
-    """Where rays enter boxes.
+    """Where K rays enter the nearest box.
 
     Attributes:
         ray: rays that hit anything, ascending, [K].
         box: the nearest box of each, [K].
         distance: in units of the ray's direction, [K].
         face: 0 to 5 in the order front, rear, left, right, top, bottom, [K].
-        point: entry point in the frame of the box, [K, 3].
-        all_ray, all_box: every (ray, box) that meet, hidden ones included.
+        point: entry point from the middle of the box in its frame, [K, 3] metres.
     """
 
     ray: Integers
@@ -52,44 +51,60 @@ class Hits:
     distance: Floats
     face: Integers
     point: Floats
-    all_ray: Integers
-    all_box: Integers
+
+    def __getitem__(self, chosen: Booleans) -> "Hits":
+        """The hits of a mask."""
+        return Hits(
+            self.ray[chosen], self.box[chosen], self.distance[chosen], self.face[chosen], self.point[chosen]
+        )
 
 
-def cast(origin: Floats, directions: Floats, boxes: PlacedBoxes, box: Integers, ray: Integers) -> Hits:
-    """Finds the nearest box of each ray, among the given (box, ray) pairs.
+def cast(
+    origin: Floats, directions: Floats, boxes: PlacedBoxes, box: Integers, ray: Integers
+) -> tuple[Hits, Integers, Integers]:
+    """Finds the nearest box of each ray among the given (box, ray) pairs, by the slab test.
 
     Args:
         origin: common start of the rays in the map's frame, [3]; outside every box.
         directions: [R, 3], map frame, any length.
         boxes: the boxes.
-        box: box of each pair, [K].
-        ray: ray of each pair, [K].
+        box: box of each pair.
+        ray: ray of each pair.
+
+    Returns:
+        The nearest hits, and (box, ray) of all pairs that meet, hidden ones included.
     """
     starts = boxes.to_local(np.arange(len(boxes.centre)), origin - boxes.centre)
-    start, half = starts[box], boxes.half[box]
-    direction = boxes.to_local(box, directions[ray])
+    x, y, z = np.take(directions.T, ray, axis=1)
+    cos, sin = boxes.cos[box], boxes.sin[box]
+    direction = (cos * x + sin * y, cos * y - sin * x, z)
+    enters, leaves = [], []
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = 1.0 / direction
-        middle, reach = -start * scale, half * np.abs(scale)
-    enter, leave = middle - reach, middle + reach
-    nearest, farthest = enter.max(axis=1), leave.min(axis=1)
-    met = np.flatnonzero((nearest <= farthest) & (nearest > 0))
-    ray, box, distance = ray[met], box[met], nearest[met]
+        for axis in range(3):
+            scale = 1.0 / direction[axis]
+            middle, reach = -starts[box, axis] * scale, boxes.half[box, axis] * np.abs(scale)
+            enters.append(middle - reach)
+            leaves.append(middle + reach)
+    nearest = np.maximum(np.maximum(enters[0], enters[1]), enters[2])
+    met = np.flatnonzero((nearest > 0) & (nearest <= np.minimum(np.minimum(leaves[0], leaves[1]), leaves[2])))
+    met_box, met_ray, distance = box[met], ray[met], nearest[met]
+
     first = np.full(len(directions), np.inf)
-    np.minimum.at(first, ray, distance)
+    np.minimum.at(first, met_ray, distance)
+    at_front = np.flatnonzero(distance == first[met_ray])
     winner = np.full(len(directions), -1)
-    at_front = np.flatnonzero(distance == first[ray])
-    winner[ray[at_front]] = at_front
+    winner[met_ray[at_front]] = at_front
     seen = winner[winner >= 0]
-    axis = enter[met[seen]].argmax(axis=1)
-    towards = direction[met[seen], axis] > 0
-    return Hits(
-        ray=ray[seen],
-        box=box[seen],
+    pair = met[seen]
+    axis = np.stack([enter[pair] for enter in enters]).argmax(axis=0)
+    local = np.stack([component[pair] for component in direction], axis=-1)
+    # A ray that runs along +x enters through the rear, and so on.
+    forward = np.take_along_axis(local, axis[:, None], axis=1)[:, 0] > 0
+    hits = Hits(
+        ray=met_ray[seen],
+        box=met_box[seen],
         distance=distance[seen],
-        face=2 * axis + towards,
-        point=start[met[seen]] + distance[seen, None] * direction[met[seen]],
-        all_ray=ray,
-        all_box=box,
+        face=2 * axis + forward,
+        point=starts[met_box[seen]] + distance[seen, None] * local,
     )
+    return hits, met_box, met_ray

@@ -104,8 +104,4 @@ def schedule(config: WorldConfig, start: int, rng: np.random.Generator) -> dict[
             Trigger(channel, start + int(micro), int(micro) * 1e-6, -(-int(tick) // ratio), int(tick) % ratio == 0)
             for tick, micro in zip(ticks, micros, strict=True)
         ]
-    for triggers in frames.values():
-        for i, trigger in enumerate(triggers):
-            if trigger.sample < 0:
-                triggers[i] = Trigger(trigger.channel, trigger.timestamp, trigger.seconds, 0, trigger.is_key_frame)
     return frames

@@ -1,20 +1,25 @@
 """One scene: the street, the ego's way, everything on it, the light."""
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from bevkd_common.config.world import WorldConfig
+from bevkd_common.errors import UserError
 
-from .kinds import CLASS_KINDS, CLUTTER_SHARES, KINDS
+from .kinds import CLASS_KINDS, CLUTTER_SHARES, KINDS, Motion
 from .motion import Arcs, concatenate, single
-from .placement import Crowd, Motion, place
-from .rigid import Floats
-from .street import MAP_CENTRE, Street, draw_street
+from .placement import HOUSES, NEAR, Crowd, place
+from .rigid import Booleans, Floats, rigid, rotation_from_euler
+from .street import Street, draw_street
 
 # The devkit's CAN-bus reader refuses these scene numbers, which have no CAN data in the real set.
 NO_CAN_NUMBERS = frozenset([*range(161, 169), *range(170, 177), *range(309, 315)])
 TRACK_STEP = 0.1  # seconds between the moments at which tracks are checked for contact
+EARLIEST = 0.05  # seconds by which the first camera may be ahead of the LiDAR
+FASTEST_EGO = 9.0  # m/s
+MOST_INSTANCES = 255  # masks have eight bits
 FIRST_TIMESTAMP = 1_600_000_000_000_000
 SCENE_SPACING = 100_000_000  # microseconds between the starts of two scenes
 
@@ -60,17 +65,35 @@ class Scene:
     @property
     def name(self) -> str:
         """Name in the nuScenes tables."""
-        return f"scene-{self.number:04d}"
+        return _name(self.number)
+
+    @property
+    def annotated(self) -> Booleans:
+        """Whether each thing has a category and so gets annotations, [N]."""
+        return np.array([KINDS[kind].category is not None for kind in self.kinds], dtype=np.bool_)
+
+    def map_T_ego(self, seconds: float) -> Floats:  # noqa: N802
+        """Pose matrix of the ego at a moment; the ground is level and so is the ego."""
+        x, y, yaw = self.ego.poses(seconds)[0]
+        return rigid(rotation_from_euler(yaw), np.array([x, y, 0.0]))
 
     def random(self, *key: int) -> np.random.Generator:
         """A generator of its own for one purpose, whatever else was drawn before."""
         return np.random.default_rng([*self.entropy, *key])
 
 
-def scene_numbers(config: WorldConfig) -> list[int]:
-    """Numbers of all scenes, training first."""
-    numbers = (number for number in range(1, 10_000) if number not in NO_CAN_NUMBERS)
-    return [next(numbers) for _ in range(config.scenes)]
+def scene_names(config: WorldConfig) -> list[str]:
+    """Names of all scenes, training first."""
+    return [_name(number) for number in _numbers(config)]
+
+
+def _name(number: int) -> str:
+    return f"scene-{number:04d}"
+
+
+def _numbers(config: WorldConfig) -> list[int]:
+    free = (number for number in range(1, 10_000) if number not in NO_CAN_NUMBERS)
+    return list(islice(free, config.scenes))
 
 
 def time_span(config: WorldConfig) -> tuple[float, float]:
@@ -79,48 +102,64 @@ def time_span(config: WorldConfig) -> tuple[float, float]:
 
 
 def draw_scene(config: WorldConfig, index: int) -> Scene:
-    """Draws scene `index` of a world, independently of all others."""
+    """Draws scene `index` of a world, independently of all others.
+
+    Raises:
+        UserError: the configuration asks for more annotated things than a mask can number.
+    """
     rng = np.random.default_rng([config.seed, index])
-    street = draw_street(rng)
     first, last = time_span(config)
-    times = np.linspace(first - 0.05, last, max(2, round((last - first) / TRACK_STEP) + 1))
-    crowd = Crowd(street, _draw_ego(street, times, rng), times)
-    for kind in _draw_kinds(config, rng):
+    # Gaining speed all the way, the ego gets a quarter farther than at its first speed.
+    street = draw_street(rng, 1.25 * FASTEST_EGO * (last - first) + HOUSES)
+    times = np.linspace(first - EARLIEST, last, max(2, round((last - first) / TRACK_STEP) + 1))
+    ego = _draw_ego(street, times, rng)
+    crowd = Crowd(street, ego, times)
+    for kind in _draw_kinds(config, _crowding(ego, times), rng):
         place(crowd, kind, rng)
-    number = scene_numbers(config)[index]
-    return Scene(
+    number = _numbers(config)[index]
+    scene = Scene(
         number=number,
         start=FIRST_TIMESTAMP + number * SCENE_SPACING,
         street=street,
-        ego=crowd.ego,
-        kinds=tuple(crowd.kinds),
-        motions=tuple(crowd.motions),
-        sizes=np.array(crowd.sizes).reshape(-1, 3),
-        arcs=concatenate(crowd.arcs) if crowd.arcs else Arcs(*(np.zeros(0) for _ in range(7))),
+        ego=ego,
+        kinds=tuple(thing.kind for thing in crowd.things),
+        motions=tuple(thing.motion for thing in crowd.things),
+        sizes=np.array([thing.size for thing in crowd.things]).reshape(-1, 3),
+        arcs=concatenate([thing.arc for thing in crowd.things]),
         light=_draw_light(rng),
         entropy=(config.seed, index),
     )
+    if scene.annotated.sum() > MOST_INSTANCES:
+        raise UserError(
+            f"{scene.name} would have {scene.annotated.sum()} annotated things and a mask numbers only "
+            f"{MOST_INSTANCES}: lower the counts in `objects`, `clutter` or keyframes_per_scene"
+        )
+    return scene
 
 
 def _draw_ego(street: Street, times: Floats, rng: np.random.Generator) -> Arcs:
     """The ego keeps to its lane; in one scene of six it stands."""
-    speed = 0.0 if rng.random() < 1 / 6 else float(rng.uniform(2, 9))
+    speed = 0.0 if rng.random() < 1 / 6 else rng.uniform(2, FASTEST_EGO)
     limit = min(1.5, 0.5 * speed / (times[-1] - times[0]))
-    return single(
-        MAP_CENTRE, MAP_CENTRE, street.yaw, speed, float(rng.uniform(-limit, limit)), street.curvature, 0.0
-    )
+    acceleration = rng.uniform(-limit, limit)
+    return single(street.origin, street.origin, street.yaw, speed, acceleration, street.curvature, 0.0)
 
 
-def _draw_kinds(config: WorldConfig, rng: np.random.Generator) -> list[str]:
-    """Kinds to place in order: large classes first, for which room is scarce, clutter last."""
-    order = ("truck", "trailer", "bus", "construction_vehicle", "car", "motorcycle", "bicycle", "barrier")
+def _crowding(ego: Arcs, times: Floats) -> float:
+    """How many times more things a scene needs for the ego's way to be as busy as around an ego that stands."""
+    moved = ego.poses(times)[:, 0, :2]
+    return 1 + float(np.linalg.norm(np.diff(moved, axis=0), axis=1).sum()) / (2 * NEAR)
+
+
+def _draw_kinds(config: WorldConfig, crowding: float, rng: np.random.Generator) -> list[str]:
+    """Kinds to place, in order."""
     kinds: list[str] = []
-    for name in (*order, "pedestrian", "traffic_cone"):
-        count = int(np.floor(getattr(config.objects, name) + rng.random()))
-        shares = CLASS_KINDS[name]
+    for name, shares in CLASS_KINDS.items():
+        count = int(getattr(config.objects, name) * crowding + rng.random())
         kinds.extend(str(kind) for kind in rng.choice(list(shares), size=count, p=list(shares.values())))
-    weights = np.array(list(CLUTTER_SHARES.values()))
-    clutter = rng.choice(list(CLUTTER_SHARES), size=config.clutter, p=weights / weights.sum())
+    clutter = rng.choice(
+        list(CLUTTER_SHARES), size=round(config.clutter * crowding), p=list(CLUTTER_SHARES.values())
+    )
     return kinds + sorted((str(kind) for kind in clutter), key=lambda kind: -max(KINDS[kind].size[:2]))
 
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kinds import FIXED_PAINTS, KINDS, Paint
+from .kinds import KINDS
 from .rigid import Floats, Integers
 from .scene import Scene
+from .shapes import FIXED_PAINTS, Paint
 
 # The annotated box is a little larger than the thing in it, as annotators draw it: laser points with their
 # noise stay inside, points of the ground stay outside.

@@ -16,7 +16,8 @@ CURB_WIDTH = 2.8
 SIDEWALK_WIDTH = 3.2
 SIDE_STREET_WIDTH = 7.4
 MARKING_WIDTH = 0.2
-MAP_CENTRE = 100.0
+TIGHTEST_BEND = 45.0  # metres
+MAP_MARGIN = 20.0  # metres of map beyond the road's ends
 
 
 class Ground(IntEnum):
@@ -33,6 +34,7 @@ class Street:
     """Geometry of one scene's roads.
 
     Attributes:
+        origin: x and y at (0, 0), metres from the map's corner.
         yaw: heading of the ego's lane at s = 0.
         curvature: of the ego's lane, 1/m, positive to the left.
         lanes: (d, direction) of each driving lane; direction is 1 along the ego's, -1 against it.
@@ -41,6 +43,7 @@ class Street:
         crossing: s at which a side street crosses at a right angle, or None.
     """
 
+    origin: float
     yaw: float
     curvature: float
     lanes: tuple[tuple[float, int], ...]
@@ -53,13 +56,13 @@ class Street:
         turn = self.curvature * s
         chord = s * np.sinc(turn / (2 * np.pi))
         yaw = self.yaw + turn
-        x = MAP_CENTRE + chord * np.cos(self.yaw + turn / 2) - d * np.sin(yaw)
-        y = MAP_CENTRE + chord * np.sin(self.yaw + turn / 2) + d * np.cos(yaw)
+        x = self.origin + chord * np.cos(self.yaw + turn / 2) - d * np.sin(yaw)
+        y = self.origin + chord * np.sin(self.yaw + turn / 2) + d * np.cos(yaw)
         return float(x), float(y), float(yaw)
 
     def coordinates(self, xy: Floats) -> tuple[Floats, Floats]:
         """(s, d) of map positions [..., 2]; the inverse of `pose`."""
-        x, y = xy[..., 0] - MAP_CENTRE, xy[..., 1] - MAP_CENTRE
+        x, y = xy[..., 0] - self.origin, xy[..., 1] - self.origin
         along = x * np.cos(self.yaw) + y * np.sin(self.yaw)
         across = y * np.cos(self.yaw) - x * np.sin(self.yaw)
         if self.curvature == 0:
@@ -110,15 +113,22 @@ class Street:
         return marked
 
 
-def draw_street(rng: np.random.Generator) -> Street:
-    """Draws the lanes, the bend and the side street of a scene; traffic keeps to the right."""
-    bend = rng.random()
+def draw_street(rng: np.random.Generator, way: float) -> Street:
+    """Draws the lanes, the bend and the side street of a scene; traffic keeps to the right.
+
+    Args:
+        rng: source of randomness.
+        way: metres of road to either side of the origin that the scene may use; bends are wide enough that the
+            road does not come back to itself.
+    """
+    tightest = max(TIGHTEST_BEND, way / 2)
+    bend, sign = rng.random(), float(rng.choice((-1, 1)))
     if bend < 0.3:
         curvature = 0.0
     elif bend < 0.6:
-        curvature = float(rng.choice((-1, 1)) / rng.uniform(150, 400))
+        curvature = sign / rng.uniform(3.5 * tightest, 9 * tightest)
     else:
-        curvature = float(rng.choice((-1, 1)) / rng.uniform(45, 120))
+        curvature = sign / rng.uniform(tightest, 2.7 * tightest)
     second_right, second_left = rng.random(2) < 0.35
     lanes = [(0.0, 1), (LANE_WIDTH, -1)]
     right, left = -LANE_WIDTH / 2, 1.5 * LANE_WIDTH
@@ -128,13 +138,12 @@ def draw_street(rng: np.random.Generator) -> Street:
     if second_left:
         lanes.append((2 * LANE_WIDTH, -1))
         left += LANE_WIDTH
-    curbs = ((right - CURB_WIDTH / 2, 1), (left + CURB_WIDTH / 2, -1))
-    crossing = float(rng.uniform(4, 22)) if rng.random() < 0.5 else None
     return Street(
+        origin=way + MAP_MARGIN,
         yaw=float(rng.uniform(-np.pi, np.pi)),
         curvature=curvature,
         lanes=tuple(lanes),
-        curbs=curbs,
+        curbs=((right - CURB_WIDTH / 2, 1), (left + CURB_WIDTH / 2, -1)),
         edges=(right - CURB_WIDTH, left + CURB_WIDTH),
-        crossing=crossing,
+        crossing=float(rng.uniform(4, 22)) if rng.random() < 0.5 else None,
     )

@@ -9,10 +9,9 @@ import numpy as np
 
 from bevkd_common.config.world import WorldConfig
 
-from .kinds import KINDS
-from .placement import Motion
+from .kinds import KINDS, Motion
 from .rig import CAMERAS, CHANNELS, LIDAR, VEHICLES, Calibration, Trigger
-from .rigid import Floats, Integers, quaternion_from_rotation, quaternion_from_yaw
+from .rigid import Integers, quaternion_from_rotation, quaternion_from_yaw
 from .scene import Scene
 from .solids import annotation_boxes
 
@@ -75,12 +74,16 @@ TABLES = (
 
 
 @dataclass(frozen=True)
-class Observation:
-    """What the sensors saw of the N things of a scene at one key frame."""
+class Observations:
+    """What the sensors saw of the N things of a scene at each of its F key frames; all [F, N].
 
-    lidar_points: Integers  # [N]
-    visible: Integers  # pixels over all six images, [N]
-    covered: Integers  # pixels if nothing stood in front, [N]
+    `visible` counts the pixels of a thing over all six images, `covered` those it would have if nothing stood in
+    front of it.
+    """
+
+    lidar_points: Integers
+    visible: Integers
+    covered: Integers
 
 
 def token(*key: object) -> str:
@@ -137,7 +140,6 @@ class SceneTables:
     scene: Scene
     vehicle: str
     frames: dict[str, list[Trigger]]
-    split: str
 
     def token(self, *key: object) -> str:
         """Token of a row of this scene."""
@@ -154,14 +156,11 @@ class SceneTables:
         ending = "pcd.bin" if frame.channel == LIDAR else "jpg"
         return f"{folder}/{frame.channel}/{self.logfile}__{frame.channel}__{frame.timestamp}.{ending}"
 
-    def instance_tokens(self) -> list[str | None]:
-        """Instance token of each thing of the scene, None for what nobody annotates."""
-        return [
-            self.token("instance", index) if KINDS[kind].category is not None else None
-            for index, kind in enumerate(self.scene.kinds)
-        ]
+    def instance_tokens(self) -> dict[int, str]:
+        """Instance token of each annotated thing, by its index in the scene."""
+        return {int(index): self.token("instance", index) for index in np.flatnonzero(self.scene.annotated)}
 
-    def rows(self, observations: Sequence[Observation], map_file: str) -> Tables:
+    def rows(self, observations: Observations, map_file: str) -> Tables:
         """All rows of the scene, given what was seen at each key frame."""
         keyframes = [frame for frame in self.frames[LIDAR] if frame.is_key_frame]
         samples = [self.token("sample", frame.sample) for frame in keyframes]
@@ -187,7 +186,7 @@ class SceneTables:
             {
                 "token": self.token("scene"),
                 "name": self.scene.name,
-                "description": f"Synthetic street, {self.split}",
+                "description": "Synthetic street",
                 "log_token": self.token("log"),
                 "nbr_samples": len(samples),
                 "first_sample_token": samples[0],
@@ -235,30 +234,29 @@ class SceneTables:
             )
 
     def _add_annotations(
-        self, tables: Tables, keyframes: list[Trigger], samples: list[str], observations: Sequence[Observation]
+        self, tables: Tables, keyframes: list[Trigger], samples: list[str], observations: Observations
     ) -> None:
         boxes = [annotation_boxes(self.scene, frame.seconds) for frame in keyframes]
-        for index, instance in enumerate(self.instance_tokens()):
-            if instance is None:
-                continue
+        visibility = visibility_bins(observations.visible, observations.covered)
+        for index, instance in self.instance_tokens().items():
             kind, motion = self.scene.kinds[index], self.scene.motions[index]
             category = str(KINDS[kind].category)
             attribute = attribute_name(kind, category, motion)
             attributes = [token(self.config.seed, "attribute", attribute)] if attribute else []
             tokens = [self.token("annotation", index, frame) for frame in range(len(samples))]
             for frame, links in enumerate(_links(tokens)):
-                seen, box = observations[frame], boxes[frame][index]
+                box = boxes[frame][index]
                 tables["sample_annotation"].append(
                     {
                         "token": tokens[frame],
                         "sample_token": samples[frame],
                         "instance_token": instance,
-                        "visibility_token": visibility_token(int(seen.visible[index]), int(seen.covered[index])),
+                        "visibility_token": str(visibility[frame, index]),
                         "attribute_tokens": attributes,
                         "translation": box[:3].tolist(),
                         "size": box[[4, 3, 5]].tolist(),
                         "rotation": quaternion_from_yaw(float(box[6])),
-                        "num_lidar_pts": int(seen.lidar_points[index]),
+                        "num_lidar_pts": int(observations.lidar_points[frame, index]),
                         "num_radar_pts": 0,
                         **links,
                     }
@@ -292,14 +290,7 @@ def attribute_name(kind: str, category: str, motion: Motion) -> str:
     return ""
 
 
-def visibility_token(visible: int, covered: int) -> str:
-    """Bin of the share of a thing's pixels that are seen; what no camera covers is in the lowest."""
-    share = visible / covered if covered else 0.0
-    return str(1 + int(np.searchsorted(VISIBILITY_LIMITS, share, side="right")) if covered else 1)
-
-
-def ego_matrix(scene: Scene, seconds: float) -> Floats:
-    """`map_T_ego` at a moment; the ground is level and so is the ego."""
-    x, y, yaw = scene.ego.poses(seconds)[0]
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    return np.array([[cos, -sin, 0, x], [sin, cos, 0, y], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+def visibility_bins(visible: Integers, covered: Integers) -> Integers:
+    """Bin (1 to 4) of the share of a thing's pixels that are seen; what no camera covers is in the lowest."""
+    share = visible / np.maximum(covered, 1)
+    return 1 + np.searchsorted(VISIBILITY_LIMITS, share, side="right")
