@@ -53,8 +53,7 @@ class RecallCurves:
         total = self.found[:, -1:]
         step = positives[:, None]
         # How many copies have a recall of at most each of RECALLS, exactly as floating point compares them.
-        reached = np.floor(RECALLS * step).astype(np.int64)
-        reached += (reached + 1) / step <= RECALLS
+        reached = np.rint(RECALLS * step).astype(np.int64)
         reached -= reached / step > RECALLS
         self.reached = np.minimum(reached, total)  # [R, 101]
         self.following = first_above(self.found[:, 1:], self.reached)  # [R, 101], M where none follows
