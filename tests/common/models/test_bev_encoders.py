@@ -91,7 +91,7 @@ def small_neck(*, extra_norm_act: bool = False) -> BevNeck:
         fine_scale=2,
         extra_norm_act=extra_norm_act,
     )
-    return randomise(neck)  # type: ignore[return-value]
+    return randomise(neck)
 
 
 def test_neck_fuses_fine_before_coarse_and_enlarges_corner_to_corner() -> None:

@@ -100,7 +100,7 @@ def test_weights_of_a_classifier_are_loaded(suffix: str, tmp_path: Path) -> None
 )
 def test_weights_that_do_not_fit_are_refused(change: object, named: str, tmp_path: Path) -> None:
     weights = resnet18_weights()
-    change(weights)  # type: ignore[operator]
+    change(weights)
     torch.save(weights, tmp_path / "other.pth")
     config = TimmBackboneConfig(name="resnet18", weights=tmp_path / "other.pth")
     with pytest.raises(UserError, match=rf"(?s)other.pth does not fit the image backbone resnet18.*{named}"):

@@ -13,7 +13,7 @@ OBLONG = Grid(x0=-2.0, y0=10.0, cell=0.5, nx=8, ny=4)
 
 def cell_of(x: float, y: float, z: float, grid: Grid = NUSCENES, **kwargs: object) -> int:
     options = {"z_range": (-10.0, 10.0)} | kwargs
-    return int(bev_cells(torch.tensor([x, y, z]), grid, **options))  # type: ignore[arg-type]
+    return int(bev_cells(torch.tensor([x, y, z]), grid, **options))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_points_that_are_not_finite_are_outside(mode: str) -> None:
     for axis, value in itertools.product(range(3), [torch.nan, torch.inf, -torch.inf]):
         point = torch.tensor([0.1, 0.1, 0.0])
         point[axis] = value
-        assert bev_cells(point, NUSCENES, (-10.0, 10.0), mode) == OUTSIDE  # type: ignore[arg-type]
+        assert bev_cells(point, NUSCENES, (-10.0, 10.0), mode) == OUTSIDE
 
 
 def test_two_points_in_one_cell_add_up_and_each_gets_its_gradient() -> None:

@@ -34,6 +34,7 @@ class BevDet(nn.Module):
         bev_stages: Stages at falling resolution.
         bev_neck: Back to the resolution of the head.
         head: Dense boxes.
+        image_size: Height and width of the images in pixels.
         taps: What the maps are; `bev_in`, one `bev_block{i}` a stage, `bev_neck` and `head`.
     """
 
@@ -49,6 +50,7 @@ class BevDet(nn.Module):
         bev_stages: Iterable[nn.Module],
         bev_neck: BevNeck,
         head: CenterHead,
+        image_size: tuple[int, int],
         taps: Mapping[str, TapSpec],
     ) -> None:
         super().__init__()
@@ -59,6 +61,7 @@ class BevDet(nn.Module):
         self.bev_stages = nn.ModuleList(bev_stages)
         self.bev_neck = bev_neck
         self.head = head
+        self.image_size = image_size
         self.taps = taps
 
     def forward(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
@@ -94,6 +97,9 @@ class BevDet(nn.Module):
         yield "bev_neck", self.bev_neck(stages[0], stages[-1])
 
     def _lift(self, cameras: Cameras) -> Tensor:
+        (height, width), size = self.image_size, tuple(cameras.images.shape[-2:])
+        if size != self.image_size:
+            raise ValueError(f"BEVDet takes images of {height} x {width}, the batch has {size[0]} x {size[1]}")
         images = self.normalizer(cameras.images.flatten(0, 1))
         features = self.image_neck(self.image_backbone(images))
         return self.lift_splat(features.unflatten(0, cameras.images.shape[:2]), cameras)
@@ -156,6 +162,7 @@ def build(config: BevDetConfig, classes: tuple[str, ...]) -> BevDet:
             extra_norm_act=neck.extra_norm_act,
         ),
         head=head,
+        image_size=config.image_size,
         taps=taps,
     )
 
