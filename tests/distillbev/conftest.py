@@ -141,6 +141,9 @@ class ToyHead(nn.Module):
             )
             for task in TASKS
         )
+        for task in self.task_heads:
+            # So that most cells are background, as with any trained head.
+            nn.init.constant_(task["heatmap"][-1].bias, -2.6)
 
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
         shared = self.shared_conv(x)
@@ -187,7 +190,10 @@ def toy_scene() -> Callable[..., Scene]:
     def make(
         method: DistillBev, teacher: nn.Module, student: nn.Module, dtype: torch.dtype = torch.float32
     ) -> Scene:
-        boxes = [[(2.0, -3.0, 4.6, 1.9, 0.3), (-5.0, 4.0, 0.7, 0.7, 0.0)], [(0.5, 6.0, 10.0, 2.9, 1.2)]]
+        boxes = [
+            [(2.0, -3.0, 4.6, 1.9, 0.3), (2.4, -2.6, 1.5, 1.2, 0.0), (-5.0, 4.0, 0.7, 0.7, 0.0)],
+            [(0.5, 6.0, 10.0, 2.9, 1.2)],
+        ]
         batch = make_batch(boxes, dtype)
         truth = [torch.zeros(2, len(task), 16, 16, dtype=dtype) for task in TASKS]
         truth[0][0, 0, 5, 10] = truth[1][1, 1, 14, 8] = 1.0

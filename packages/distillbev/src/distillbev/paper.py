@@ -1,0 +1,99 @@
+"""The paper's tables as data."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from bevkd_common.config.model import Config
+from pydantic import model_validator
+
+
+class Score(Config):
+    """Percent, nuScenes."""
+
+    mAP: float
+    NDS: float
+
+
+class Combination(Config):
+    """A student under a teacher, nuScenes val; errors in hundredths."""
+
+    teacher: str
+    student: str
+    mAP: float
+    NDS: float
+    mATE: float
+    mASE: float
+    mAOE: float
+    mAVE: float
+    mAAE: float
+
+    @property
+    def computed_nds(self) -> float:
+        """NDS from the other columns: (5 mAP + the sum of 100 - min(100, error)) / 10."""
+        errors = (self.mATE, self.mASE, self.mAOE, self.mAVE, self.mAAE)
+        return (5 * self.mAP + sum(100 - min(100.0, error) for error in errors)) / 10
+
+
+class Competitor(Config):
+    """A row of the comparison with other methods."""
+
+    method: str
+    backbone: str
+    mAP: float
+    NDS: float
+
+
+class ForegroundWeight(Config):
+    """Scores under one weight of the foreground."""
+
+    alpha: float
+    mAP: float
+    NDS: float
+
+
+class Curve(Config):
+    """Scores after the epochs of `Curves.epochs`."""
+
+    mAP: tuple[float, ...]
+    NDS: tuple[float, ...]
+
+
+class Curves(Config):
+    """Scores during training, from a figure and from the authors' log."""
+
+    epochs: tuple[int, ...]
+    figure: dict[str, Curve]
+    log: dict[str, Curve]
+
+
+class Paper(Config):
+    """All tables."""
+
+    combinations: tuple[Combination, ...]
+    """Every teacher with every student."""
+    ablations: dict[str, dict[str, Score]]
+    """By table, then row: `layers` and `components`."""
+    comparison: dict[str, tuple[Competitor, ...]]
+    """By split."""
+    checkpoints: dict[str, dict[str, dict[str, Score]]]
+    """By backbone, student, teacher."""
+    curves: Curves
+    development: dict[str, Score]
+    """BEVDepth with one frame, by layers."""
+    foreground_weights: tuple[ForegroundWeight, ...]
+    """By alpha."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_columns(cls, data: Any) -> Any:
+        table = data["combinations"]
+        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+        return {**data, "combinations": rows}
+
+
+def load_paper() -> Paper:
+    """Read the tables that come with the package."""
+    return Paper.model_validate(yaml.safe_load(files("distillbev").joinpath("paper.yaml").read_text("utf-8")))

@@ -1,0 +1,46 @@
+"""The paper's tables."""
+
+import pytest
+from distillbev.paper import load_paper
+
+PAPER = load_paper()
+
+
+def test_every_combination_satisfies_the_definition_of_nds():
+    """Printed digits allow 0.05; the baseline of BEVFormer is 0.09 off in print."""
+    for row in PAPER.combinations:
+        tolerance = 0.1 if (row.teacher, row.student) == ("none", "BEVFormer") else 0.05
+        assert row.computed_nds == pytest.approx(row.NDS, abs=tolerance + 1e-9), row
+    assert len(PAPER.combinations) == 12
+    assert len({(row.teacher, row.student) for row in PAPER.combinations}) == 12
+
+
+def test_nds_caps_errors_at_one():
+    row = PAPER.combinations[0].model_copy(update={"mAVE": 250.0})
+    assert row.computed_nds == pytest.approx((5 * 30.5 + 27.9 + 72.1 + 42.1 + 0 + 75.0) / 10)
+
+
+def test_sizes_of_the_tables():
+    assert {name: len(rows) for name, rows in PAPER.ablations.items()} == {"layers": 5, "components": 6}
+    assert {split: len(rows) for split, rows in PAPER.comparison.items()} == {"val": 19, "test": 12}
+    assert len(PAPER.development) == 8
+    assert [row.alpha for row in PAPER.foreground_weights] == [6e-3, 1.2e-2, 4.8e-2]
+
+
+def test_every_curve_has_a_value_for_every_epoch():
+    curves = {**PAPER.curves.figure, **PAPER.curves.log}
+    assert len(curves) == 5
+    for curve in curves.values():
+        assert len(curve.mAP) == len(curve.NDS) == len(PAPER.curves.epochs) == 6
+
+
+def test_tables_agree_where_they_overlap():
+    baseline = next(row for row in PAPER.combinations if (row.teacher, row.student) == ("none", "BEVDet4D"))
+    for first in (PAPER.ablations["layers"]["none"], PAPER.ablations["components"]["baseline"]):
+        assert (first.mAP, first.NDS) == (baseline.mAP, baseline.NDS)
+    best = {row.student: row for row in PAPER.combinations if row.teacher == "MVP"}
+    compared = {(row.method, row.backbone): row for row in PAPER.comparison["val"]}
+    for student in ("BEVFormer", "BEVDepth"):
+        ours = compared[f"DistillBEV-{student}", "R50"]
+        released = PAPER.checkpoints["R50"][student]["MVP"]
+        assert (ours.mAP, ours.NDS) == (best[student].mAP, best[student].NDS) == (released.mAP, released.NDS)
