@@ -74,7 +74,7 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
 
 
 def override(recipe: Recipe, values: Mapping[str, JsonValue], source: str) -> Recipe:
-    """The recipe with other values under some dotted keys.
+    """The recipe with other values under some dotted keys, as if its file said so.
 
     Args:
         recipe: Stays as it is.
@@ -85,9 +85,10 @@ def override(recipe: Recipe, values: Mapping[str, JsonValue], source: str) -> Re
         UserError: If the result is no valid recipe.
     """
     place = Place(source)
+    written = planted(recipe.model_dump(mode="json", exclude_unset=True), place)
     changes = [Override(key, planted(value, place)) for key, value in values.items()]
     try:
-        return _fitting(applied(planted(resolved(recipe), place), changes))
+        return _fitting(applied(written, changes))
     except Problems as found:
         raise UserError(_message(source, found.problems)) from None
 

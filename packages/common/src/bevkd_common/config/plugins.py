@@ -100,7 +100,7 @@ class MethodSpec:
     @property
     def summary(self) -> str:
         """One line for listings."""
-        return f"{self.title}: {self.paper}"
+        return self.paper
 
 
 PluginSpec = DetectorSpec | DatasetSpec | MethodSpec

@@ -89,7 +89,7 @@ def _follow(detail: ErrorDetails, root: Node) -> tuple[list[str], Node]:
 def _reason(detail: ErrorDetails, path: Sequence[str]) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key{did_you_mean(path[-1], _keys_at(path[:-1]))}"
+        return f"unknown key{did_you_mean(path[-1], _keys_at(detail['loc'][:-1]))}"
     if kind == "value_error":
         return str(context["error"])
     if kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -122,22 +122,26 @@ def _given(value: Any) -> str:
     return {None: "null", True: "true", False: "false"}.get(value) or shorten(repr(value), 40)
 
 
-def _keys_at(path: Sequence[str]) -> set[str]:
-    """The keys that may stand in the section at `path`, over all members of its unions."""
+def _keys_at(loc: Sequence[int | str]) -> set[str]:
+    """The keys that may stand in the section at an error's location, which names the members of unions by kind."""
     sections: set[type] = {Recipe}
-    for position, step in enumerate(path):
+    for position, step in enumerate(loc):
+        annotations = [_fields(section)[step] for section in sections if step in _fields(section)]
         if position == 0 and step in SECTIONS:
-            sections = {spec.config for spec in installed(SECTIONS[step]).found.values()}
-        elif not step.isdecimal():
-            annotations = [_fields(section).get(step) for section in sections]
+            sections = {spec.config for spec in installed(SECTIONS[str(step)]).found.values()}
+        elif annotations:
             sections = {inner for annotation in annotations for inner in _sections_in(annotation)}
-    return {key for section in sections for key in _fields(section)}
+        elif isinstance(step, str):
+            sections = {
+                section for section in sections if step in get_args(_fields(section).get("kind"))
+            } or sections
+    return {str(key) for section in sections for key in _fields(section)}
 
 
-def _fields(section: type) -> dict[str, Any]:
+def _fields(section: type) -> dict[Any, Any]:
     """Annotation of each field of a model or a data class."""
     if issubclass(section, BaseModel):
-        return {name: field.annotation for name, field in section.model_fields.items()}
+        return {key: field.annotation for key, field in section.model_fields.items()}
     return get_type_hints(section)
 
 

@@ -1,0 +1,25 @@
+"""The plug-ins that only the tests of configs and commands install."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bevkd_common.config.plugins import _discovered
+from bevkd_common.config.recipe import Recipe
+
+STAND_IN = Path(__file__).parents[1] / "common" / "config" / "stand_in"
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Puts the stand-in distribution on the path; gives its one recipe."""
+    monkeypatch.syspath_prepend(str(STAND_IN))
+    _rediscover()
+    yield STAND_IN / "stand_in_recipes" / "pillars-lift.toy.yaml"
+    monkeypatch.undo()
+    _rediscover()
+
+
+def _rediscover() -> None:
+    _discovered.cache_clear()
+    Recipe.model_rebuild(force=True)
