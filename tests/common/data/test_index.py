@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bevkd_common.config.nuscenes_names import CAMERAS, CLASSES
-from bevkd_common.data.index import BICYCLE_RACK, IGNORED, NuScenesIndex, index_paths, open_index
+from bevkd_common.data.index import BICYCLE_RACK, IGNORED, NuScenesIndex
 from bevkd_common.data.index_build import build_index
+from bevkd_common.data.index_file import PARTS, index_paths, open_index
 from bevkd_common.errors import UserError
 
 
@@ -175,10 +176,10 @@ def test_a_second_opening_reads_the_file(own_world, monkeypatch):
     first = open_index(own_world.root, own_world.version, lambda done, total: steps.append((done, total)))
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert index_paths(own_world.root, own_world.version)[0].is_file()
-    monkeypatch.setattr("bevkd_common.data.index_build.build_index", _unexpected)
+    monkeypatch.setattr("bevkd_common.data.index_file.build_index", _unexpected)
     second = open_index(own_world.root, own_world.version)
     compared = 0
-    for part in NuScenesIndex.PARTS:
+    for part in PARTS:
         for name, value in vars(getattr(first, part)).items():
             np.testing.assert_array_equal(getattr(getattr(second, part), name), value)
             compared += 1
@@ -208,7 +209,7 @@ def test_a_damaged_index_file_is_made_again(own_world, content):
 
 
 def test_an_index_of_another_format_is_made_again(own_world, monkeypatch):
-    monkeypatch.setattr("bevkd_common.data.index.FORMAT", 0)
+    monkeypatch.setattr("bevkd_common.data.index_file.FORMAT", 0)
     open_index(own_world.root, own_world.version)
     old = index_paths(own_world.root, own_world.version)[0]
     monkeypatch.undo()
@@ -226,7 +227,7 @@ def test_read_only_data_is_indexed_in_the_users_cache(own_world, tmp_path, monke
     open_index(own_world.root, own_world.version)
     assert cached.is_file()
     assert cached.is_relative_to(tmp_path / "cache")
-    monkeypatch.setattr("bevkd_common.data.index_build.build_index", _unexpected)
+    monkeypatch.setattr("bevkd_common.data.index_file.build_index", _unexpected)
     assert len(open_index(own_world.root, own_world.version).key_frames.token) == 8
 
 
@@ -250,7 +251,7 @@ def test_splits_choose_key_frames(index):
             "nonsense",
             r"no split 'nonsense' in .*choose one of train, val, mini_train, mini_val, small_train, small_val",
         ),
-        ("val", r"has 0 of the 150 scenes of split 'val' \(scene-0003, scene-0012, scene-0013 \.\.\. lack\)"),
+        ("val", r"has 0 of the 150 scenes of split 'val', scene-0003 is missing; choose"),
     ],
 )
 def test_a_split_that_is_not_there(index, split, message):
@@ -262,9 +263,10 @@ def test_a_split_that_is_not_there(index, split, message):
     ("content", "message"),
     [
         ("{", "splits.json is not JSON"),
-        ("[]", "must map each split to a list of scene names"),
-        ('{"a": "scene-9001"}', "must map each split to a list of scene names"),
-        ('{"a": [9001]}', "must map each split to a list of scene names"),
+        ("[]", "must map each split to a list of one or more scene names"),
+        ('{"a": "scene-9001"}', "must map each split to a list of one or more scene names"),
+        ('{"a": []}', "must map each split to a list of one or more scene names"),
+        ('{"a": [9001]}', "must map each split to a list of one or more scene names"),
     ],
 )
 def test_damaged_splits(own_world, content, message):

@@ -1,31 +1,18 @@
 """Everything a reader asks of a nuScenes version, as arrays: one row a key frame, one row an annotation.
 
-The index is made once from the JSON tables and kept beside them as one `.npz` file without pickles. Lengths are
-metres, angles radians, matrices `dst_T_src` in float64; L is the LiDAR at the time of its key frame.
+Lengths are metres, angles radians, matrices `dst_T_src` in float64; L is the LiDAR at the time of its key frame.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from bevkd_common.data.nuscenes_tables import scene_names, table_state
+from bevkd_common.data.nuscenes_tables import scene_names
 from bevkd_common.errors import UserError
-
-_log = logging.getLogger(__name__)
-
-FORMAT = 1
-"""Raise it when the meaning or layout of a field changes; older files are then made anew."""
 
 PREVIOUS_SWEEPS = 10
 """LiDAR sweeps before a key frame that the index knows."""
@@ -148,13 +135,6 @@ class NuScenesIndex:
     cameras: CameraViews
     annotations: Annotations
 
-    PARTS: ClassVar[dict[str, type]] = {
-        "key_frames": KeyFrames,
-        "sweeps": Sweeps,
-        "cameras": CameraViews,
-        "annotations": Annotations,
-    }
-
     def split(self, name: str) -> Ints:
         """Key frames of a split, in order.
 
@@ -164,83 +144,9 @@ class NuScenesIndex:
         wanted = scene_names(self.root, self.version, name)
         present = set(np.unique(self.key_frames.scene).tolist())
         missing = [scene for scene in wanted if scene.encode() not in present]
-        if missing or not wanted:
+        if missing:
             raise UserError(
                 f"{self.root / self.version} has {len(wanted) - len(missing)} of the {len(wanted)} scenes of split "
-                f"{name!r} ({', '.join(missing[:3])} ... lack); choose a split of this version, or unpack the rest"
+                f"{name!r}, {missing[0]} is missing; choose a split of this version, or unpack the rest"
             )
         return np.flatnonzero(np.isin(self.key_frames.scene, np.array([scene.encode() for scene in wanted])))
-
-    def save(self, path: Path, state: str) -> None:
-        """Write to `path` through a temporary file; `state` tells later whether the tables have changed."""
-        header = {"format": FORMAT, "version": self.version, "tables_sha256": self.tables_sha256, "state": state}
-        arrays = {
-            f"{part}.{field.name}": getattr(getattr(self, part), field.name)
-            for part, kind in self.PARTS.items()
-            for field in fields(kind)
-        }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("wb") as file:
-            np.savez(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, path: Path, root: Path, state: str) -> NuScenesIndex | None:
-        """Read what `save` wrote; None where the file is absent, damaged, or of other tables or another format."""
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                header: dict[str, Any] = json.loads(archive["header"].tobytes())
-                if (header["format"], header["state"]) != (FORMAT, state):
-                    return None
-                parts = {
-                    part: kind(**{field.name: archive[f"{part}.{field.name}"] for field in fields(kind)})
-                    for part, kind in cls.PARTS.items()
-                }
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
-        return cls(root, header["version"], header["tables_sha256"], **parts)
-
-
-def open_index(root: Path, version: str, progress: Callable[[int, int], None] | None = None) -> NuScenesIndex:
-    """The index of `root/version`, from its file if that is current, else from the tables.
-
-    The file lies beside the tables, or in the user's cache folder where the tables cannot be written to.
-
-    Args:
-        root: Folder of the data set.
-        version: Name of the version folder, such as `v1.0-trainval`.
-        progress: Called with the steps done and all steps while the tables are read.
-
-    Raises:
-        UserError: If the data set lacks something or contradicts itself.
-    """
-    from bevkd_common.data.index_build import build_index
-
-    root = root.resolve()
-    state = table_state(root, version)
-    places = index_paths(root, version)
-    for path in places:
-        index = NuScenesIndex.load(path, root, state)
-        if index is not None:
-            return index
-    index = build_index(root, version, progress)
-    _save_somewhere(index, places, state)
-    return index
-
-
-def index_paths(root: Path, version: str) -> tuple[Path, Path]:
-    """Where the index of a version may lie: beside its tables, or in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevkd"
-    place = hashlib.sha256(str(root / version).encode()).hexdigest()[:16]
-    return root / version / f"bevkd-index-{FORMAT}.npz", cache / f"index-{FORMAT}-{place}.npz"
-
-
-def _save_somewhere(index: NuScenesIndex, places: tuple[Path, ...], state: str) -> None:
-    for path in places:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            index.save(path, state)
-        except OSError:
-            continue
-        return
-    _log.warning("the index cannot be kept in %s; the tables will be read each time", " or ".join(map(str, places)))

@@ -68,22 +68,17 @@ def build_index(root: Path, version: str, progress: Callable[[int, int], None] |
     Raises:
         UserError: If a table is missing, damaged, or contradicts another.
     """
-    done = iter(range(1, STEPS + 1))
-
-    def report() -> None:
-        if progress is not None:
-            progress(next(done), STEPS)
-
+    report = progress or (lambda done, steps: None)
     tables = read_tables(root, version)
-    report()
+    report(1, STEPS)
     try:
         samples = _ordered_samples(tables)
         sweeps, cameras = _sensor_rows(tables, samples)
-        report()
+        report(2, STEPS)
         key_frames, sweep_part, camera_part = _sensors(tables, samples, sweeps, cameras)
-        report()
+        report(3, STEPS)
         annotations = _annotations(tables, samples, key_frames)
-        report()
+        report(4, STEPS)
     except KeyError as error:
         raise UserError(
             f"the tables in {tables.folder} contradict each other: {error} is missing; unpack them again"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,8 @@ from bevkd_common.config.datasets import NuScenesConfig, ReadingConfig
 from bevkd_common.config.nuscenes_names import CAMERAS, CLASSES
 from bevkd_common.data.augment import draw_bev, draw_image, plain_image
 from bevkd_common.data.dataset import SplitName
-from bevkd_common.data.index import PREVIOUS_SWEEPS, Ints, NuScenesIndex, open_index
+from bevkd_common.data.index import PREVIOUS_SWEEPS, Ints, NuScenesIndex
+from bevkd_common.data.index_file import open_index
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Cameras, Sample
 from bevkd_common.data.sensor_files import SensorFiles
@@ -126,12 +127,7 @@ class NuScenesSource:
             UserError: If a file is missing or damaged.
         """
         row = int(self.rows[index])
-        # Streams of their own: what a detector does not ask for leaves the others' draws alone.
-        bev_rng, image_rng, lidar_rng = (
-            (None, None, None)
-            if seed is None
-            else (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
-        )
+        bev_rng, image_rng, lidar_rng = _streams(seed)
         aug_T_lidar = torch.eye(4, dtype=torch.float64)
         if bev_rng is not None and self.reading.bev_augmentation is not None:
             aug_T_lidar = draw_bev(bev_rng, self.reading.bev_augmentation)
@@ -157,10 +153,10 @@ class NuScenesSource:
         low, high = self.reading.point_range[:2], self.reading.point_range[3:5]
         center = boxes.centers[:, :2]
         inside = ((center > center.new_tensor(low)) & (center < center.new_tensor(high))).all(dim=1)
-        tensor = boxes[inside].wrap_yaw().tensor.float()
+        kept = boxes[inside].to(torch.float32).wrap_yaw()
         if self.reading.unknown_velocity == "zero":
-            tensor = tensor.nan_to_num(nan=0.0)
-        return Boxes(tensor), labels[inside]
+            kept = Boxes(kept.tensor.nan_to_num(nan=0.0))
+        return kept, labels[inside]
 
     def _cameras(self, row: int, aug_T_lidar: Tensor, rng: np.random.Generator | None) -> Cameras:
         views = self.index.cameras
@@ -191,14 +187,16 @@ class NuScenesSource:
         clouds = []
         for place, column in enumerate(self._choose_sweeps(row, rng)):
             stored = self.files.sweep(sweeps.path[row, column].decode())
-            xyz = aug_T_sweep[column, :3, :3] @ stored[:, :3].T + aug_T_sweep[column, :3, 3:]
+            x, y, z = stored[:, :3].T
+            # Sums of products, not a matmul: a BLAS may round differently from process to process.
+            xyz = np.stack([row[0] * x + row[1] * y + row[2] * z + row[3] for row in aug_T_sweep[column, :3]])
             keep = _inside(xyz, self.reading.point_range)
             if place:
-                keep &= (np.abs(stored[:, 0]) >= CLOSE) | (np.abs(stored[:, 1]) >= CLOSE)
-            rows = np.flatnonzero(keep)
-            cloud = np.empty((len(rows), 5), dtype=np.float32)
-            cloud[:, :3] = xyz.T[rows]
-            cloud[:, 3] = stored[rows, 3]
+                keep &= (np.abs(x) >= CLOSE) | (np.abs(y) >= CLOSE)
+            kept = np.flatnonzero(keep)
+            cloud = np.empty((len(kept), 5), dtype=np.float32)
+            cloud[:, :3] = xyz.T[kept]
+            cloud[:, 3] = stored[kept, 3]
             cloud[:, 4] = lags[column]
             clouds.append(cloud)
         points = np.concatenate(clouds)
@@ -241,6 +239,13 @@ def build(
         splits={"train": config.train_split, "val": config.val_split},
         description=f"nuScenes {config.version}, trained on {config.train_split}, evaluated on {config.val_split}.",
     )
+
+
+def _streams(seed: int | None) -> Sequence[np.random.Generator | None]:
+    """One generator for each thing that is drawn: what a detector does not ask for leaves the other draws alone."""
+    if seed is None:
+        return (None, None, None)
+    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)]
 
 
 def _valid(index: NuScenesIndex, rows: slice) -> npt.NDArray[np.bool_]:

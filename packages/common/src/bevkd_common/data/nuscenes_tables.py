@@ -114,10 +114,11 @@ def _read_splits(path: Path) -> dict[str, list[str]]:
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); write it again") from error
     named = isinstance(splits, dict) and all(
-        isinstance(scenes, list) and all(isinstance(scene, str) for scene in scenes) for scenes in splits.values()
+        isinstance(scenes, list) and scenes and all(isinstance(scene, str) for scene in scenes)
+        for scenes in splits.values()
     )
     if not named:
-        raise UserError(f"{path} must map each split to a list of scene names")
+        raise UserError(f"{path} must map each split to a list of one or more scene names")
     return dict(splits)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bevkd_common.config.datasets import SyntheticConfig
-from bevkd_common.data.index import open_index
+from bevkd_common.data.index_file import open_index
 from bevkd_common.data.nuscenes import NuScenesDataset
 from bevkd_common.data.synthetic.generate import TRAIN_SPLIT, VAL_SPLIT, VERSION, ensure_world
 
