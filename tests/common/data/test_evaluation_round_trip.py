@@ -139,10 +139,11 @@ def test_ground_truth_of_a_generated_world_scores_perfectly(synthetic, tmp_path)
     assert checked > 25
 
 
-def test_the_evidence_resamples_scenes(synthetic):
+def test_the_evidence_resamples_scenes(synthetic, tmp_path):
     evaluator = _evaluated(*synthetic, _truth)
-    evidence = evaluator.evidence()
-    assert len(evidence.groups) == 2
+    evaluator.evidence().save(tmp_path / "evidence.npz")
+    evidence = evaluator.load_evidence(tmp_path / "evidence.npz")
+    assert evidence.groups == tuple(dict.fromkeys(synthetic[1].source("val", DataNeeds()).scenes))
     whole = evidence.headline(np.ones(2))
     assert whole["mAP"] == pytest.approx(evaluator.compute().headline["mAP"].value)
 
@@ -168,6 +169,16 @@ def test_a_submission_names_the_sensors_that_were_used(small):
         evaluator.update(batch, _truth(batch))
     assert evaluator.submission()["meta"] == flags | {"use_camera": True, "use_lidar": False}
     assert set(evaluator.submission()["results"]) == {f"scene-9003-key{k}" for k in range(3)}
+
+
+def test_suspicious_scores_are_commented(small):
+    def nothing(batch):
+        return [Detections(Boxes.empty(), torch.empty(0), torch.empty(0, dtype=torch.int64)) for _ in batch.tokens]
+
+    sound, silent = _evaluated(*small, _truth), _evaluated(*small, nothing)
+    assert sound.findings(sound.compute()) == []
+    assert silent.findings(silent.compute())[0].startswith("No prediction is left to score")
+    assert set(silent.submission()["results"].keys()) == {f"scene-9003-key{k}" for k in range(3)}
 
 
 def test_misuse_of_the_evaluator(small):
