@@ -100,6 +100,24 @@ def test_a_feature_at_one_depth_lights_one_cell() -> None:
     torch.testing.assert_close(bev, expected)
 
 
+def test_a_feature_is_shared_out_by_the_softmax_over_depth() -> None:
+    lift_splat = released()
+    with torch.no_grad():
+        lift_splat.depth_net.weight.zero_()
+        lift_splat.depth_net.bias.fill_(-100.0)
+        lift_splat.depth_net.bias[9], lift_splat.depth_net.bias[19] = math.log(6.0), math.log(2.0)
+        lift_splat.depth_net.weight[59], lift_splat.depth_net.bias[59] = 1.0, 0.0
+    image = torch.zeros(1, 1, 1, 16, 44)
+    image[0, 0, 0, 8, 22] = 4.0
+
+    bev = lift_splat(image, released_camera())
+
+    # Three quarters at 10 m, a quarter at 20 m: (0.256, 20.7).
+    expected = torch.zeros(1, 1, 128, 128)
+    expected[0, 0, 77, 64], expected[0, 0, 89, 64] = 3.0, 1.0
+    torch.testing.assert_close(bev, expected)
+
+
 def test_truncation_keeps_the_lowest_rows_at_a_large_depth() -> None:
     camera = released_camera()
     outside = 128 * 128
