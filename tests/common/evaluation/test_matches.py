@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation import matches as matches_module
-from bevkd_common.evaluation.curves import first_above
 from bevkd_common.evaluation.matches import MatchTable, NuScenesMetricConfig, Scores, prediction_dtype
 from bevkd_common.evaluation.nuscenes import CLASSES, nuscenes_results
 
@@ -175,8 +174,8 @@ def test_within_limits_ranges_and_bands() -> None:
     assert NuScenesMetricConfig().error_column == 2
 
 
-def test_first_above() -> None:
-    rising = np.array([[0, 0, 2, 5], [1, 1, 1, 1], [0, 0, 0, 0]])
-    limits = np.array([[-1, 0, 1, 2, 5], [-1, 0, 1, 4, 5], [-1, 0, 0, 5, 1]])
-    assert first_above(rising, limits).tolist() == [[0, 2, 2, 3, 4], [0, 0, 4, 4, 4], [0, 4, 4, 4, 4]]
-    assert first_above(np.zeros((2, 0), np.int64), np.zeros((2, 3), np.int64)).tolist() == [[0] * 3] * 2
+def test_unusual_settings_are_accepted() -> None:
+    config = NuScenesMetricConfig(min_recall=0.0, min_precision=0.0, mean_ap_weight=0.5, max_boxes_per_sample=1)
+    assert config.first_recall == 1
+    assert NuScenesMetricConfig(class_ranges=dict.fromkeys(CLASSES, 0.5)).ranges.tolist() == [0.5] * 10
+    assert NuScenesMetricConfig(min_recall=0.99).first_recall == 100

@@ -57,9 +57,10 @@ class RecallCurves:
         reached -= reached / step > RECALLS
         self.reached = np.minimum(reached, total)  # [R, 101]
         self.following = first_above(self.found[:, 1:], self.reached)  # [R, 101], M where none follows
+        # Curves run from the recall reached, over this width, to the recall of the copy that follows.
         self.start = self.reached / step
-        self.attained = (self.reached < total) | (self.start == RECALLS)
         self.width = (self.reached + 1) / step - self.start
+        self.attained = (self.reached < total) | (self.start == RECALLS)
 
     def precision(self) -> FloatArray:
         """Return the interpolated precision [R, 101]; 0 beyond the recall attained."""
