@@ -11,6 +11,8 @@ import numpy as np
 from .rigid import Booleans, Floats, Integers
 from .solids import PlacedBoxes
 
+TINY = 1e-30
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -79,12 +81,12 @@ def cast(
     cos, sin = boxes.cos[box], boxes.sin[box]
     direction = (cos * x + sin * y, cos * y - sin * x, z)
     enters, leaves = [], []
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for axis in range(3):
-            scale = 1.0 / direction[axis]
-            middle, reach = -starts[box, axis] * scale, boxes.half[box, axis] * np.abs(scale)
-            enters.append(middle - reach)
-            leaves.append(middle + reach)
+    for axis in range(3):
+        # A ray along a face never reaches the planes beside it, but 0 / 0 would say nothing.
+        scale = 1.0 / np.where(direction[axis] == 0, TINY, direction[axis])
+        middle, reach = -starts[box, axis] * scale, boxes.half[box, axis] * np.abs(scale)
+        enters.append(middle - reach)
+        leaves.append(middle + reach)
     nearest = np.maximum(np.maximum(enters[0], enters[1]), enters[2])
     met = np.flatnonzero((nearest > 0) & (nearest <= np.minimum(np.minimum(leaves[0], leaves[1]), leaves[2])))
     met_box, met_ray, distance = box[met], ray[met], nearest[met]
