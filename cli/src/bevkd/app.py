@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from bevkd_common.errors import UserError
 
-from bevkd import config, plugins, recipes
+from bevkd import config, plugins, recipes, run
 
 app = typer.Typer(
     name="bevkd",
@@ -21,6 +21,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command("run")(run.run)
+app.command("train")(run.train)
+app.command("eval")(run.evaluate)
+app.command("report")(run.report)
+app.command("ablate")(run.ablate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(config.app, name="config")
 app.command("plugins")(plugins.plugins)
@@ -29,7 +34,7 @@ app.command("plugins")(plugins.plugins)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what the user can put right ends with one message and exit code 2."""
     try:
-        app(arguments)
+        app(arguments, prog_name="bevkd")
     except UserError as error:
         typer.secho(str(error), fg="red", err=True)
         raise SystemExit(2) from None

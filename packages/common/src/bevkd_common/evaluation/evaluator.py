@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,8 +23,12 @@ class Evidence(Protocol):
 
     groups: tuple[str, ...]
 
-    def headline(self, weights: npt.NDArray[np.float64]) -> dict[str, float]:
-        """The headline metrics with each group counted `weights[g]` times."""
+    def headlines(self, weights: npt.NDArray[np.float64]) -> Mapping[str, npt.NDArray[np.float64]]:
+        """The headline metrics, [N] each, with group g counted `weights[n, g]` times.
+
+        Args:
+            weights: [N, G], one row a draw.
+        """
         ...
 
     def save(self, path: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bevkd_common.config.loading import override
 from bevkd_common.config.model import Config
-from bevkd_common.config.overrides import overridden
 from bevkd_common.config.plugins import Ablation
 from bevkd_common.config.recipe import Arm as ControlConfig
 from bevkd_common.config.recipe import Recipe
@@ -81,7 +81,7 @@ def distilled_arm(recipe: Recipe) -> Arm:
 
 def control_arm(recipe: Recipe, control: ControlConfig) -> Arm:
     """One of the recipe's controls."""
-    changed = overridden(recipe, control.overrides)
+    changed = override(recipe, control.overrides, f"control {control.name}")
     base = baseline_arm(changed) if control.base == "baseline" else distilled_arm(changed)
     return replace(
         base,
@@ -96,7 +96,8 @@ def control_arm(recipe: Recipe, control: ControlConfig) -> Arm:
 
 def ablation_arm(recipe: Recipe, name: str, ablation: Ablation) -> Arm:
     """The distilled student with some of the method's settings changed."""
-    changed = overridden(recipe, {f"method.{key}": value for key, value in ablation.overrides.items()})
+    values = {f"method.{key}": value for key, value in ablation.overrides.items()}
+    changed = override(recipe, values, f"ablation {name}")
     return replace(
         distilled_arm(changed), name=name, title=name.replace("_", " "), role="control", summary=ablation.summary
     )

@@ -26,6 +26,7 @@ from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.run import Request, open_dataset, student_arms
 from bevkd_common.experiment.stages import STAGES
+from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections
 from bevkd_common.report import inputs
@@ -169,7 +170,7 @@ def _scene(
     cameras_in_order: tuple[str, ...],
     extent: tuple[float, float, float, float],
 ) -> inputs.Scene:
-    truth = Detections(batch.boxes[0], torch.ones(batch.labels.shape[1]), batch.labels[0])
+    truth = Detections(Boxes(batch.boxes.tensor[0]), torch.ones(batch.labels.shape[1]), batch.labels[0])
     cameras = batch.cameras
     return inputs.Scene(
         token=batch.tokens[0],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,33 @@ def run_experiment(recipe: Recipe, request: Request, reporter: Reporter, acceler
     return folder
 
 
+def train_one(
+    recipe: Recipe,
+    name: str,
+    *,
+    runs: Path,
+    data_root: Path | None,
+    seed: int,
+    reporter: Reporter,
+    accelerator: Accelerator,
+) -> Path:
+    """Train and score one arm, and the teacher if it needs one; returns the folder of its stage.
+
+    Raises:
+        UserError: If there is no arm of that name.
+    """
+    choices = {arm.name: arm for arm in (teacher_arm(recipe), baseline_arm(recipe), distilled_arm(recipe))}
+    if name not in choices:
+        raise UserError(f"no arm is called `{name}`: choose from {', '.join(choices)}")
+    arm = choices[name]
+    dataset = open_dataset(recipe, seed, data_root=data_root, runs=runs, reporter=reporter)
+    lab = Laboratory(recipe, dataset, seed=seed, root=runs, reporter=reporter, accelerator=accelerator)
+    if arm.role == "baseline":
+        return _one(lab, arm, None).folder
+    teacher = _teacher(lab, recipe)
+    return teacher.folder if arm.role == "teacher" else _one(lab, arm, teacher).folder
+
+
 def student_arms(recipe: Recipe, request: Request) -> list[Arm]:
     """The arms after the teacher, in the order they are trained."""
     arms = [baseline_arm(recipe)] if request.baseline else []
@@ -108,25 +135,34 @@ def open_dataset(recipe: Recipe, seed: int, *, data_root: Path | None, runs: Pat
     return build_dataset(recipe.dataset_for(seed), data_root=data_root, runs=runs, reporter=reporter)
 
 
-def run_seed(lab: Laboratory, recipe: Recipe, arms: Sequence[Arm]) -> list[tuple[str, Stage]]:
+def run_seed(lab: Laboratory, recipe: Recipe, arms: Sequence[Arm]) -> Iterator[tuple[str, Stage]]:
     """Train and score the teacher and every arm of one seed."""
-    teacher = teacher_arm(recipe)
-    teacher_stage = lab.stage(teacher, None)
-    if recipe.teacher_checkpoint is None:
-        lab.train(teacher, teacher_stage, None)
-    else:
-        lab.adopt(teacher, teacher_stage, recipe.teacher_checkpoint)
-    lab.reporter.say(_score_line(teacher, lab.score(teacher, teacher_stage)))
-    stages = [(teacher.name, teacher_stage)]
+    teacher = _teacher(lab, recipe)
+    yield "teacher", teacher
     seconds: dict[str, float] = {}
     for arm in arms:
-        arm = fixed_length(arm, seconds)
-        parent = teacher_stage if arm.method is not None else None
-        stage = lab.stage(arm, parent)
-        seconds[arm.name] = lab.train(arm, stage, parent)["seconds"]
-        lab.reporter.say(_score_line(arm, lab.score(arm, stage)))
-        stages.append((arm.name, stage))
-    return stages
+        stage = _one(lab, fixed_length(arm, seconds), teacher)
+        assert stage.trained is not None
+        seconds[arm.name] = stage.trained["seconds"]
+        yield arm.name, stage
+
+
+def _teacher(lab: Laboratory, recipe: Recipe) -> Stage:
+    if recipe.teacher_checkpoint is None:
+        return _one(lab, teacher_arm(recipe), None)
+    arm = teacher_arm(recipe)
+    stage = lab.stage(arm, None)
+    lab.adopt(arm, stage, recipe.teacher_checkpoint)
+    lab.reporter.say(_score_line(arm, lab.score(arm, stage)))
+    return stage
+
+
+def _one(lab: Laboratory, arm: Arm, teacher: Stage | None) -> Stage:
+    parent = teacher if arm.method is not None else None
+    stage = lab.stage(arm, parent)
+    lab.train(arm, stage, parent)
+    lab.reporter.say(_score_line(arm, lab.score(arm, stage)))
+    return stage
 
 
 def _score_line(arm: Arm, scores: Scores) -> str:

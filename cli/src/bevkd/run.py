@@ -1,0 +1,239 @@
+"""`bevkd run`, `train`, `eval`, `report`, `ablate`: experiments from start to report."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from bevkd_common.config.recipe import Recipe
+    from bevkd_common.config.recipes import RecipeFile
+    from bevkd_common.engine.progress import Reporter
+    from bevkd_common.experiment.record import RunFolder
+    from bevkd_common.experiment.run import Request
+
+Method = Annotated[str, typer.Argument(metavar="METHOD", help="A method that is installed, such as distillbev.")]
+Teacher = Annotated[str | None, typer.Option(help="Teacher, as a recipe names it.")]
+Student = Annotated[str | None, typer.Option(help="Student, as a recipe names it.")]
+DatasetName = Annotated[str, typer.Option(help="Data set, as a recipe names it.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set; data that can be made need none.")]
+RecipeOption = Annotated[str | None, typer.Option(help="A recipe's name or file, instead of the flags above.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b=c changes one value of the recipe.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the run; runs/<recipe> where not given.")]
+Seed = Annotated[int | None, typer.Option(help="One of the recipe's seeds; the first where not given.")]
+Seeds = Annotated[int | None, typer.Option(min=2, help="Run that many of the recipe's seeds, and its controls.")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="Processes, one a GPU; 0 stays on the CPU.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run of this name did.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/NAME.")]
+
+
+def run(
+    method: Method,
+    teacher: Teacher = None,
+    student: Student = None,
+    dataset: DatasetName = "synthetic",
+    data_root: DataRoot = None,
+    recipe: RecipeOption = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    seed: Seed = None,
+    seeds: Seeds = None,
+    gpus: Gpus = None,
+    restart: Restart = False,
+    no_baseline: Annotated[
+        bool, typer.Option("--no-baseline", help="Leave out the student alone, and with it the comparison.")
+    ] = False,
+) -> None:
+    """Run a whole experiment: data, teacher, student alone, student distilled, scores, report."""
+    from bevkd_common.experiment.run import Request
+
+    chosen, loaded = _recipe(method, teacher, student, dataset, recipe, overrides)
+    request = Request(
+        out=out or _default_out(chosen, overrides),
+        data_root=data_root,
+        seeds=_seeds(loaded, seed, seeds),
+        controls=seeds is not None,
+        baseline=not no_baseline,
+        restart=restart,
+    )
+    _experiment(loaded, request, gpus)
+
+
+def ablate(
+    method: Method,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ABLATION]...", help="Some of the method's ablations; all of them."),
+    ] = None,
+    teacher: Teacher = None,
+    student: Student = None,
+    dataset: DatasetName = "synthetic",
+    data_root: DataRoot = None,
+    recipe: RecipeOption = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    seed: Seed = None,
+    gpus: Gpus = None,
+    restart: Restart = False,
+    list_only: Annotated[bool, typer.Option("--list", help="Print the method's ablations and stop.")] = False,
+) -> None:
+    """Train a method's own ablations beside the recipe itself; teacher and baseline are shared."""
+    from bevkd_common.config.plugins import MethodSpec, installed
+
+    from bevkd.display import print_table
+
+    spec = installed(MethodSpec).find(method)
+    if list_only:
+        print_table(("ablation", "what changes"), [(name, row.summary) for name, row in spec.ablations.items()])
+        return
+    from bevkd_common.experiment.run import Request
+
+    chosen, loaded = _recipe(method, teacher, student, dataset, recipe, overrides)
+    request = Request(
+        out=out or Path(f"{_default_out(chosen, overrides)}-ablation"),
+        data_root=data_root,
+        seeds=_seeds(loaded, seed, None),
+        ablations=tuple(names or spec.ablations),
+        restart=restart,
+    )
+    _experiment(loaded, request, gpus)
+
+
+def train(
+    method: Method,
+    arm: Annotated[str, typer.Option(help="teacher, baseline or distilled.")] = "baseline",
+    teacher: Teacher = None,
+    student: Student = None,
+    dataset: DatasetName = "synthetic",
+    data_root: DataRoot = None,
+    recipe: RecipeOption = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    seed: Seed = None,
+    gpus: Gpus = None,
+) -> None:
+    """Train and score one model of a recipe, and the teacher if it needs one; `run` takes it from there."""
+    from bevkd_common.experiment.run import train_one
+
+    chosen, loaded = _recipe(method, teacher, student, dataset, recipe, overrides)
+    root = (out or _default_out(chosen, overrides)).parent
+    reporter = _reporter()
+    folder = train_one(
+        loaded,
+        arm,
+        runs=root,
+        data_root=data_root,
+        seed=_seeds(loaded, seed, None)[0],
+        reporter=reporter,
+        accelerator=_accelerator(gpus),
+    )
+    reporter.say(str(folder))
+
+
+def evaluate(
+    run_folder: RunPath,
+    gpus: Gpus = None,
+    submission: Annotated[
+        Path | None, typer.Option(help="Folder for the official submission files, one a model and seed.")
+    ] = None,
+) -> None:
+    """Score every trained model of a run again, whatever scores are there."""
+    from bevkd_common.experiment.run import score_again
+
+    score_again(_run_folder(run_folder), _reporter(), _accelerator(gpus), submissions=submission)
+
+
+def report(run_folder: RunPath, gpus: Gpus = None) -> None:
+    """Write the report of a run again."""
+    _write_report(_run_folder(run_folder), gpus)
+
+
+def _experiment(recipe: Recipe, request: Request, gpus: int | None) -> None:
+    if gpus is not None and gpus > 1 and "LOCAL_RANK" not in os.environ:
+        _relaunch(gpus)
+    from bevkd_common.experiment.run import run_experiment
+
+    folder = run_experiment(recipe, request, _reporter(), _accelerator(gpus))
+    _write_report(folder, gpus)
+
+
+def _relaunch(processes: int) -> None:
+    """Start the same command once a GPU."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "bevkd", *sys.argv[1:]])
+
+
+def _write_report(folder: RunFolder, gpus: int | None) -> None:
+    from bevkd_common.experiment.reporting import report_input
+    from bevkd_common.report.render import write_report
+
+    accelerator = _accelerator(gpus)
+    if not accelerator.is_main_process:
+        return
+    reporter = _reporter()
+    page = write_report(report_input(folder, reporter, accelerator), folder.path / "report")
+    reporter.say(f"report: {page}")
+
+
+def _recipe(
+    method: str,
+    teacher: str | None,
+    student: str | None,
+    dataset: str,
+    name: str | None,
+    overrides: list[str] | None,
+) -> tuple[str, Recipe]:
+    from bevkd_common.config.loading import load_recipe
+    from bevkd_common.config.recipes import catalogue, recipe_path
+
+    if name is not None:
+        path = recipe_path(name)
+        return Path(str(path)).stem, load_recipe(path, overrides or ())
+    file: RecipeFile = catalogue().find(method, teacher=teacher, student=student, dataset=dataset)
+    return file.name.replace("/", "-"), load_recipe(file.path, overrides or ())
+
+
+def _default_out(recipe: str, overrides: list[str] | None) -> Path:
+    """runs/<recipe>; a recipe that is changed on the command line gets a name of its own."""
+    from hashlib import sha256
+
+    changed = f"-{sha256(' '.join(overrides).encode()).hexdigest()[:6]}" if overrides else ""
+    return Path("runs") / f"{recipe}{changed}"
+
+
+def _seeds(recipe: Recipe, seed: int | None, count: int | None) -> tuple[int, ...]:
+    from bevkd_common.errors import UserError
+
+    if seed is not None and count is not None:
+        raise UserError("give --seed for one seed, or --seeds for several, not both")
+    if count is not None:
+        if count > len(recipe.seeds):
+            raise UserError(f"--seeds {count}: the recipe has {len(recipe.seeds)} seeds; add to its `seeds`")
+        return recipe.seeds[:count]
+    if seed is not None and seed not in recipe.seeds:
+        raise UserError(f"--seed {seed} is none of the recipe's seeds: {', '.join(map(str, recipe.seeds))}")
+    return (recipe.seeds[0] if seed is None else seed,)
+
+
+def _run_folder(path: Path) -> RunFolder:
+    from bevkd_common.experiment.record import RunFolder
+
+    folder = RunFolder(path)
+    folder.read()
+    return folder
+
+
+def _reporter() -> Reporter:
+    from bevkd_common.engine.progress import ConsoleReporter, SilentReporter
+
+    return ConsoleReporter() if os.environ.get("LOCAL_RANK", "0") == "0" else SilentReporter()
+
+
+def _accelerator(gpus: int | None):  # type: ignore[no-untyped-def]
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=gpus == 0)

@@ -1,0 +1,175 @@
+"""Pictures of a report, as PNG files: curves, key frames, and the method's panels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from bevkd_common.distill.method import Panel
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.models.detector import Detections
+from bevkd_common.report.inputs import Arm, Scene
+
+COLORS = {"truth": "#1a9850", "teacher": "#3b6ea5", "baseline": "#d98c00", "distilled": "#c2304b"}
+REGIONS = ("#eceef1", "#c2304b", "#edae49", "#3b6ea5", "#66a182")
+SMOOTHING = 5
+NEAREST = 0.5
+"""Metres in front of a camera from which boxes are drawn."""
+# Corners of a box by index in the order of `Boxes.corners`: bottom ring, top ring, and the posts between them.
+EDGES = tuple((i, (i + 1) % 4) for i in range(4)) + tuple((4 + i, 4 + (i + 1) % 4) for i in range(4))
+POSTS = tuple((i, 4 + i) for i in range(4))
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    return path
+
+
+def curves(arms: Sequence[Arm]) -> Figure:
+    """Loss terms over the steps: one axes a group of terms, one line an arm, seeds in the same colour."""
+    shown = [arm for arm in arms if arm.role != "control"]
+    groups = sorted(
+        {name.partition("/")[0] for arm in shown for run in arm.runs.values() for name in _terms(run.curve)}
+    )
+    figure = Figure(figsize=(4.4 * max(len(groups), 1), 3.2))
+    for column, group in enumerate(groups):
+        axes = figure.add_subplot(1, len(groups), column + 1)
+        for arm in shown:
+            for index, run in enumerate(arm.runs.values()):
+                steps, values = _weighted_sum(run.curve, group)
+                if steps:
+                    label = arm.title if index == 0 else None
+                    axes.plot(steps, _smooth(values), color=COLORS[arm.role], label=label, lw=1.2, alpha=0.85)
+        axes.set(title=f"{group} loss", xlabel="step", yscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure
+
+
+def birds_eye(scene: Scene, arms: Sequence[Arm]) -> Figure:
+    """The key frame from above: points, true boxes, and one axes a model with its boxes."""
+    shown = [arm for arm in arms if arm.name in scene.detections]
+    figure = Figure(figsize=(4.3 * len(shown), 4.5))
+    for column, arm in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), column + 1)
+        if scene.points is not None:
+            axes.scatter(scene.points[:, 0], scene.points[:, 1], s=0.3, c="#9aa3ad", linewidths=0)
+        _draw_above(axes, scene.truth.boxes, COLORS["truth"], 1.6)
+        _draw_above(axes, _confident(scene, arm.name).boxes, COLORS[arm.role], 1.0)
+        x0, x1, y0, y1 = scene.extent
+        axes.set(title=arm.title, xlim=(x0, x1), ylim=(y0, y1), aspect="equal", xticks=[], yticks=[])
+        axes.legend(
+            handles=[
+                Patch(color=COLORS["truth"], label="annotated"),
+                Patch(color=COLORS[arm.role], label="detected"),
+            ],
+            fontsize=7,
+            loc="upper right",
+        )
+    return figure
+
+
+def cameras(scene: Scene, arm: Arm) -> Figure | None:
+    """The camera images of a key frame with the true boxes and those of one model, or None without cameras."""
+    if scene.images is None or scene.img_T_lidar is None:
+        return None
+    count, height, width = scene.images.shape[:3]
+    columns = (count + 1) // 2
+    figure = Figure(figsize=(4.2 * columns, 2 * 4.4 * height / width + 0.6))
+    for index in range(count):
+        axes = figure.add_subplot(2, columns, index + 1)
+        axes.imshow(scene.images[index])
+        _draw_in_image(axes, scene.truth.boxes, scene.img_T_lidar[index], COLORS["truth"], 1.4)
+        _draw_in_image(axes, _confident(scene, arm.name).boxes, scene.img_T_lidar[index], COLORS[arm.role], 0.9)
+        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+        axes.set_title(scene.camera_names[index], fontsize=8)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def panel(shown: Panel) -> Figure:
+    """One of the method's own pictures."""
+    figure = Figure(figsize=(3.9, 3.6))
+    axes = figure.add_subplot()
+    values = shown.values.float().numpy()
+    extent = shown.extent
+    if shown.kind == "regions":
+        colors = ListedColormap(REGIONS[: len(shown.legend)])
+        norm = BoundaryNorm(np.arange(len(shown.legend) + 1) - 0.5, len(shown.legend))
+        axes.imshow(values, origin="lower", extent=extent, cmap=colors, norm=norm, interpolation="nearest")
+        handles = [Patch(color=REGIONS[index], label=name) for index, name in enumerate(shown.legend)]
+        axes.legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.02))
+    else:
+        drawn = axes.imshow(values, origin="lower", extent=extent, cmap=mpl.colormaps["magma"])
+        figure.colorbar(drawn, shrink=0.8)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(shown.title, fontsize=9)
+    return figure
+
+
+def _terms(curve: Sequence[Mapping[str, object]]) -> Mapping[str, Mapping[str, float]]:
+    terms = curve[-1]["terms"] if curve else {}
+    assert isinstance(terms, Mapping)
+    return terms
+
+
+def _weighted_sum(curve: Sequence[Mapping[str, object]], group: str) -> tuple[list[int], list[float]]:
+    steps, values = [], []
+    for line in curve:
+        terms, step = line["terms"], line["step"]
+        assert isinstance(terms, Mapping)
+        assert isinstance(step, int)
+        chosen = [term["value"] * term["weight"] for name, term in terms.items() if name.partition("/")[0] == group]
+        if chosen:
+            steps.append(step)
+            values.append(sum(chosen))
+    return steps, values
+
+
+def _smooth(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """A running mean over a few logged steps, shorter at the ends."""
+    window = np.ones(min(SMOOTHING, len(values)))
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def _confident(scene: Scene, arm: str) -> Detections:
+    found = scene.detections[arm]
+    keep = (found.scores >= scene.threshold).cpu()
+    return Detections(Boxes(found.boxes.tensor.cpu()[keep]), found.scores.cpu()[keep], found.labels.cpu()[keep])
+
+
+def _draw_above(axes: Axes, boxes: Boxes, color: str, width: float) -> None:
+    """Footprints, with a stroke from the centre to the front."""
+    for ring, center, yaw, length in zip(
+        boxes.bev_corners().cpu().numpy(),
+        boxes.centers.cpu().numpy(),
+        boxes.yaw.tolist(),
+        boxes.l.tolist(),
+        strict=True,
+    ):
+        closed = np.concatenate([ring, ring[:1]])
+        axes.plot(closed[:, 0], closed[:, 1], color=color, lw=width)
+        front = center[:2] + 0.5 * length * np.array([np.cos(yaw), np.sin(yaw)])
+        axes.plot([center[0], front[0]], [center[1], front[1]], color=color, lw=width)
+
+
+def _draw_in_image(
+    axes: Axes, boxes: Boxes, img_T_lidar: npt.NDArray[np.float64], color: str, width: float
+) -> None:
+    for corners in boxes.corners().cpu().double().numpy():
+        pixels = np.c_[corners, np.ones(8)] @ img_T_lidar.T
+        if (pixels[:, 2] < NEAREST).any():
+            continue
+        uv = pixels[:, :2] / pixels[:, 2:3]
+        for start, end in EDGES + POSTS:
+            axes.plot(uv[[start, end], 0], uv[[start, end], 1], color=color, lw=width)

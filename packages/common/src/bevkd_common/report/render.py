@@ -1,0 +1,139 @@
+"""Writes a report: one HTML page with its pictures inside, the same in Markdown, and the numbers as JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from bevkd_common.errors import UserError
+from bevkd_common.report import figures
+from bevkd_common.report.inputs import ReportInput
+from bevkd_common.report.statistics import arm_of, gains, headline, metrics
+from bevkd_common.report.tables import TextTable, answer, comparison, details, gains_by_seed, markdown
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page.
+
+    Attributes:
+        section: "curves", "scenes" or "method".
+        caption: Below it.
+        file: In the report's folder.
+    """
+
+    section: str
+    caption: str
+    file: Path
+
+    @property
+    def data(self) -> str:
+        """As a data URI, so that the page is one file."""
+        return "data:image/png;base64," + base64.b64encode(self.file.read_bytes()).decode()
+
+
+def write_report(report: ReportInput, folder: Path) -> Path:
+    """Write index.html, report.md, report.json and the pictures; returns the page.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = [
+            Picture(section, caption, figures.save(figure, folder / "pictures" / f"{name}.png"))
+            for section, name, caption, figure in _figures(report)
+        ]
+        page = folder / "index.html"
+        page.write_text(_html(report, pictures))
+        (folder / "report.md").write_text(_markdown(report, pictures, folder))
+        (folder / "report.json").write_text(json.dumps(numbers(report), indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {folder}: {error.strerror}") from None
+    return page
+
+
+def numbers(report: ReportInput) -> dict[str, Any]:
+    """Everything that the page quotes, for programs."""
+    baseline, distilled = arm_of(report, "baseline"), arm_of(report, "distilled")
+    against = {}
+    if baseline is not None and distilled is not None:
+        for name, gain in gains(report, distilled, baseline).items():
+            against[name] = {
+                "mean": gain.spread.mean,
+                "by_seed": gain.spread.values,
+                "t_interval_over_seeds": gain.seeds_interval,
+                "bootstrap_over_scenes": {s: [i.low, i.high] for s, i in gain.scenes_intervals.items()},
+            }
+    return {
+        "run": report.run,
+        "synthetic": report.synthetic,
+        "dataset": report.dataset,
+        "answer": answer(report),
+        "arms": {
+            arm.name: {
+                "role": arm.role,
+                "parameters": arm.parameters,
+                "headline": {name: headline(arm, name).values for name in metrics(report)},
+                "steps": {seed: run.steps for seed, run in arm.runs.items()},
+                "seconds": {seed: run.seconds for seed, run in arm.runs.items()},
+                "runs": {seed: run.run_id for seed, run in arm.runs.items()},
+            }
+            for arm in report.arms
+        },
+        "gain_over_baseline": against,
+        "departures": list(report.departures),
+        "warnings": list(report.warnings),
+        "environment": dict(report.environment),
+    }
+
+
+def _figures(report: ReportInput) -> Iterator[tuple[str, str, str, Figure]]:
+    yield "curves", "curves", "Weighted losses, smoothed over five logged steps.", figures.curves(report.arms)
+    pictured = [arm for arm in report.arms if arm.role != "control"]
+    for index, scene in enumerate(report.scenes):
+        caption = f"Key frame {scene.token} from above, boxes scored {scene.threshold:g} or more; x right."
+        yield "scenes", f"scene-{index}-above", caption, figures.birds_eye(scene, pictured)
+        for arm in (arm for arm in pictured if arm.role in ("baseline", "distilled")):
+            figure = figures.cameras(scene, arm)
+            if figure is not None:
+                yield "scenes", f"scene-{index}-{arm.name}", f"{arm.title}: annotated (green) and detected.", figure
+    for index, panel in enumerate(report.panels):
+        yield "method", f"panel-{index}", panel.caption, figures.panel(panel)
+
+
+def _tables(report: ReportInput) -> list[TextTable]:
+    seeds = gains_by_seed(report)
+    return [comparison(report), *([seeds] if seeds else []), *details(report)]
+
+
+def _html(report: ReportInput, pictures: list[Picture]) -> str:
+    environment = Environment(
+        loader=PackageLoader("bevkd_common.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    first, *others = _tables(report)
+    return environment.get_template("report.html").render(
+        report=report, answer=answer(report), main=first, tables=others, pictures=pictures
+    )
+
+
+def _markdown(report: ReportInput, pictures: list[Picture], folder: Path) -> str:
+    lines = [f"# {report.method}: {report.run}", ""]
+    if report.synthetic:
+        lines += ["> **SYNTHETIC DATA.** No sensor ever saw this; the numbers say nothing about real roads.", ""]
+    lines += [answer(report), "", report.dataset, ""]
+    lines += [f"- **Warning:** {warning}" for warning in report.warnings]
+    lines += ["", *(markdown(table) for table in _tables(report))]
+    lines += ["## Departures from the paper", "", *(f"- {line}" for line in report.departures), ""]
+    lines += ["## Pictures", ""]
+    lines += [f"![{picture.caption}]({picture.file.relative_to(folder)})\n" for picture in pictures]
+    lines += ["## Plan", "", *(f"    {line}" for line in report.plan), ""]
+    lines += ["## Environment", "", *(f"- {key}: {value}" for key, value in report.environment.items()), ""]
+    return "\n".join(lines)

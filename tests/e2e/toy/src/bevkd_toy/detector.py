@@ -1,0 +1,58 @@
+"""Counts points per cell and convolves."""
+
+import torch
+from bevkd_common.data.needs import DataNeeds
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.taps import BevMap, HeadMaps
+from torch import nn
+
+GRID = Grid(-4.0, -4.0, 1.0, 8, 8)
+
+
+class ToyDetector(nn.Module):
+    needs = DataNeeds(sweeps=1)
+
+    def __init__(self, channels):
+        super().__init__()
+        self.features = nn.Conv2d(1, channels, 3, padding=1)
+        self.heatmap = nn.Conv2d(channels, 1, 1)
+        self.taps = {
+            "features": BevMap(channels, GRID),
+            "head": HeadMaps(GRID, (("thing",),), ()),
+        }
+
+    def forward(self, batch, want, state=None):
+        maps = []
+        for cloud in batch.points.split(batch.point_counts):
+            cell = ((cloud[:, :2] + 4.0).floor().long()).clamp(0, 7)
+            maps.append(torch.zeros(64).index_add(0, cell[:, 1] * 8 + cell[:, 0], torch.ones(len(cloud))).view(1, 8, 8))
+        features = self.features(torch.stack(maps))
+        return Outputs({"features": features}, [{"heatmap": self.heatmap(features.relu())}])
+
+    def targets(self, outputs, batch):
+        heatmap = torch.zeros(len(batch), 1, 8, 8)
+        for row in range(len(batch)):
+            for x, y in batch.boxes.tensor[row, batch.valid[row], :2].tolist():
+                heatmap[row, 0, int(y + 4), int(x + 4)] = 1.0
+        return Targets([heatmap], [], [], [])
+
+    def losses(self, outputs, targets, batch):
+        logits = outputs.head[0]["heatmap"].float()
+        return {"heatmap": Term(nn.functional.binary_cross_entropy_with_logits(logits, targets.heatmaps[0]))}
+
+    def decode(self, outputs, batch):
+        found = []
+        for heatmap in outputs.head[0]["heatmap"].float().sigmoid():
+            scores, cells = heatmap.flatten().topk(3)
+            tensor = torch.zeros(3, 9)
+            tensor[:, 0] = cells % 8 - 3.5
+            tensor[:, 1] = cells // 8 - 3.5
+            tensor[:, 3:6] = 1.0
+            found.append(Detections(Boxes(tensor), scores, torch.zeros(3, dtype=torch.int64)))
+        return found
+
+
+def build(config, classes):
+    return ToyDetector(config.channels)

@@ -1,0 +1,49 @@
+"""What the toy package offers; imports no torch."""
+
+from typing import Literal
+
+from bevkd_common.config.model import Config
+from bevkd_common.config.plugins import Ablation, DatasetSpec, DetectorSpec, MethodSpec
+
+
+class ToyDetectorConfig(Config):
+    kind: Literal["toy_detector"] = "toy_detector"
+    channels: int = 4
+
+
+class ToyDataConfig(Config):
+    kind: Literal["toy_data"] = "toy_data"
+    seed: int = 0
+    samples: int = 12
+
+
+class ToyMethodConfig(Config):
+    kind: Literal["toy_method"] = "toy_method"
+    weight: float = 1.0
+
+
+DETECTOR = DetectorSpec(
+    kind="toy_detector",
+    config=ToyDetectorConfig,
+    build="bevkd_toy.detector:build",
+    summary="One convolution over counted points.",
+    describe=lambda config: f"{config.channels} channels",
+)
+DATASET = DatasetSpec(
+    kind="toy_data",
+    config=ToyDataConfig,
+    build="bevkd_toy.data:build",
+    build_evaluator="bevkd_toy.data:build_evaluator",
+    classes=("thing",),
+    summary="Clusters of points.",
+    seed_key="seed",
+)
+METHOD = MethodSpec(
+    kind="toy_method",
+    title="Toy",
+    paper="nobody, nowhere",
+    config=ToyMethodConfig,
+    build="bevkd_toy.method:build",
+    recipes="bevkd_toy.recipes",
+    ablations={"off": Ablation("No imitation.", {"weight": 0.0})},
+)
