@@ -56,8 +56,8 @@ class ImageBackbone(nn.Module):
     """A timm network that returns the feature maps of chosen strides.
 
     Attributes:
-        channels: channels of each level, finest first.
-        strides: image pixels per cell of each level.
+        channels: Channels of each level, finest first.
+        strides: Image pixels per cell of each level.
     """
 
     def __init__(self, network: nn.Module, channels: Sequence[int], strides: Sequence[int]) -> None:
@@ -75,7 +75,7 @@ def build_image_backbone(config: ImageBackboneConfig) -> ImageBackbone:
     """Build a backbone, with the weights of a local checkpoint where the configuration names one.
 
     Raises:
-        UserError: if timm has no such network, it has no feature map of a stride, or the checkpoint does not fit.
+        UserError: If timm has no such network, it has no feature map of a stride, or the checkpoint does not fit.
     """
     if isinstance(config, SmallResNetConfig):
         # Level 0 of a ResNet is its stem, at stride 2.

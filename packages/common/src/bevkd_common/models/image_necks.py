@@ -15,8 +15,8 @@ class ImageFpn(nn.Module):
     the exact size of the next finer one by nearest neighbour and added.
 
     Args:
-        in_channels: channels of the levels, finest first.
-        out_channels: channels of the laterals and of the output.
+        in_channels: Channels of the levels, finest first.
+        out_channels: Channels of the laterals and of the output.
 
     Source: FPNForBEVDet of BEVDet's released R50 detector.
     """
