@@ -23,6 +23,11 @@ def test_focal_loss_far_from_a_centre():
     assert gaussian_focal_loss(logit(0.3), torch.tensor([0.0])).item() == pytest.approx(-0.09 * math.log(0.7))
 
 
+def test_only_a_target_of_one_is_a_centre():
+    loss = gaussian_focal_loss(logit(0.3), torch.tensor([0.99]))
+    assert loss.item() == pytest.approx(-(0.01**4) * 0.09 * math.log(0.7), rel=1e-3)
+
+
 def test_focal_loss_is_a_sum():
     logits = torch.cat([logit(0.9), logit(0.3), logit(0.9)])
     loss = gaussian_focal_loss(logits, torch.tensor([1.0, 0.5, 1.0]))
@@ -36,16 +41,16 @@ def test_probabilities_are_clipped_at_1e_4():
     assert ghost.item() == pytest.approx(-(0.9999**2) * math.log(1e-4), rel=1e-3)
 
 
-def test_losses_are_float32_for_bfloat16_predictions():
-    focal = gaussian_focal_loss(torch.zeros(3, dtype=torch.bfloat16), torch.zeros(3))
-    boxes = code_loss(
-        torch.zeros(1, 1, 10, dtype=torch.bfloat16),
-        torch.full((1, 1, 10), 0.001),
-        torch.ones(1, 1, dtype=torch.bool),
-        torch.ones(10),
-    )
-    assert focal.dtype == boxes.dtype == torch.float32
-    assert boxes.item() == pytest.approx(0.01)
+def test_losses_of_bfloat16_predictions_are_computed_in_float32():
+    logits = torch.tensor([-2.0, 0.25, 1.5])
+    target = torch.tensor([0.3, 1.0, 0.6])
+    exact, cast = gaussian_focal_loss(logits, target), gaussian_focal_loss(logits.bfloat16(), target)
+    assert cast.dtype == torch.float32
+    assert cast.item() == pytest.approx(exact.item(), rel=1e-6)
+    code = torch.zeros(1, 1, 10, dtype=torch.bfloat16)
+    boxes = code_loss(code, torch.full((1, 1, 10), 0.001), torch.ones(1, 1, dtype=torch.bool), torch.ones(10))
+    assert boxes.dtype == torch.float32
+    assert boxes.item() == pytest.approx(0.01, rel=1e-6)
 
 
 def test_code_loss_weighs_masks_and_sums():

@@ -135,10 +135,11 @@ def test_index_offset_and_code_of_a_box():
 def test_radii_come_from_width_and_length_in_cells():
     # 2.5 x 10 m are 5 x 20 cells: radius 4, where typical objects have the least radius, 2.
     long = targets_of(box(4.0, -2.0, length=10.0, width=2.5)).heatmaps[0][0, 0]
+    # 3.6875 x 13.75 cells: 2.87, which is cut to 2.
+    cut = targets_of(box(4.0, -2.0, length=6.875, width=1.84375)).heatmaps[0][0, 0]
     short = targets_of(box(4.0, -2.0)).heatmaps[0][0, 0]
-    assert (long > 0).sum() == 81
-    assert (short > 0).sum() == 25
-    assert long[12, 16] == short[12, 16] == 1
+    assert [int((heatmap > 0).sum()) for heatmap in (long, cut, short)] == [81, 25, 25]
+    assert long[12, 16] == cut[12, 16] == short[12, 16] == 1
 
 
 def test_cells_are_truncated_toward_zero():

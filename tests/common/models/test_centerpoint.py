@@ -12,6 +12,7 @@ from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detectors.centerpoint import CenterPoint, build
 from bevkd_common.models.specs import CENTERPOINT
 from bevkd_common.models.taps import BevMap, HeadMaps
+from bevkd_common.ops.voxelize import VoxelSpec
 from torch import nn
 
 CLASSES = (
@@ -144,8 +145,19 @@ def test_nothing_above_the_wanted_tap_is_computed(level):
 
 
 def test_wanting_nothing_computes_nothing():
-    outputs = tiny()(batch_of(), frozenset())
+    model, batch = tiny(), batch_of()
+    outputs = model(batch, frozenset())
     assert (dict(outputs.taps), list(outputs.head)) == ({}, [])
+    assert not batch._voxels
+
+
+def test_pillars_are_cut_as_configured():
+    model = tiny(max_points=7, max_pillars=90)
+    assert model.spec == VoxelSpec((-12.8, -6.4, -5.0), (12.8, 6.4, 3.0), (0.4, 0.4, 8.0), 7, 90)
+    voxels = batch_of().voxels(model.spec)
+    assert voxels.counts.max() == 7
+    assert voxels.coordinates[:, 0].bincount().tolist() == [90, 90]
+    assert model.pillars.max_points == 7
 
 
 def test_an_unknown_tap_is_refused_with_the_choices():
@@ -238,3 +250,21 @@ def test_weights_survive_a_round_trip_without_the_constants():
     batch = batch_of()
     ours = model.eval()(batch, frozenset({"bev_neck"})).taps["bev_neck"]
     torch.testing.assert_close(ours, other.eval()(batch, frozenset({"bev_neck"})).taps["bev_neck"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_finds_the_same_boxes():
+    model, batch = tiny().eval(), batch_of()
+    here = model(batch, frozenset({"bev_neck", "head"}))
+    targets = model.targets(here, batch)
+    losses = model.losses(here, targets, batch)
+    model, batch = model.cuda(), batch.to("cuda")
+    there = model(batch, frozenset({"bev_neck", "head"}))
+    torch.testing.assert_close(there.taps["bev_neck"].cpu(), here.taps["bev_neck"], rtol=1e-2, atol=1e-3)
+    again = model.targets(there, batch)
+    torch.testing.assert_close(again.heatmaps[0].cpu(), targets.heatmaps[0])
+    assert torch.equal(again.indices[0].cpu(), targets.indices[0])
+    for name, term in model.losses(there, again, batch).items():
+        assert term.value.item() == pytest.approx(losses[name].value.item(), rel=1e-2)
+    assert len(model.decode(there, batch)) == 2

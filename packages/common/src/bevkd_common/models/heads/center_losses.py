@@ -30,11 +30,11 @@ def code_loss(prediction: Tensor, target: Tensor, mask: Tensor, code_weights: Te
     """Weighted L1 distance of box codes, summed; numbers whose target is NaN do not count.
 
     Args:
-        prediction: [B, M, 10]; taken to float32.
-        target: [B, M, 10].
+        prediction: [B, M, 10].
+        target: [B, M, 10] float32, the precision of the loss.
         mask: [B, M] bool, the boxes that count.
         code_weights: [10].
     """
     counts = mask[..., None] & ~target.isnan()
-    distance = (prediction.float() - target.nan_to_num()).abs() * code_weights
+    distance = (prediction - target.nan_to_num()).abs() * code_weights
     return torch.where(counts, distance, 0.0).sum()

@@ -85,21 +85,14 @@ def decode(code: Tensor, indices: Tensor, grid: Grid) -> Boxes:
 def gaussian_radius(width: Tensor, length: Tensor, overlap: float) -> Tensor:
     """Radius in cells within which a shifted box still has an IoU of `overlap`; float64, not rounded.
 
-    The least of the solutions of three quadratic equations: both corners inside, both outside, one of each.
-
-    Upstream: CornerNet's code divides by 2 where the quadratic formula has 2a, and so does everything that
-    descends from it; reproduced.
+    Upstream: CornerNet takes the least of three solutions, each of which its code, and all that descends from
+    it, divides by 2 where the quadratic formula has 2a; reproduced. With that slip the one below is always
+    the least: it is at most (√o - o)(w + l) ≤ (w + l) / 4, the other two are at least (w + l) / 2.
 
     Source: CornerNet, section 3.2; CenterPoint.
     """
-    width, length = width.double(), length.double()
-    area, around = width * length, width + length
-    one_each = (around + (around.square() - 4 * area * (1 - overlap) / (1 + overlap)).sqrt()) / 2
-    inside = (2 * around + (4 * around.square() - 16 * area * (1 - overlap)).sqrt()) / 2
-    outside = (
-        -2 * overlap * around + (4 * (overlap * around).square() + 16 * overlap * (1 - overlap) * area).sqrt()
-    ) / 2
-    return torch.minimum(torch.minimum(one_each, inside), outside)
+    area, scaled = width.double() * length.double(), overlap * (width.double() + length.double())
+    return (scaled.square() + 4 * overlap * (1 - overlap) * area).sqrt() - scaled
 
 
 def draw_gaussians(plane: Tensor, cell: Tensor, radius: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -109,7 +102,7 @@ def draw_gaussians(plane: Tensor, cell: Tensor, radius: Tensor, shape: tuple[int
 
     Args:
         plane: [G] int64, the plane that each is drawn on.
-        cell: [G, 2] int64, column and row of its centre.
+        cell: [G, 2] int64, column and row of its centre, on the plane.
         radius: [G] int64, in cells.
         shape: Number of planes, rows, columns.
 
@@ -124,9 +117,10 @@ def draw_gaussians(plane: Tensor, cell: Tensor, radius: Tensor, shape: tuple[int
     steps = torch.arange(-reach, reach + 1, device=cell.device)
     dy, dx = (offset.flatten() for offset in torch.meshgrid(steps, steps, indexing="ij"))
     x, y = cell[:, :1] + dx, cell[:, 1:] + dy
-    drawn = (torch.maximum(dx.abs(), dy.abs()) <= radius[:, None]) & (x >= 0) & (x < nx) & (y >= 0) & (y < ny)
     sigma = (2 * radius[:, None] + 1) / 6
-    value = torch.exp(-(dx.square() + dy.square()) / (2 * sigma.square())) * drawn
+    value = torch.exp(-(dx.square() + dy.square()) / (2 * sigma.square()))
+    value = value * (torch.maximum(dx.abs(), dy.abs()) <= radius[:, None])
+    # What reaches over a border lands on the border, where the same Gaussian is larger.
     index = (plane[:, None] * ny + y.clamp(0, ny - 1)) * nx + x.clamp(0, nx - 1)
     planes = torch.zeros(shape, device=cell.device)
     planes.view(-1).scatter_reduce_(0, index.flatten(), value.flatten(), reduce="amax")
