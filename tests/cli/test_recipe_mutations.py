@@ -1,4 +1,4 @@
-"""Five hundred recipes that cannot be right end with one clear message, a hundred that are right pass.
+"""Five hundred recipes that cannot be right end with one clear message.
 
 What makes a mutation wrong is read from the published JSON schema, or built into its text.
 """
@@ -14,31 +14,13 @@ from typing import Any
 
 import pytest
 from bevkd.app import main
-from bevkd_common.config.loading import dump, load_recipe, parse_recipe, resolved, schema
+from bevkd_common.config.loading import dump, parse_recipe, resolved, schema
 from bevkd_common.config.yaml_tree import render
 
 Route = tuple[str | int, ...]
 """Keys and indices from the root of a recipe to a value."""
 
-MINIMAL = """\
-summary: LiDAR pillars teach six cameras on a made world
-selects: {teacher: centerpoint, student: bevdet, dataset: synthetic}
-seeds: [0, 1]
-world_seeds: [100, 101]
-dataset: {kind: synthetic}
-teacher: {kind: centerpoint, point_range: [-25.6, -25.6, -5.0, 25.6, 25.6, 3.0]}
-teacher_training: {steps: 300, batch: 8, optimizer: {lr: 0.003}, ema: {}}
-student:
-  kind: bevdet
-  image_size: [64, 176]
-  image_backbone: {kind: small_resnet}
-  grid: {x0: -25.6, y0: -25.6, cell: 0.8, nx: 64, ny: 64}
-student_training: {steps: 600, batch: 4, optimizer: {lr: 0.003}, schedule: {kind: cosine}}
-method: {kind: distillbev}
-controls:
-- {name: twice_the_steps, base: baseline, steps_factor: 2}
-- {name: losses_alone, base: distilled, overrides: {method.inherit: none}}
-"""
+MINIMAL = (Path(__file__).parent / "minimal.yaml").read_text()
 RECIPE = parse_recipe(MINIMAL, "minimal")
 BASE = resolved(RECIPE)
 TEXT = dump(RECIPE)
@@ -163,7 +145,7 @@ def wrong_types(rng: random.Random) -> Iterator[Mutant]:
         if not route or not types or "any" in types:
             continue
         allowed = types | ({"integer"} if "number" in types else set())
-        for kind in SAMPLES.keys() - allowed:
+        for kind in sorted(SAMPLES.keys() - allowed):
             yield from (replaced(route, sample, rng) for sample in SAMPLES[kind] if sample != value)
 
 
@@ -399,92 +381,3 @@ def test_a_wrong_recipe_ends_with_one_clear_message(
         assert all(len(line) < 400 and line.isprintable() for line in lines), message
         assert not re.search(r"Traceback|Error\b|Input should|pydantic|type=|validation error", message), message
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
-
-
-# Variants that are right.
-
-
-def in_other_words(data: Any, rng: random.Random) -> str:
-    """The same recipe in another notation."""
-    text = rng.choice([render(data), json.dumps(data), json.dumps(data, indent=rng.choice([1, 2, 7]))])
-    if not text.startswith("{"):
-        remarks = ["", "", "  # why", "\n", "\n# a remark: [with brackets"]
-        text = "\n".join(line + rng.choice(remarks) for line in text.splitlines())
-    text = rng.choice(["", "---\n", "# A header.\n\n", "\ufeff"]) + text + rng.choice(["", "\n", "\n...\n"])
-    return text.replace("\n", "\r\n") if rng.random() < 0.3 else text
-
-
-def reordered(value: Any, rng: random.Random) -> Any:
-    if isinstance(value, dict):
-        return {key: reordered(value[key], rng) for key in rng.sample(list(value), len(value))}
-    return [reordered(item, rng) for item in value] if isinstance(value, list) else value
-
-
-def without_defaults(rng: random.Random) -> Any:
-    """The recipe without some of the keys that may be left out because they have their default."""
-    data = copy.deepcopy(BASE)
-    for route, value, described in reversed(list(closed_sections())):
-        for key in list(value):
-            default = described["properties"][key].get("default", ...)
-            if default == value[key] and key != "kind" and rng.random() < 0.5:
-                section = data
-                for step in route:
-                    section = section[step]
-                del section[key]
-    return data
-
-
-def with_whole_numbers(value: Any) -> Any:
-    """The recipe with `35.0` written as `35`."""
-    if isinstance(value, dict):
-        return {key: with_whole_numbers(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [with_whole_numbers(child) for child in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-HARMLESS = [
-    "student_training.optimizer.lr=1e-3",
-    "student_training.optimizer.lr=.5E-2",
-    "student_training.optimizer.weight_decay=0",
-    "student_training.steps=1",
-    "student_training={batch: 2, epochs: 3, optimizer: {lr: 1}}",
-    "student_training.precision=bf16",
-    "student_training.micro_batch=2",
-    "student_training.schedule={kind: step}",
-    "student_training.schedule={kind: one_cycle, low_beta: null}",
-    "student_training.ema={decay: 0.99}",
-    "student_training.clip_norm=null",
-    "teacher_checkpoint=runs/a b/teacher.safetensors",
-    "teacher_training.workers=4",
-    "teacher.max_pillars=null",
-    "seeds=[5, 0x10]",
-    "world_seeds=null",
-    "controls=[]",
-    "controls.0={name: as_long, base: baseline, equal_time: true}",
-    "evaluation.bootstrap=0",
-    "summary='Größe: 3 \u00d7 4'",
-    "method.layers=[bev_neck]",
-    "method.preset=official",
-    "controls.1.name=losses_by_themselves",
-    "dataset.world.train_scenes=2",
-    "dataset.bev_augmentation=null",
-]
-
-
-def test_a_hundred_variants_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rng = random.Random(20260101)
-    file = tmp_path / "recipe.yaml"
-    seen = set()
-    for index in range(100):
-        data = [reordered(BASE, rng), without_defaults(rng), with_whole_numbers(BASE)][index % 3]
-        text = in_other_words(data, rng)
-        overrides = tuple(rng.sample(HARMLESS, 2)) if index % 2 else ()
-        seen.add((text, overrides))
-        assert check(file, text.encode(), overrides) == 0, (text, overrides, capsys.readouterr().err)
-        out, message = capsys.readouterr()
-        assert (out.count("\n"), message) == (1, "")
-        assert out.startswith(f"{file}: ok: ")
-        if not overrides:
-            assert load_recipe(file) == RECIPE
-    assert len(seen) == 100

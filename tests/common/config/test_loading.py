@@ -58,7 +58,7 @@ def changed(recipe: Path, old: str, new: str) -> str:
         ),
         ("kind: cosine, ", "", "r.yaml, line 27: student_training.schedule: needs the key `kind`"),
         ("weight: 2.0", "wieght: 2", "r.yaml, line 31: method.taps.0.wieght: unknown key; did you mean `weight`?"),
-        ("inherit_head: false", "x: 1", "r.yaml, line 37: control losses_alone: method.x: unknown key"),
+        ("inherit_head: false", "x: 1", "r.yaml, line 37: controls.2.overrides: method.x: unknown key"),
         ("steps_factor: 2", "steps_factor: 0", "r.yaml, line 35: controls.0.steps_factor: must be greater than 0"),
         ("seeds: [0, 1]\nw", "w", "r.yaml: give one of `world_seeds` for each of the 1 `seeds`"),
         ("method:", "methods:", "r.yaml: method: is missing"),
@@ -96,6 +96,8 @@ def test_a_long_list_of_mistakes_is_cut(stand_in: Path) -> None:
         ("[1]", "must be a number or be 'auto', not a list"),
         ("{a: 1}", "must be a number or be 'auto', not a section"),
         ("null", "must be a number or be 'auto', not null"),
+        ("true", "must be a number or be 'auto', not true"),
+        ("0", "must be greater than 0 or be 'auto', not 0"),
     ],
 )
 def test_the_members_of_a_union_speak_with_one_voice(stand_in: Path, value: str, reason: str) -> None:
@@ -118,6 +120,11 @@ def test_a_file_that_is_no_recipe(stand_in: Path, tmp_path: Path, data: bytes, r
     file = tmp_path / "r.yaml"
     file.write_bytes(data)
     assert message(file) == f"{file}: {reason}"
+
+
+def test_numbers_that_no_check_can_compute_with_are_told_apart_from_a_crash(stand_in: Path) -> None:
+    text = message(stand_in, "teacher.cell=1e-300", "teacher.x_range=[-1e300, 1e300]")
+    assert text == f"{stand_in}: its numbers cannot be computed with: cannot convert float infinity to integer"
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -198,9 +205,9 @@ def test_a_dump_is_complete_and_reads_back(stand_in: Path) -> None:
 
 def test_override_gives_another_recipe_and_leaves_the_first(stand_in: Path) -> None:
     recipe = load_recipe(stand_in)
-    other = override(recipe, {"teacher.channels.0": 16, "method.inherit_head": False}, "ablation x")
+    other = override(recipe, {"method.taps.1.weight": 3, "method.inherit_head": False}, "ablation x")
     assert diff(recipe, other) == [
-        Change("teacher.channels", [32, 64], [16, 64]),
+        Change("method.taps.1.weight", 1.0, 3.0),
         Change("method.inherit_head", True, False),
     ]
     assert recipe == load_recipe(stand_in)

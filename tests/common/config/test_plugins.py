@@ -39,7 +39,7 @@ def test_plug_ins_are_found_by_kind(stand_in: Path) -> None:
     detectors, datasets, methods = installed(DetectorSpec), installed(DatasetSpec), installed(MethodSpec)
     assert detectors.find("lift").summary == "A camera detector."
     assert datasets.find("toy").seed_key == "cameras.seed"
-    assert methods.find("imitation").summary == "Imitation: Nobody, 2020"
+    assert methods.find("imitation").summary == "Nobody, 2020"
     assert detectors.origin["lift"] == "stand-in 1.0"
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 
 class PillarConfig(Config):
@@ -14,6 +14,12 @@ class PillarConfig(Config):
     cell: PositiveFloat = 0.8
     channels: tuple[PositiveInt, ...] = (32, 64)
     x_range: tuple[float, float] = (-25.6, 25.6)
+
+    @model_validator(mode="after")
+    def _check(self) -> PillarConfig:
+        if round((self.x_range[1] - self.x_range[0]) / self.cell) % 2:
+            raise ValueError("`x_range` must be an even number of cells")
+        return self
 
 
 class LiftConfig(Config):

@@ -84,23 +84,27 @@ def override(recipe: Recipe, values: Mapping[str, JsonValue], source: str) -> Re
     Raises:
         UserError: If the result is no valid recipe.
     """
-    place = Place(source)
-    written = planted(recipe.model_dump(mode="json", exclude_unset=True), place)
-    changes = [Override(key, planted(value, place)) for key, value in values.items()]
     try:
-        return _fitting(applied(written, changes))
+        return _overridden(recipe, values, Place(source))
     except Problems as found:
         raise UserError(_message(source, found.problems)) from None
+
+
+def _overridden(recipe: Recipe, values: Mapping[str, JsonValue], place: Place) -> Recipe:
+    written = planted(recipe.model_dump(mode="json", exclude_unset=True), place)
+    return _fitting(applied(written, [Override(key, planted(value, place)) for key, value in values.items()]))
 
 
 def _recipe(root: Node) -> Recipe:
     recipe = _fitting(root)
     problems = []
     for index, arm in enumerate(recipe.controls):
+        key = f"controls.{index}.overrides"
+        place = _place(root, key)
         try:
-            override(recipe, arm.overrides, f"control {arm.name}")
-        except UserError as error:
-            problems.append(Problem(_place(root, f"controls.{index}"), "", str(error)))
+            _overridden(recipe, arm.overrides, place)
+        except Problems as found:
+            problems += [Problem(place, key, f"{inner.key}: {inner.reason}") for inner in found.problems]
     if problems:
         raise Problems(problems)
     return recipe
@@ -122,6 +126,8 @@ def _validated(root: Node) -> Recipe:
         return Recipe.model_validate_json(json.dumps(plain(root)), strict=True)
     except ValidationError as error:
         raise Problems(explain(error, root)) from None
+    except ArithmeticError as error:  # a check that computes with numbers far outside of any use
+        raise Problems([Problem(root.place, "", f"its numbers cannot be computed with: {error}")]) from None
 
 
 def _place(root: Node, key: str) -> Place:

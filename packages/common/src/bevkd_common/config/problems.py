@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
@@ -59,15 +60,13 @@ def explain(error: ValidationError, root: Node) -> list[Problem]:
 
 
 def _joined(reasons: list[str]) -> str:
-    first, *others = reasons
-    given = re.search(r", not [^,]*$", first)
+    """The reasons in one sentence that says only once what was given."""
+    given = re.search(r", not [^,]*$", reasons[0])
     tail = given.group() if given else ""
-    if not tail or not all(other.endswith(tail) for other in others):
+    if not tail or not all(reason.endswith(tail) for reason in reasons):
         return "; or ".join(reasons)
-    return (
-        " or ".join([first.removesuffix(tail), *(o.removesuffix(tail).removeprefix("must ") for o in others)])
-        + tail
-    )
+    first, *others = [reason.removesuffix(tail) for reason in reasons]
+    return " or ".join([first, *(other.removeprefix("must ") for other in others)]) + tail
 
 
 def _follow(detail: ErrorDetails, root: Node) -> tuple[list[str], Node]:
@@ -91,7 +90,7 @@ def _reason(detail: ErrorDetails, path: Sequence[str]) -> str:
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key{did_you_mean(path[-1], _keys_at(detail['loc'][:-1]))}"
     if kind == "value_error":
-        return str(context["error"])
+        return shorten(str(context["error"]), 240)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _wrong_kind(kind, context, path)
     words = _WORDS.get(kind) or _rephrased(detail["msg"])
@@ -119,7 +118,9 @@ def _given(value: Any) -> str:
         return "a section"
     if isinstance(value, list):
         return "a list"
-    return {None: "null", True: "true", False: "false"}.get(value) or shorten(repr(value), 40)
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return shorten(repr(value), 40)
 
 
 def _keys_at(loc: Sequence[int | str]) -> set[str]:
@@ -132,9 +133,8 @@ def _keys_at(loc: Sequence[int | str]) -> set[str]:
         elif annotations:
             sections = {inner for annotation in annotations for inner in _sections_in(annotation)}
         elif isinstance(step, str):
-            sections = {
-                section for section in sections if step in get_args(_fields(section).get("kind"))
-            } or sections
+            chosen = {section for section in sections if step in get_args(_fields(section).get("kind"))}
+            sections = chosen or sections
     return {str(key) for section in sections for key in _fields(section)}
 
 

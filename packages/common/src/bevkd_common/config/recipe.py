@@ -118,7 +118,7 @@ class Recipe(Config):
     teacher: Annotated[Config, _kind_of(DetectorSpec)]
     teacher_training: TrainingConfig | None = None
     teacher_checkpoint: Path | None = None
-    """Loaded instead of training the teacher."""
+    """Loaded instead of training the teacher; a relative path starts at the working directory."""
     student: Annotated[Config, _kind_of(DetectorSpec)]
     student_training: TrainingConfig
     """Of the baseline and of the distilled student alike."""
