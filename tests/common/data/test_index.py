@@ -324,6 +324,8 @@ def _change(table, row, **values):
          r"translation of rig-CAM_FRONT_RIGHT in .* is not a list of 3 finite numbers"),
         ("calibrated_sensor", _change("calibrated_sensor", 2, camera_intrinsic=[[9, 0, 0], [0, -9, 0], [0, 0, 1]]),
          r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .*calibrated_sensor\.json has a focal length"),
+        ("calibrated_sensor", _change("calibrated_sensor", 2, camera_intrinsic=[]),
+         r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .* has shape \(0,\), expected 3x3"),
         ("ego_pose", _change("ego_pose", 3, translation=[float("nan"), 0, 0]),
          r"translation of pose-LIDAR_TOP-scene-9001-150 in .*ego_pose\.json is not a list of 3 finite numbers"),
         ("sample_data", lambda tables: tables["sample_data"].pop(22),

@@ -408,3 +408,19 @@ def test_a_grey_image_becomes_three_channels(own_world):
     Image.new("L", (128, 48), 90).save(path)
     images = source(own_world).load(1, seed=None).cameras.images
     assert images[4].unique().tolist() == [90]
+
+
+def test_yaw_stays_below_half_a_turn_in_single_precision(own_world):
+    """The largest double below pi rounds to a float above it."""
+    upright = {"translation": [0, 0, 0], "rotation": [1, 0, 0, 0]}
+    own_world.tables["calibrated_sensor"][0].update(upright)
+    next(p for p in own_world.tables["ego_pose"] if p["token"] == "pose-LIDAR_TOP-scene-9001-0").update(upright)
+    half = (np.pi - 1e-9) / 2
+    own_world.tables["sample_annotation"][0].update(
+        translation=[5, 5, 0], rotation=[float(np.cos(half)), 0, 0, float(np.sin(half))]
+    )
+    for table in ("calibrated_sensor", "ego_pose", "sample_annotation"):
+        own_world.write(table)
+    boxes = source(own_world, DataNeeds()).load(0, seed=None).boxes
+    assert abs(abs(float(boxes.yaw[0])) - np.pi) < 1e-6
+    assert float(boxes.yaw[0]) < np.pi

@@ -159,19 +159,27 @@ def _sensors(
     camera_part = CameraViews(
         path=path[:, split:],
         timestamp=timestamp[:, split:],
-        intrinsics=_checked_intrinsics(tables, intrinsics, records, place[:, split:]),
+        intrinsics=intrinsics[place[:, split:]],
         lidar_T_cam=lidar_T_sensor[:, split:],
         size=size[:, split:],
     )
     return key_frames, sweep_part, camera_part
 
 
-def _calibration(tables: Tables, records: Sequence[Record]) -> tuple[torch.Tensor, list[list[list[float]]]]:
-    row_of = tables.by_token("calibrated_sensor")
+def _calibration(tables: Tables, records: Sequence[Record]) -> tuple[torch.Tensor, Floats]:
+    """Poses `ego_T_sensor` [n, 4, 4] and intrinsics [n, 3, 3] (identity for what is no camera) of n records."""
+    file = tables.path("calibrated_sensor")
     rigs = tables.records["calibrated_sensor"]
-    ego_T_sensor = _poses(rigs, tables.path("calibrated_sensor"))
+    cameras = {sensor["token"] for sensor in tables.records["sensor"] if sensor["channel"] in CAMERAS}
+    intrinsics = np.tile(np.eye(3), (len(rigs), 1, 1))
+    for row, rig in enumerate(rigs):
+        if rig["sensor_token"] in cameras:
+            matrix = np.asarray(rig["camera_intrinsic"], dtype=np.float64)
+            check_intrinsics(torch.from_numpy(matrix), f"camera_intrinsic of {rig['token']} in {file}")
+            intrinsics[row] = matrix
+    row_of = tables.by_token("calibrated_sensor")
     rows = [row_of[record["calibrated_sensor_token"]] for record in records]
-    return ego_T_sensor[rows], [rigs[row]["camera_intrinsic"] for row in rows]
+    return _poses(rigs, file)[rows], intrinsics[rows]
 
 
 def _ego_poses(tables: Tables, records: Sequence[Record]) -> torch.Tensor:
@@ -191,20 +199,6 @@ def _poses(records: Sequence[Record], file: Path) -> torch.Tensor:
             "rotation has length 1; check the calibration"
         )
     return rigid(quaternion_to_rotation(torch.from_numpy(quaternion)), torch.from_numpy(translation))
-
-
-def _checked_intrinsics(
-    tables: Tables, intrinsics: Sequence[list[list[float]]], records: Sequence[Record], place: Ints
-) -> Floats:
-    cameras = np.unique(place)
-    matrices = np.tile(np.eye(3), (len(records), 1, 1))
-    for camera in cameras:
-        token = records[camera]["calibrated_sensor_token"]
-        what = f"camera_intrinsic of {token} in {tables.path('calibrated_sensor')}"
-        matrix = np.asarray(intrinsics[camera], dtype=np.float64)
-        check_intrinsics(torch.from_numpy(matrix), what)
-        matrices[camera] = matrix
-    return matrices[place]
 
 
 def _annotations(tables: Tables, samples: Sequence[Record], key_frames: KeyFrames) -> Annotations:
