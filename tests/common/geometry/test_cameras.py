@@ -88,6 +88,15 @@ def test_every_camera_has_its_own_matrices():
             torch.testing.assert_close(lifted[b, n], alone[0, 0])
 
 
+def test_lifting_is_not_rounded_under_autocast():
+    points, aug = frustum((64, 96), 16, BINS), TEST_AUG.matrix()
+    matrices = INTRINSICS.float()[None, None], LIDAR_T_CAM.float()[None, None], aug[None, None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lifted = lift(points, *matrices)
+    assert lifted.dtype == torch.float32
+    assert torch.equal(lifted, lift(points, *matrices))
+
+
 augmentations = st.builds(
     ImageAug,
     scale=st.sampled_from([k / 100 for k in range(39, 56)]),  # whole pixels of 1600 x 900

@@ -66,3 +66,8 @@ def test_depth_bins_without_depth_are_refused(bounds):
 def test_the_grid_does_not_import_torch():
     code = "import sys, bevkd_common.geometry.grid; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_grids_and_bins_are_keys():
+    assert len({NUSCENES, dataclasses.replace(NUSCENES), dataclasses.replace(NUSCENES, nx=1)}) == 2
+    assert len({DepthBins(1.0, 60.0, 1.0), DepthBins(1.0, 60.0, 1.0)}) == 1
