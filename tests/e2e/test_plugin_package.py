@@ -13,7 +13,11 @@ def bevkd(toy_package, tmp_path):
     def call(*arguments, code=0):
         environment = os.environ | {"PYTHONPATH": str(toy_package), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         result = subprocess.run(
-            [sys.executable, "-m", "bevkd", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [sys.executable, "-m", "bevkd", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert result.returncode == code, result.stdout + result.stderr
         return result.stdout + result.stderr
@@ -23,7 +27,8 @@ def bevkd(toy_package, tmp_path):
 
 def test_it_runs_evaluates_and_reports(bevkd, tmp_path):
     assert "toy_method/toy" in bevkd("recipes", "ls")
-    output = bevkd("run", "toy_method", "--teacher", "big", "--student", "small", "--dataset", "toy", "--seeds", "2")
+    flags = ("run", "toy_method", "--teacher", "big", "--student", "small", "--dataset", "toy", "--seeds", "2")
+    output = bevkd(*flags)
     assert "hit rate" in output
     run = tmp_path / "runs" / "toy_method-toy"
     record = json.loads((run / "run.json").read_text())
@@ -41,7 +46,7 @@ def test_it_runs_evaluates_and_reports(bevkd, tmp_path):
     assert "hit rate" in bevkd("eval", str(run))
     assert json.loads((stage / "results.json").read_text()) == scored
 
-    again = bevkd("run", "toy_method", "--teacher", "big", "--student", "small", "--dataset", "toy", "--seeds", "2")
+    again = bevkd(*flags)
     assert again.count("trained before") == 2 * len(arms)
     (run / "report" / "index.html").unlink()
     bevkd("report", str(run))

@@ -142,7 +142,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score every trained model of a run again, whatever scores are there."""
-    from bevkd_common.experiment.run import score_again
+    from bevkd_common.experiment.finished import score_again
 
     score_again(_run_folder(run_folder), _reporter(), _accelerator(gpus), submissions=submission)
 

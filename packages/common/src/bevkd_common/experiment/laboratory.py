@@ -22,6 +22,7 @@ from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import DistillationTask, SupervisedTask, Task
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.engine.train import AUTOCAST, train
+from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.evaluation.results import Results
 from bevkd_common.experiment.arms import Arm
 from bevkd_common.experiment.build import (
@@ -145,24 +146,32 @@ class Laboratory:
         stage.finish_training(record)
         return record
 
-    def score(self, arm: Arm, stage: Stage, *, again: bool = False) -> Scores:
-        """Evaluate every kind of weights that the stage keeps, or take the scores that are there."""
-        path = stage.folder / "results.json"
+    def score(self, arm: Arm, folder: Path, *, again: bool = False) -> Scores:
+        """Evaluate every kind of weights that a stage keeps, or take the scores that are there.
+
+        Args:
+            arm: What the stage trained.
+            folder: Of the stage.
+            again: Whether to evaluate although there are scores.
+        """
+        path = folder / "results.json"
         wanted = self._evaluation_fingerprint()
         if path.is_file() and not again:
             saved = read_json(path)
             if saved["evaluation"] == wanted:
                 results = {kind: Results.model_validate(value) for kind, value in saved["results"].items()}
                 return Scores(saved["primary"], results)
-        results = {}
-        for kind in WEIGHT_KINDS:
-            if kind in stage_weights(stage.folder):
-                results[kind] = self._evaluate(arm, stage.folder, kind)
+        weights = stage_weights(folder)
+        results = {kind: self._evaluate(arm, folder, kind) for kind in WEIGHT_KINDS if kind in weights}
         primary = "ema" if "ema" in results else "raw"
-        saved = {kind: value.model_dump(mode="json") for kind, value in results.items()}
-        content = {"evaluation": wanted, "primary": primary, "results": saved}
+        dumped = {kind: value.model_dump(mode="json") for kind, value in results.items()}
+        content = {"evaluation": wanted, "primary": primary, "results": dumped}
         write_atomically(path, json.dumps(content, indent=1) + "\n")
         return Scores(primary, results)
+
+    def submission(self, arm: Arm, folder: Path) -> object | None:
+        """The official submission of the weights that an arm is judged by, where the data set has one."""
+        return self._run(arm, folder, None).submission()
 
     def detector(self, config: Config, folder: Path, kind: str | None = None) -> nn.Module:
         """A trained detector on the device, in eval mode.
@@ -207,6 +216,11 @@ class Laboratory:
         method.prepare(teacher, student, (batch.to(device) for batch in batches))
 
     def _evaluate(self, arm: Arm, folder: Path, kind: str) -> Results:
+        evaluator = self._run(arm, folder, kind)
+        evaluator.evidence().save(folder / f"evidence-{kind}.npz")
+        return evaluator.compute()
+
+    def _run(self, arm: Arm, folder: Path, kind: str | None) -> Evaluator:
         detector = self.detector(arm.detector, folder, kind)
         evaluator = build_evaluator(self.recipe.dataset, self.dataset, "val")
         evaluate(
@@ -216,11 +230,10 @@ class Laboratory:
             batch=self.recipe.evaluation.batch,
             device=self.accelerator.device,
             precision=AUTOCAST[arm.training.precision],
-            title=f"scoring {arm.title}, seed {self.seed}" + (f" ({kind})" if kind != "raw" else ""),
+            title=f"scoring {arm.title}, seed {self.seed}" + (f" ({kind})" if kind == "ema" else ""),
             reporter=self.reporter,
         )
-        evaluator.evidence().save(folder / f"evidence-{kind}.npz")
-        return evaluator.compute()
+        return evaluator
 
     def _evaluation_fingerprint(self) -> str:
         spec = dataset_spec(self.recipe.dataset)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from bevkd_common.config.loading import dump, load_recipe
+from bevkd_common.config.loading import dump
 from bevkd_common.config.plugins import load
-from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.samples import Batch, Cameras, collate
 from bevkd_common.distill.method import Panel
 from bevkd_common.engine.checkpoint import read_json
@@ -20,12 +19,11 @@ from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import HEAD
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.evaluation.results import Results
-from bevkd_common.experiment.arms import Arm, teacher_arm
+from bevkd_common.experiment.arms import Arm
 from bevkd_common.experiment.build import build_evaluator, method_spec
+from bevkd_common.experiment.finished import FinishedRun, open_run
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
-from bevkd_common.experiment.run import Request, open_dataset, student_arms
-from bevkd_common.experiment.stages import STAGES
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections
@@ -36,20 +34,18 @@ PICTURED_SAMPLES = 2
 
 
 def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator) -> inputs.ReportInput:
-    """Everything the report of a finished run shows.
+    """Everything the report of a run shows.
 
     Raises:
         UserError: If the run or one of its stages is incomplete.
     """
-    record = folder.read()
-    recipe = load_recipe(folder.path / "config.yaml")
-    spec = method_spec(recipe.method)
-    arms = _arms(recipe, folder, record)
-    labs = _laboratories(recipe, folder, record, reporter, accelerator)
-    evaluator = build_evaluator(recipe.dataset, next(iter(labs.values())).dataset, "val")
-    reported = [_arm(arm, folder, record, evaluator) for arm in arms]
-    seed, lab = next(iter(labs.items()))
-    panels, scenes = _pictures(lab, arms, folder, record["stages"][str(seed)])
+    run = open_run(folder, reporter, accelerator)
+    spec = method_spec(run.recipe.method)
+    seed, lab = next(iter(run.laboratories.items()))
+    evaluator = build_evaluator(run.recipe.dataset, lab.dataset, "val")
+    arms = [_arm(arm, run, evaluator) for arm in run.arms]
+    panels, scenes = _pictures(lab, run.arms, run.stages[seed])
+    data = {f"data, seed {seed}": fingerprint for seed, fingerprint in run.data.items()}
     return inputs.ReportInput(
         run=folder.path.name,
         method=spec.title,
@@ -57,54 +53,28 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
         dataset=lab.dataset.description,
         synthetic=lab.dataset.synthetic,
         classes=lab.dataset.classes,
-        arms=reported,
-        plan=record["plan"],
-        departures=load(spec.departures)(recipe.method) if spec.departures else [],
-        warnings=_warnings(reported, evaluator),
-        recipe=dump(recipe),
-        environment=folder.read_environment()
-        | {f"data, seed {key}": value for key, value in record["data"].items()},
+        arms=arms,
+        plan=run.plan,
+        departures=load(spec.departures)(run.recipe.method) if spec.departures else [],
+        warnings=_warnings(arms, evaluator),
+        recipe=dump(run.recipe),
+        environment=folder.read_environment() | data,
         panels=panels,
         scenes=scenes,
-        bootstrap=recipe.evaluation.bootstrap,
+        bootstrap=run.recipe.evaluation.bootstrap,
     )
 
 
-def _arms(recipe: Recipe, folder: RunFolder, record: Mapping[str, Any]) -> list[Arm]:
-    request = Request(
-        out=folder.path,
-        data_root=None,
-        seeds=tuple(int(seed) for seed in record["stages"]),
-        controls=record["controls"],
-        ablations=tuple(record["ablations"]),
-        baseline=record["baseline"],
-    )
-    return [teacher_arm(recipe), *student_arms(recipe, request)]
-
-
-def _laboratories(
-    recipe: Recipe, folder: RunFolder, record: Mapping[str, Any], reporter: Reporter, accelerator: Accelerator
-) -> dict[int, Laboratory]:
-    data_root = Path(record["data_root"]) if record["data_root"] else None
-    labs = {}
-    for seed in map(int, record["stages"]):
-        dataset = open_dataset(recipe, seed, data_root=data_root, runs=folder.root, reporter=reporter)
-        labs[seed] = Laboratory(
-            recipe, dataset, seed=seed, root=folder.root, reporter=reporter, accelerator=accelerator
-        )
-    return labs
-
-
-def _arm(arm: Arm, folder: RunFolder, record: Mapping[str, Any], evaluator: Evaluator) -> inputs.Arm:
+def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.Arm:
     runs = {}
     parameters = 0
-    for seed, stages in record["stages"].items():
-        path = folder.root / STAGES / stages[arm.name]
+    for seed, stages in run.stages.items():
+        path = stages[arm.name]
         trained = read_json(path / "trained.json")
         scores = read_json(path / "results.json")
         results = {kind: Results.model_validate(value) for kind, value in scores["results"].items()}
         curve = path / "metrics.jsonl"
-        runs[int(seed)] = inputs.ArmRun(
+        runs[seed] = inputs.ArmRun(
             results=results[scores["primary"]],
             other_results={kind: value for kind, value in results.items() if kind != scores["primary"]},
             evidence=evaluator.load_evidence(path / f"evidence-{scores['primary']}.npz"),
@@ -127,10 +97,10 @@ def _warnings(arms: list[inputs.Arm], evaluator: Evaluator) -> list[str]:
 
 @torch.no_grad()
 def _pictures(
-    lab: Laboratory, arms: list[Arm], folder: RunFolder, stages: Mapping[str, str]
+    lab: Laboratory, arms: Sequence[Arm], stages: Mapping[str, Path]
 ) -> tuple[list[Panel], list[inputs.Scene]]:
     shown = [arm for arm in arms if arm.role != "control"]
-    detectors = {arm.name: lab.detector(arm.detector, folder.root / STAGES / stages[arm.name]) for arm in shown}
+    detectors = {arm.name: lab.detector(arm.detector, stages[arm.name]) for arm in shown}
     needs = next(iter(detectors.values())).needs
     for detector in detectors.values():
         needs |= detector.needs
@@ -143,22 +113,21 @@ def _pictures(
         found = {name: detector.decode(detector(batch, HEAD), batch)[0] for name, detector in detectors.items()}
         scenes.append(_scene(batch, found, lab.dataset.cameras, _extent(detectors["teacher"].taps["head"].grid)))
         if not picture:
-            panels = _panels(lab, shown, folder, stages, detectors, batch)
+            panels = _panels(lab, shown, stages, detectors, batch)
     return panels, scenes
 
 
 def _panels(
     lab: Laboratory,
-    arms: list[Arm],
-    folder: RunFolder,
-    stages: Mapping[str, str],
+    arms: Sequence[Arm],
+    stages: Mapping[str, Path],
     detectors: Mapping[str, torch.nn.Module],
     batch: Batch,
 ) -> list[Panel]:
     arm = next(arm for arm in arms if arm.role == "distilled")
     assert arm.method is not None
     teacher, student = detectors["teacher"], detectors[arm.name]
-    method = lab.method(arm.method, folder.root / STAGES / stages[arm.name], teacher, student)
+    method = lab.method(arm.method, stages[arm.name], teacher, student)
     seen = teacher(batch, method.teacher_taps)
     outputs = student(batch, HEAD | method.student_taps)
     return method.explain(seen, outputs, student.targets(outputs, batch), batch)

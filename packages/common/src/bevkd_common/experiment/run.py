@@ -153,7 +153,7 @@ def _teacher(lab: Laboratory, recipe: Recipe) -> Stage:
     arm = teacher_arm(recipe)
     stage = lab.stage(arm, None)
     lab.adopt(arm, stage, recipe.teacher_checkpoint)
-    lab.reporter.say(_score_line(arm, lab.score(arm, stage)))
+    lab.reporter.say(score_line(arm, lab.score(arm, stage.folder)))
     return stage
 
 
@@ -161,10 +161,11 @@ def _one(lab: Laboratory, arm: Arm, teacher: Stage | None) -> Stage:
     parent = teacher if arm.method is not None else None
     stage = lab.stage(arm, parent)
     lab.train(arm, stage, parent)
-    lab.reporter.say(_score_line(arm, lab.score(arm, stage)))
+    lab.reporter.say(score_line(arm, lab.score(arm, stage.folder)))
     return stage
 
 
-def _score_line(arm: Arm, scores: Scores) -> str:
+def score_line(arm: Arm, scores: Scores) -> str:
+    """The headline of one arm as a line of text."""
     results = scores.results[scores.primary]
     return f"{arm.title}: " + ", ".join(f"{name} {metric.value:.3f}" for name, metric in results.headline.items())

@@ -78,7 +78,9 @@ class ToyEvaluator:
             headline={"hit rate": Metric(value=rate, unit="", higher_is_better=True)},
             tables={"by class": table},
             bands=table,
-            counts=Counts(scenes=len(self.hits), samples=sum(map(len, self.hits.values())), predictions=0, ground_truths=0),
+            counts=Counts(
+                scenes=len(self.hits), samples=sum(map(len, self.hits.values())), predictions=0, ground_truths=0
+            ),
         )
 
     def evidence(self):

@@ -27,7 +27,9 @@ class ToyDetector(nn.Module):
         maps = []
         for cloud in batch.points.split(batch.point_counts):
             cell = ((cloud[:, :2] + 4.0).floor().long()).clamp(0, 7)
-            maps.append(torch.zeros(64).index_add(0, cell[:, 1] * 8 + cell[:, 0], torch.ones(len(cloud))).view(1, 8, 8))
+            maps.append(
+                torch.zeros(64).index_add(0, cell[:, 1] * 8 + cell[:, 0], torch.ones(len(cloud))).view(1, 8, 8)
+            )
         features = self.features(torch.stack(maps))
         return Outputs({"features": features}, [{"heatmap": self.heatmap(features.relu())}])
 

@@ -26,7 +26,9 @@ class ToyMethod(nn.Module):
 
     def explain(self, teacher, student, targets, batch):
         magnitude = teacher.taps["features"][0].abs().mean(dim=0)
-        return [Panel("features", "How strong the teacher's features are.", "map", magnitude, (-4.0, 4.0, -4.0, 4.0))]
+        return [
+            Panel("features", "How strong the teacher's features are.", "map", magnitude, (-4.0, 4.0, -4.0, 4.0))
+        ]
 
 
 def build(config, teacher, student):
