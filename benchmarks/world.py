@@ -52,14 +52,10 @@ def _measure(config: WorldConfig, scenes: int) -> dict[str, float]:
         size = sum(path.stat().st_size for path in files)
     keyframes = scenes * config.keyframes_per_scene
     scene = draw_scene(config, 0)
-    solids, rig, map_T_ego = build_solids(scene), calibrate(config, "s001"), scene.map_T_ego(0.0)
+    solids, rig = build_solids(scene), calibrate(config, "s001")
     rng = np.random.default_rng(0)
-    one_sweep = _seconds(
-        lambda: [sweep(scene, solids, 0.0, map_T_ego, rig[LIDAR].ego_T_sensor, config, rng) for _ in range(5)]
-    )
-    six_images = _seconds(
-        lambda: [render(scene, solids, 0.0, map_T_ego, rig[name], config, rng) for name in CAMERAS]
-    )
+    one_sweep = _seconds(lambda: [sweep(scene, solids, 0.0, rig[LIDAR], config, rng) for _ in range(5)])
+    six_images = _seconds(lambda: [render(scene, solids, 0.0, rig[name], config, rng) for name in CAMERAS])
     return {
         "keyframe_s": whole / keyframes,
         "layout_s_per_scene": _seconds(lambda: [draw_scene(config, index) for index in range(scenes)]) / scenes,

@@ -18,7 +18,6 @@ def shoot(rig, config, rng):
             scene,
             build_solids(scene),
             seconds,
-            scene.map_T_ego(seconds),
             rig[channel],
             config.model_copy(update={"image_noise": 0.0} | changes),
             rng,
@@ -135,4 +134,4 @@ def test_noise_and_resolution_are_as_asked(stage, shoot):
 
 def test_the_lidar_is_no_camera(scene, solids, rig, config, rng):
     with pytest.raises(ValueError, match="LIDAR_TOP is no camera"):
-        render(scene, solids, 0.0, scene.map_T_ego(0.0), rig["LIDAR_TOP"], config, rng)
+        render(scene, solids, 0.0, rig["LIDAR_TOP"], config, rng)

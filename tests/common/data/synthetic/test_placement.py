@@ -106,7 +106,7 @@ def test_trailers_that_move_follow_a_truck(scenes):
                     - (scene.sizes[truck, 0] + scene.sizes[index, 0]) / 2
                     for truck in trucks
                 ]
-                assert min(gaps) == pytest.approx(0.6, abs=0.25)
+                assert min(abs(gap - 0.6) for gap in gaps) < 0.1
                 pulled += 1
     assert pulled >= 4
 

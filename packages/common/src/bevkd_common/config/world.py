@@ -47,7 +47,7 @@ class WorldConfig(BaseModel):
     train_scenes: int = Field(48, ge=1, le=4000)
     val_scenes: int = Field(20, ge=1, le=4000)
     keyframes_per_scene: int = Field(5, ge=1, le=40)
-    keyframe_rate: float = Field(2.0, gt=0, le=10, description="Annotated frames per second.")
+    keyframe_rate: float = Field(2.0, ge=1, le=10, description="Annotated frames per second.")
     lidar_rate: float = Field(10.0, gt=0, le=50, description="LiDAR sweeps per second.")
     camera_rate: float = Field(4.0, gt=0, le=50, description="Images per second and camera.")
     image_size: tuple[int, int] = Field((64, 176), description="Height and width in pixels.")

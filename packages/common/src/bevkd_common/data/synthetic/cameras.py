@@ -42,7 +42,6 @@ def render(
     scene: Scene,
     solids: Solids,
     seconds: float,
-    map_T_ego: Floats,
     calibration: Calibration,
     config: WorldConfig,
     rng: np.random.Generator,
@@ -51,7 +50,7 @@ def render(
     if calibration.intrinsic is None:
         raise ValueError(f"{calibration.channel} is no camera")
     height, width = config.image_size
-    map_T_camera = map_T_ego @ calibration.ego_T_sensor
+    map_T_camera = scene.map_T_ego(seconds) @ calibration.ego_T_sensor
     origin, directions = map_T_camera[:3, 3], _rays(calibration.intrinsic, height, width) @ map_T_camera[:3, :3].T
     poses = scene.arcs.poses(seconds)
     boxes = solids.placed(poses)

@@ -10,7 +10,8 @@ from bevkd_common.config.world import WorldConfig
 
 from .patterns import glazed, striped
 from .raycast import Hits, Windows, cast
-from .rigid import Booleans, Floats, Integers, inverse, transform
+from .rig import Calibration
+from .rigid import Floats, Integers, inverse, transform
 from .scene import Scene
 from .solids import FACE_NORMALS, PlacedBoxes, Solids, upright_boxes
 from .street import Ground
@@ -22,15 +23,14 @@ BEAM_STEP = (HIGHEST_BEAM - LOWEST_BEAM) / (BEAMS - 1)
 ROOF_CENTRE, ROOF_HALF = np.array([0.94, 0.0, 1.48]), np.array([0.60, 0.12, 0.05])
 ROOF_REFLECTIVITY, GLASS_REFLECTIVITY, SHEETING_REFLECTIVITY = 0.3, 0.06, 0.85
 GROUND_REFLECTIVITY = {Ground.VERGE: 0.10, Ground.PAVEMENT: 0.14, Ground.ASPHALT: 0.05, Ground.MARKING: 0.45}
-GROUND_ROUGHNESS = 0.008  # metres
+SHINE_NOISE = 0.12  # relative standard deviation of the intensity
 
 
 def sweep(
     scene: Scene,
     solids: Solids,
     seconds: float,
-    map_T_ego: Floats,
-    ego_T_lidar: Floats,
+    calibration: Calibration,
     config: WorldConfig,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.float32]:
@@ -43,14 +43,14 @@ def sweep(
     azimuths = config.lidar_azimuths
     phase = rng.uniform(0, 2 * np.pi / azimuths)
     directions = _directions(azimuths, phase)
-    map_T_lidar = map_T_ego @ ego_T_lidar
+    map_T_ego = scene.map_T_ego(seconds)
+    map_T_lidar = map_T_ego @ calibration.ego_T_sensor
     origin, map_directions = map_T_lidar[:3, 3], directions @ map_T_lidar[:3, :3].T
-    heading = np.arctan2(map_T_ego[1, 0], map_T_ego[0, 0])
-    roof = upright_boxes(transform(map_T_ego, ROOF_CENTRE)[None], ROOF_HALF[None], np.array([heading]))
+    roof_centre, heading = transform(map_T_ego, ROOF_CENTRE[None]), scene.ego.poses(seconds)[:, 2]
+    roof = upright_boxes(roof_centre, ROOF_HALF[None], heading)
     boxes = solids.placed(scene.arcs.poses(seconds)).joined(roof)
-    hits, _, _ = cast(
-        origin, map_directions, boxes, *lidar_windows(boxes, map_T_lidar, azimuths, phase).pairs(azimuths)
-    )
+    windows = lidar_windows(boxes, map_T_lidar, azimuths, phase)
+    hits, _, _ = cast(origin, map_directions, boxes, *windows.pairs(azimuths))
 
     distance = np.full(len(directions), np.inf)
     down = map_directions[:, 2] < -1e-6
@@ -67,28 +67,10 @@ def sweep(
     reflectivity[hits.ray] = _box_reflectivity(solids, boxes, hits, map_directions)
     order = _firing_order(azimuths)
     order = order[kept[order]]
-    return _points(order, distance, directions, reflectivity, ground, azimuths, config, rng)
-
-
-def _points(
-    order: Integers,
-    distance: Floats,
-    directions: Floats,
-    reflectivity: Floats,
-    ground: Booleans,
-    azimuths: int,
-    config: WorldConfig,
-    rng: np.random.Generator,
-) -> npt.NDArray[np.float32]:
-    noise = rng.normal(0, config.lidar_noise, len(order))
-    # A rough road scatters the range of a flat ray no more than that of a steep one.
-    noise = np.where(ground[order], rng.normal(0, GROUND_ROUGHNESS, len(order)), noise)
-    shine = reflectivity[order] * np.exp(rng.normal(0, 0.12, len(order)))
-    points = np.empty((len(order), 5), dtype=np.float32)
-    points[:, :3] = (distance[order] + noise)[:, None] * directions[order]
-    points[:, 3] = np.clip(np.round(255 * shine), 0, 255)
-    points[:, 4] = order // azimuths
-    return points
+    measured = distance[order] + config.lidar_noise * rng.standard_normal(len(order))
+    shine = 255 * reflectivity[order] * np.exp(SHINE_NOISE * rng.standard_normal(len(order)))
+    columns = [measured[:, None] * directions[order], np.clip(np.round(shine), 0, 255), order // azimuths]
+    return np.column_stack(columns).astype(np.float32)
 
 
 def _directions(azimuths: int, phase: float) -> Floats:

@@ -11,6 +11,7 @@ import numpy as np
 from bevkd_common.config.world import WorldConfig
 
 from .rigid import Floats, rigid, rotation_from_euler, rotation_from_quaternion
+from .scene import Stream
 
 LIDAR = "LIDAR_TOP"
 LIDAR_TRANSLATION = (0.9437, 0.0, 1.8402)
@@ -71,7 +72,7 @@ class Trigger:
 
 def calibrate(config: WorldConfig, vehicle: str) -> dict[str, Calibration]:
     """Sensors of a vehicle by channel."""
-    rng = np.random.default_rng([config.seed, 0, 7, VEHICLES.index(vehicle)])
+    rng = np.random.default_rng([config.seed, VEHICLES.index(vehicle), Stream.RIG])
     lidar = rigid(rotation_from_quaternion(LIDAR_QUATERNION), np.array(LIDAR_TRANSLATION))
     rig = {LIDAR: Calibration(LIDAR, vehicle, lidar, None)}
     height, width = config.image_size

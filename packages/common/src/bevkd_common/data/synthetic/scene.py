@@ -1,6 +1,7 @@
 """One scene: the street, the ego's way, everything on it, the light."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 from itertools import islice
 
 import numpy as np
@@ -22,6 +23,17 @@ FASTEST_EGO = 9.0  # m/s
 MOST_INSTANCES = 255  # masks have eight bits
 FIRST_TIMESTAMP = 1_600_000_000_000_000
 SCENE_SPACING = 100_000_000  # microseconds between the starts of two scenes
+
+
+class Stream(IntEnum):
+    """Separate sources of random numbers, so that one more draw in one place changes nothing elsewhere."""
+
+    LAYOUT = 1
+    APPEARANCE = 2
+    SCHEDULE = 3
+    SWEEP = 4
+    IMAGE = 5
+    RIG = 6
 
 
 @dataclass(frozen=True)
@@ -77,9 +89,9 @@ class Scene:
         x, y, yaw = self.ego.poses(seconds)[0]
         return rigid(rotation_from_euler(yaw), np.array([x, y, 0.0]))
 
-    def random(self, *key: int) -> np.random.Generator:
-        """A generator of its own for one purpose, whatever else was drawn before."""
-        return np.random.default_rng([*self.entropy, *key])
+    def random(self, stream: Stream, *key: int) -> np.random.Generator:
+        """The random numbers for one purpose, whatever else was drawn before."""
+        return np.random.default_rng([*self.entropy, stream, *key])
 
 
 def scene_names(config: WorldConfig) -> list[str]:
@@ -107,7 +119,7 @@ def draw_scene(config: WorldConfig, index: int) -> Scene:
     Raises:
         UserError: the configuration asks for more annotated things than a mask can number.
     """
-    rng = np.random.default_rng([config.seed, index])
+    rng = np.random.default_rng([config.seed, index, Stream.LAYOUT])
     first, last = time_span(config)
     # Gaining speed all the way, the ego gets a quarter farther than at its first speed.
     street = draw_street(rng, 1.25 * FASTEST_EGO * (last - first) + HOUSES)

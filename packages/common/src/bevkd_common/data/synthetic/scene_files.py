@@ -18,13 +18,12 @@ from .canbus import can_messages
 from .lidar import points_in_boxes, sweep
 from .rig import CAMERAS, LIDAR, VEHICLES, Calibration, calibrate, schedule
 from .rigid import Integers, transform
-from .scene import Scene, draw_scene, time_span
+from .scene import Scene, Stream, draw_scene, time_span
 from .solids import Solids, annotation_boxes, build_solids
 from .tables import Observations, SceneTables, Tables
 
 MAP_RESOLUTION = 0.1  # metres; what the devkit takes masks to have
 MAP_STEP = 0.5  # metres; the mask is for drawing and need not be finer
-SCHEDULE, SWEEP, IMAGE = 2, 3, 4  # keys of the random numbers
 
 
 class Folder:
@@ -66,7 +65,7 @@ def write_scene(config: WorldConfig, index: int, root: Path) -> WrittenScene:
     solids = build_solids(scene)
     vehicle = VEHICLES[index % len(VEHICLES)]
     rig = calibrate(config, vehicle)
-    tables = SceneTables(config, scene, vehicle, schedule(config, scene.start, scene.random(SCHEDULE)))
+    tables = SceneTables(config, scene, vehicle, schedule(config, scene.start, scene.random(Stream.SCHEDULE)))
     folder = Folder(root)
     lidar_points = _write_sweeps(solids, rig[LIDAR], tables, folder)
     visible, covered = _write_images(solids, rig, tables, folder)
@@ -83,12 +82,12 @@ def _write_sweeps(solids: Solids, lidar: Calibration, tables: SceneTables, folde
     config, scene = tables.config, tables.scene
     counts = np.zeros((config.keyframes_per_scene, len(scene.kinds)), dtype=np.int64)
     for number, frame in enumerate(tables.frames[LIDAR]):
-        map_T_ego = scene.map_T_ego(frame.seconds)
-        rng = scene.random(SWEEP, number)
-        points = sweep(scene, solids, frame.seconds, map_T_ego, lidar.ego_T_sensor, config, rng)
+        points = sweep(scene, solids, frame.seconds, lidar, config, scene.random(Stream.SWEEP, number))
         folder.write(tables.filename(frame), points.tobytes())
         if frame.is_key_frame:
-            in_map = transform(map_T_ego @ lidar.ego_T_sensor, points[:, :3].astype(np.float64))
+            in_map = transform(
+                scene.map_T_ego(frame.seconds) @ lidar.ego_T_sensor, points[:, :3].astype(np.float64)
+            )
             boxes = annotation_boxes(scene, frame.seconds)[scene.annotated]
             counts[frame.sample, scene.annotated] = points_in_boxes(in_map, boxes)
     return counts
@@ -106,8 +105,8 @@ def _write_images(
     numbers = np.where(annotated, np.cumsum(annotated), 0).astype(np.uint8)
     for key, channel in enumerate(CAMERAS):
         for number, frame in enumerate(tables.frames[channel]):
-            rng, map_T_ego = scene.random(IMAGE, key, number), scene.map_T_ego(frame.seconds)
-            image = render(scene, solids, frame.seconds, map_T_ego, rig[channel], config, rng)
+            rng = scene.random(Stream.IMAGE, key, number)
+            image = render(scene, solids, frame.seconds, rig[channel], config, rng)
             name = tables.filename(frame)
             folder.write_image(name, image.colour, quality=config.jpeg_quality, subsampling=0)
             folder.write_image(f"masks/{name.removesuffix('.jpg')}.png", numbers[image.owner])

@@ -6,7 +6,7 @@ import numpy as np
 
 from .kinds import KINDS
 from .rigid import Floats, Integers
-from .scene import Scene
+from .scene import Scene, Stream
 from .shapes import FIXED_PAINTS, Paint
 
 # The annotated box is a little larger than the thing in it, as annotators draw it: laser points with their
@@ -15,8 +15,6 @@ SIDE_MARGIN = 0.05
 TOP_MARGIN = 0.04
 GROUND_GAP = 0.03
 BOTTOM_MARGIN = 0.01
-
-APPEARANCE = 1  # key of the random numbers of this module
 
 FRONT, REAR, LEFT, RIGHT, TOP, BOTTOM = range(6)
 FACE_NORMALS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=np.float64)
@@ -111,7 +109,7 @@ def annotation_boxes(scene: Scene, seconds: float) -> Floats:
 
 def build_solids(scene: Scene) -> Solids:
     """Builds the boxes of all things of a scene in their own colours."""
-    rng = scene.random(APPEARANCE)
+    rng = scene.random(Stream.APPEARANCE)
     rows: list[tuple[int, Floats, Floats, Floats, int, float, float]] = []
     for owner, name in enumerate(scene.kinds):
         kind, size = KINDS[name], scene.sizes[owner]
