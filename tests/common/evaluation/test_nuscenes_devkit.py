@@ -65,6 +65,9 @@ KINDS = {
     "at the range limit": Kind(at_range=True, grid=0.25, noise=0.3),
     "bicycle racks": Kind(racks=3, classes=("bicycle", "motorcycle", "car"), spread=15),
     "few predictions": Kind(predictions=3, truths=60, classes=("car", "truck")),
+    "any recall counts": Kind(
+        predictions=2, truths=150, classes=("car", "truck"), scores=2, config={"min_recall": 0.0}
+    ),
     "no predictions": Kind(predictions=0),
     "no ground truth": Kind(truths=0, near=0.0),
     "nothing": Kind(truths=0, predictions=0),
