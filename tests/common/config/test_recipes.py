@@ -72,6 +72,11 @@ def test_a_name_that_gives_no_recipe(shelf: Catalogue, name: str, reason: str) -
     assert str(caught.value).startswith(reason)
 
 
+def test_an_empty_catalogue_says_so() -> None:
+    with pytest.raises(UserError, match=r"^no recipe is called `x`; there is nothing$"):
+        Catalogue((), {}).named("x")
+
+
 def test_the_nearest_name_is_suggested(shelf: Catalogue) -> None:
     with pytest.raises(UserError, match=r"did you mean `pillars-lift\.small_toy`\?$"):
         shelf.named("pillars-lift.smalltoy")

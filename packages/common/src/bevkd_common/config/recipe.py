@@ -10,6 +10,7 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
+    GetPydanticSchema,
     JsonValue,
     NonNegativeInt,
     PositiveFloat,
@@ -17,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic.annotated_handlers import GetCoreSchemaHandler
-from pydantic.types import GetPydanticSchema
 from pydantic_core import core_schema
 
 from bevkd_common.config.model import Config
