@@ -69,6 +69,14 @@ def test_wrapping_never_leaves_the_half_open_interval_next_to_its_ends(dtype):
     assert (wrapped < end).all()
 
 
+def test_rounding_of_large_angles_stays_in_the_interval():
+    # In float32 the multiple of 2π that is taken off leaves π or more of these.
+    angles = torch.tensor([-25380.927734375, -25374.64453125, -25368.361328125])
+    end = torch.tensor(math.pi)
+    assert (angles - 2 * math.pi * torch.floor((angles + math.pi) / (2 * math.pi)) >= end).all()
+    assert ((wrap_angle(angles) >= -end) & (wrap_angle(angles) < end)).all()
+
+
 def test_rotation_z_is_counter_clockwise():
     quarter = rotation_z(torch.tensor(math.pi / 2, dtype=FLOAT64))
     torch.testing.assert_close(quarter @ vector(1, 2, 3), vector(-2, 1, 3))
@@ -84,6 +92,7 @@ def test_rigid_puts_rotation_and_translation_in_their_places():
     assert batch.shape == (2, 5, 4, 4)
     assert batch.dtype == FLOAT64
     assert batch[1, 4].tolist() == expected
+    assert rigid(rotation.expand(6, 3, 3), translation)[5].tolist() == expected
 
 
 def test_scaling_and_reflection():
