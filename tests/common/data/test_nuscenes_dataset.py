@@ -365,6 +365,11 @@ def test_missing_files_are_found_before_the_first_sample(own_world):
     # Neither the other split nor a detector that does without them minds.
     source(own_world, BOTH, split="val")
     source(own_world, DataNeeds(sweeps=2))
+    # Training draws from one sweep more than it loads.
+    (own_world.root / "sweeps/LIDAR_TOP/scene-9001_0850.pcd.bin").unlink()
+    source(own_world, DataNeeds(sweeps=3), spare_sweeps=0)
+    with pytest.raises(UserError, match=r"1 files .* such as sweeps/LIDAR_TOP/scene-9001_0850\.pcd\.bin"):
+        source(own_world, DataNeeds(sweeps=3), spare_sweeps=1)
     for path in (own_world.root / "samples/CAM_BACK").iterdir():
         path.unlink()
     (own_world.root / "samples/CAM_BACK").rmdir()

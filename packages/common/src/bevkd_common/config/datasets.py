@@ -61,7 +61,7 @@ class ReadingConfig(Config):
     max_range: PositiveFloat | None = None
     """Evaluate nearer than this many metres from the ego only; None keeps the official range of each class."""
     cache: bool = False
-    """Keep decoded images and sweeps in memory, for data that fit there."""
+    """Keep decoded images and sweeps in memory, for data that fit there; each loader process keeps its own."""
 
     @model_validator(mode="after")
     def _check(self) -> ReadingConfig:

@@ -189,7 +189,7 @@ class NuScenesSource:
             stored = self.files.sweep(sweeps.path[row, column].decode())
             x, y, z = stored[:, :3].T
             # Sums of products, not a matmul: a BLAS may round differently from process to process.
-            xyz = np.stack([row[0] * x + row[1] * y + row[2] * z + row[3] for row in aug_T_sweep[column, :3]])
+            xyz = np.stack([a * x + b * y + c * z + d for a, b, c, d in aug_T_sweep[column, :3]])
             keep = _inside(xyz, self.reading.point_range)
             if place:
                 keep &= (np.abs(x) >= CLOSE) | (np.abs(y) >= CLOSE)
