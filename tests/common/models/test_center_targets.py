@@ -4,11 +4,10 @@ import pytest
 import torch
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.heads.center_code import decode, encode
 from bevkd_common.models.heads.center_targets import (
     center_targets,
-    decode,
     draw_gaussians,
-    encode,
     gaussian_radius,
 )
 from hypothesis import given, settings

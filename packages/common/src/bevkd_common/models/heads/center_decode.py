@@ -11,11 +11,8 @@ from torch import Tensor
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections
-from bevkd_common.models.heads.center_targets import decode
+from bevkd_common.models.heads.center_code import decode, gather_code
 from bevkd_common.ops.nms import circle_overlaps, keep_best, rotated_overlaps
-
-BRANCHES = (("reg", 2), ("height", 1), ("dim", 3), ("rot", 2), ("vel", 2))
-"""Branches and channels in the order of a box code; the heat map stands beside them."""
 
 
 class Suppression(NamedTuple):
@@ -52,15 +49,6 @@ def best_candidates(prediction: Mapping[str, Tensor], grid: Grid, most: int, sco
     cells = flat % (grid.ny * grid.nx)
     boxes = decode(gather_code(prediction, cells).float(), cells, grid)
     return Candidates(boxes, scores, flat // (grid.ny * grid.nx))
-
-
-def gather_code(prediction: Mapping[str, Tensor], indices: Tensor) -> Tensor:
-    """The ten numbers [B, M, 10] that a task's branches [B, C, Y, X] predict at flat cells [B, M]."""
-    gathered = [
-        prediction[name].flatten(2).gather(2, indices[:, None].expand(-1, channels, -1))
-        for name, channels in BRANCHES
-    ]
-    return torch.cat(gathered, dim=1).transpose(1, 2)
 
 
 def suppress(candidates: Candidates, valid: Tensor, rule: Suppression) -> Tensor:

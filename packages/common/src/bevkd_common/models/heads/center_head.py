@@ -14,15 +14,8 @@ from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections, Targets, Term
-from bevkd_common.models.heads.center_decode import (
-    BRANCHES,
-    Suppression,
-    best_candidates,
-    collect,
-    gather_code,
-    suppress,
-    within,
-)
+from bevkd_common.models.heads.center_code import BRANCHES, gather_code
+from bevkd_common.models.heads.center_decode import Suppression, best_candidates, collect, suppress, within
 from bevkd_common.models.heads.center_losses import code_loss, gaussian_focal_loss
 from bevkd_common.models.heads.center_targets import center_targets
 from bevkd_common.models.taps import HeadMaps

@@ -1,4 +1,4 @@
-"""What the centre-point head learns: Gaussians at the centres, and ten numbers a box."""
+"""What the centre-point head learns: Gaussians at the centres, and a code of each box."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Targets
+from bevkd_common.models.heads.center_code import encode
 
 MAX_BOXES = 500
 """Boxes of a task that are learned from in one sample, the first ones."""
@@ -65,21 +66,6 @@ def center_targets(
         indices=[indices] * len(class_counts),
         mask=list(masks),
     )
-
-
-def encode(boxes: Boxes, offset: Tensor) -> Tensor:
-    """The code [..., M, 10] of boxes: dx, dy in cells, z, log l, log w, log h, sin yaw, cos yaw, vx, vy."""
-    heading = torch.stack([boxes.yaw.sin(), boxes.yaw.cos()], dim=-1)
-    return torch.cat([offset, boxes.centers[..., 2:], boxes.size.log(), heading, boxes.velocity], dim=-1)
-
-
-def decode(code: Tensor, indices: Tensor, grid: Grid) -> Boxes:
-    """The boxes [..., M, 9] of codes [..., M, 10] read at flat cells [..., M]: the inverse of `encode`."""
-    offset, z, log_size, heading, velocity = code.split([2, 1, 3, 2, 2], dim=-1)
-    cell = torch.stack([indices % grid.nx, indices // grid.nx], dim=-1)
-    ground = (cell + offset) * grid.cell + offset.new_tensor([grid.x0, grid.y0])
-    yaw = torch.atan2(heading[..., 0], heading[..., 1])
-    return Boxes.from_parts(torch.cat([ground, z], dim=-1), log_size.exp(), yaw, velocity)
 
 
 def gaussian_radius(width: Tensor, length: Tensor, overlap: float) -> Tensor:
