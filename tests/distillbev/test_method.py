@@ -245,6 +245,7 @@ def test_settings_of_the_foreground_reach_it(worked_example, plain_method):
 def test_metrics(worked_example, plain_method):
     scene = worked_example(batch=2)
     scene.teacher.taps["map0"].copy_(torch.tensor([3.0, 4.0]).view(2, 1, 1))
+    scene.student.taps["map0"].requires_grad_()
     metrics = scene.run(plain_method()).metrics
     assert {name: metric.item() for name, metric in metrics.items()} == pytest.approx(
         {

@@ -13,6 +13,7 @@ from distillbev.losses import (
     foreground_and_scale,
     ground_truth_heatmap,
     level_scale,
+    level_weight,
     resample_heatmap,
     teacher_heatmap,
 )
@@ -164,6 +165,28 @@ def test_ensured_cells_leave_boxes_with_sample_points_alone():
 def test_ensured_cells_off_the_grid_do_not_wrap_around():
     mask, _ = foreground((4.2, 0.1, 0.1, 0.1, 0.0), (0.1, -4.3, 0.1, 0.1, 0.0), ensure_center_cell=True)
     assert not mask.any()
+
+
+def test_ensured_cells_on_a_grid_that_is_neither_square_nor_centred():
+    grid = Grid(10.0, -6.0, 0.5, 6, 4)
+    speck = (0.01, 0.01, 0.0)
+    mask, _ = foreground((12.4, -5.6, *speck), (10.1, -4.1, *speck), grid=grid, ensure_center_cell=True)
+    assert cells(mask) == {(0, 4), (3, 0)}
+
+
+@pytest.mark.parametrize(("pairs", "sizes"), [(2 * 64 * 10, [10, 10, 3]), (1, [1] * 23), (1 << 22, [23])])
+def test_blocks_bound_the_box_cell_pairs_at_once(monkeypatch, pairs, sizes):
+    seen = []
+    original = losses.points_in_boxes_bev
+
+    def recorded(points, boxes):
+        seen.append(len(boxes))
+        return original(points, boxes)
+
+    monkeypatch.setattr(losses, "BLOCK", pairs)
+    monkeypatch.setattr(losses, "points_in_boxes_bev", recorded)
+    foreground_and_scale(Boxes(torch.rand(2, 23, 9)), torch.ones(2, 23, dtype=torch.bool), GRID)
+    assert seen == sizes
 
 
 def test_blocks_of_boxes_change_nothing(monkeypatch):
@@ -329,3 +352,18 @@ def test_levelled_scale_keeps_the_weight_of_the_foreground():
         assert values.sum().item() == pytest.approx(regions.scale[sample][in_boxes].sum().item())
         assert torch.equal(level.scale[sample][~in_boxes], regions.scale[sample][~in_boxes])
     assert not torch.allclose(level.scale, regions.scale)
+
+
+def test_level_weight_spreads_each_samples_total_over_the_grid():
+    regions = random_regions(2, with_false_positives=True)
+    regions.false_positive[1] = False
+    alpha, w_fp, beta = 2.0, 30.0, 500.0
+    weight = level_weight(regions, alpha, w_fp, beta)
+    assert weight.shape == (3, 5, 7)
+    for sample in range(3):
+        foreground, false_positive, background = (
+            (mask[sample] * regions.scale[sample]).sum().item() for mask in regions[:3]
+        )
+        total = alpha * foreground + w_fp * false_positive + beta * background
+        assert weight[sample].flatten().tolist() == pytest.approx([total / 35] * 35)
+    assert len({round(weight[sample, 0, 0].item(), 6) for sample in range(3)}) == 3

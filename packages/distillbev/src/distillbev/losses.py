@@ -76,7 +76,7 @@ def foreground_and_scale(
     """
     areas = boxes.l * boxes.w / grid.cell**2
     if overlap == "smallest":
-        order = areas.argsort(dim=1, stable=True)
+        order = areas.argsort(dim=1)
         boxes = Boxes(boxes.tensor.gather(1, order[..., None].expand_as(boxes.tensor)))
         valid, areas = valid.gather(1, order), areas.gather(1, order)
     owner = _first_box_of_cell(boxes, valid, grid, sample, ensure_center_cell)
@@ -95,7 +95,7 @@ def _first_box_of_cell(
         points = points - grid.cell / 2
     batch, count = valid.shape
     owner = torch.full((batch, len(points)), count, device=valid.device)
-    step = max(1, BLOCK // max(1, batch * len(points)))
+    step = max(1, BLOCK // (batch * len(points)))
     for start in range(0, count, step):
         block = Boxes(boxes.tensor[:, start : start + step])
         covered = points_in_boxes_bev(points, block)
