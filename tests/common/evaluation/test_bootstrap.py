@@ -59,14 +59,15 @@ def test_interval_holds_the_central_95_percent(arm) -> None:
     assert np.mean(samples > interval.high) == pytest.approx(0.025, abs=0.003)
 
 
-def test_each_draw_scores_scenes_drawn_with_replacement(arm) -> None:
-    class Recorder:
-        groups = ("a", "b", "c", "d", "e")
+class Recorder:
+    groups = ("a", "b", "c", "d", "e")
 
-        def headlines(self, weights):
-            self.weights = weights
-            return {"mAP": weights[:, 0]}
+    def headlines(self, weights):
+        self.weights = weights
+        return {"mAP": weights[:, 0]}
 
+
+def test_each_draw_scores_scenes_drawn_with_replacement() -> None:
     recorder = Recorder()
     result = paired_bootstrap({"x": recorder}, resamples=2000, seed=3)
     plain, draws = recorder.weights[0], recorder.weights[1:]
@@ -77,6 +78,13 @@ def test_each_draw_scores_scenes_drawn_with_replacement(arm) -> None:
     assert draws.var() == pytest.approx(0.8, abs=0.05)  # binomial: 5 * 1/5 * 4/5
     assert result.estimates["x"]["mAP"] == 1.0
     np.testing.assert_array_equal(result.samples["x"]["mAP"], draws[:, 0])
+
+
+def test_a_thousand_draws_of_seed_0_by_default() -> None:
+    default, explicit = Recorder(), Recorder()
+    paired_bootstrap({"x": default})
+    paired_bootstrap({"x": explicit}, 1000, seed=0)
+    np.testing.assert_array_equal(default.weights, explicit.weights)
 
 
 def test_a_seed_gives_the_same_draws(arm) -> None:
