@@ -22,7 +22,7 @@ def wrap_angle(angle: Tensor) -> Tensor:
     turns = torch.floor((angle + math.pi) / (2 * math.pi))
     wrapped = angle - 2 * math.pi * turns
     # Rounding can leave a result on the open end, or an ulp outside the closed one.
-    return torch.where(wrapped >= math.pi, wrapped - 2 * math.pi, wrapped).clamp(min=-math.pi)
+    return torch.where(wrapped >= math.pi, -math.pi, wrapped).clamp(min=-math.pi)
 
 
 def rigid(rotation: Tensor, translation: Tensor) -> Tensor:
@@ -58,9 +58,7 @@ def reflection(axis: Literal["x", "y"]) -> Tensor:
 def inverse_rigid(dst_T_src: Tensor) -> Tensor:
     """`src_T_dst` of a rigid [..., 4, 4] matrix, by transposing its rotation."""
     rotation = dst_T_src[..., :3, :3].transpose(-1, -2)
-    translation = -transform_vectors(
-        rigid(rotation, torch.zeros_like(dst_T_src[..., :3, 3])), dst_T_src[..., None, :3, 3]
-    )
+    translation = -transform_vectors(rotation, dst_T_src[..., None, :3, 3])
     return rigid(rotation, translation[..., 0, :])
 
 
@@ -186,7 +184,7 @@ def check_rigid(matrix: Tensor, what: str) -> None:
         )
     if not torch.isfinite(matrix).all():
         raise UserError(f"{what} has entries that are not finite; check the calibration file")
-    if not torch.equal(matrix[..., 3, :], matrix.new_tensor([0, 0, 0, 1]).expand_as(matrix[..., 3, :])):
+    if not (matrix[..., 3, :] == matrix.new_tensor([0, 0, 0, 1])).all():
         raise UserError(f"{what} has a bottom row other than 0 0 0 1; is the matrix transposed?")
     rotation = matrix[..., :3, :3].double()
     error = (
