@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -80,3 +80,9 @@ class Method(Protocol):
     def explain(self, teacher: Outputs, student: Outputs, targets: Targets, batch: Batch) -> list[Panel]:
         """Pictures of the first sample of the batch."""
         ...
+
+
+if TYPE_CHECKING:
+
+    class MethodModule(nn.Module, Method):
+        """An `nn.Module` that fulfils the contract: a name for the type checker, nothing to inherit from."""

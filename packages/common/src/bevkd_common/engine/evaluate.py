@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import nn
 
 from bevkd_common.data.dataset import SampleSource
 from bevkd_common.data.loader import evaluation_batches
@@ -11,10 +12,13 @@ from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import HEAD
 from bevkd_common.evaluation.evaluator import Evaluator
 
+if TYPE_CHECKING:
+    from bevkd_common.models.detector import DetectorModule
+
 
 @torch.no_grad()
 def evaluate(
-    detector: nn.Module,
+    detector: DetectorModule,
     source: SampleSource,
     evaluator: Evaluator,
     *,

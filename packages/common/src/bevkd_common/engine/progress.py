@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -36,15 +36,9 @@ class Reporter(Protocol):
         """Print one line."""
         ...
 
-    def bar(self, title: str, total: int) -> _BarContext:
+    def bar(self, title: str, total: int) -> AbstractContextManager[Bar]:
         """Open a bar for the duration of a `with` block."""
         ...
-
-
-class _BarContext(Protocol):
-    def __enter__(self) -> Bar: ...
-
-    def __exit__(self, *exception: object) -> bool | None: ...
 
 
 class _LiveBar:

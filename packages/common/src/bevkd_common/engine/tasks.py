@@ -6,13 +6,17 @@ Both return named terms; the loop sums `value * weight` and logs value and weigh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
 from bevkd_common.data.samples import Batch
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.models.detector import Term
+
+if TYPE_CHECKING:
+    from bevkd_common.distill.method import MethodModule
+    from bevkd_common.models.detector import DetectorModule
 
 HEAD = frozenset({"head"})
 
@@ -27,7 +31,7 @@ class StepOutput(NamedTuple):
 class SupervisedTask(nn.Module):
     """A detector on its own labels: the teacher's training, and the baseline's."""
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: DetectorModule) -> None:
         super().__init__()
         self.detector = detector
 
@@ -41,7 +45,7 @@ class SupervisedTask(nn.Module):
 class DistillationTask(nn.Module):
     """A student on its labels and under a teacher."""
 
-    def __init__(self, student: nn.Module, teacher: FrozenTeacher, method: nn.Module) -> None:
+    def __init__(self, student: DetectorModule, teacher: FrozenTeacher, method: MethodModule) -> None:
         super().__init__()
         self.detector = student
         self.method = method

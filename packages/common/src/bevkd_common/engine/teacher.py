@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import nn
 
 from bevkd_common.data.samples import Batch
 from bevkd_common.models.detector import Outputs
+
+if TYPE_CHECKING:
+    from bevkd_common.models.detector import DetectorModule
 
 
 class FrozenTeacher:
@@ -16,8 +20,9 @@ class FrozenTeacher:
     `.parameters()`, `.state_dict()` nor a distributed wrapper of the task reaches the teacher.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
-        self.detector = detector.eval().requires_grad_(False)
+    def __init__(self, detector: DetectorModule) -> None:
+        self.detector = detector
+        detector.eval().requires_grad_(False)
 
     def to(self, device: torch.device | str) -> FrozenTeacher:
         """Move the weights."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bevkd_common.config.training import TrainingConfig
@@ -134,7 +135,7 @@ class _Training:
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         if self.ema:
-            average = checkpoint.load_file(found.folder / "ema.safetensors")
+            average = load_file(found.folder / "ema.safetensors")
             self.ema.load(average, state["ema_updates"])
         self.step, self.seconds = found.step, state["seconds"]
 
@@ -188,9 +189,9 @@ class _Training:
         totals["loss"] += loss.item() / self.accumulation
         for name, term in output.terms.items():
             seen = totals["terms"].setdefault(name, {"value": 0.0, "weight": term.weight})
-            seen["value"] += float(term.value) / self.accumulation
+            seen["value"] += term.value.item() / self.accumulation
         for name, value in output.metrics.items():
-            totals["metrics"][name] = totals["metrics"].get(name, 0.0) + float(value) / self.accumulation
+            totals["metrics"][name] = totals["metrics"].get(name, 0.0) + value.item() / self.accumulation
 
     def _stop_on_non_finite(self, output: StepOutput, batch: Batch) -> None:
         values = ", ".join(f"{name} {float(term.value):g}" for name, term in output.terms.items())
@@ -251,7 +252,8 @@ def build_optimizer(task: Task, config: TrainingConfig) -> torch.optim.AdamW:
     Each group carries `lr_factor`, which the loop multiplies with the schedule's learning rate.
     """
     optimizer = config.optimizer
-    backbone, rest = [], []
+    backbone: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in task.detector.named_parameters():
         if parameter.requires_grad:
             (backbone if name.startswith("image_backbone.") else rest).append(parameter)

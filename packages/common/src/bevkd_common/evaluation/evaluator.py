@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +23,7 @@ class Evidence(Protocol):
 
     groups: tuple[str, ...]
 
-    def headlines(self, weights: npt.NDArray[np.float64]) -> Mapping[str, npt.NDArray[np.float64]]:
+    def headlines(self, weights: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
         """The headline metrics, [N] each, with group g counted `weights[n, g]` times.
 
         Args:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, installed, load
@@ -14,6 +14,10 @@ from bevkd_common.engine.progress import Reporter
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.models.taps import Taps
+
+if TYPE_CHECKING:
+    from bevkd_common.distill.method import MethodModule
+    from bevkd_common.models.detector import DetectorModule
 
 MADE_DATA = ".data"
 
@@ -33,13 +37,15 @@ def method_spec(config: Config) -> MethodSpec:
     return installed(MethodSpec).of(config)
 
 
-def build_detector(config: Config, classes: tuple[str, ...], *, seed: int) -> nn.Module:
+def build_detector(config: Config, classes: tuple[str, ...], *, seed: int) -> DetectorModule:
     """A detector whose initial weights depend on config, classes and seed alone."""
     torch.manual_seed(seed)
     return load(detector_spec(config).build)(config, classes)
 
 
-def build_method(config: Config, teacher: nn.Module, student: nn.Module, *, names: tuple[str, str]) -> nn.Module:
+def build_method(
+    config: Config, teacher: DetectorModule, student: DetectorModule, *, names: tuple[str, str]
+) -> MethodModule:
     """A method between two detectors.
 
     Raises:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +35,10 @@ from bevkd_common.experiment.build import (
 )
 from bevkd_common.experiment.sources import source_hash
 from bevkd_common.experiment.stages import Stage, fingerprint, stage_weights
+
+if TYPE_CHECKING:
+    from bevkd_common.distill.method import MethodModule
+    from bevkd_common.models.detector import DetectorModule
 
 CALIBRATION_BATCHES = 4
 WEIGHT_KINDS = ("raw", "ema")
@@ -173,7 +177,7 @@ class Laboratory:
         """The official submission of the weights that an arm is judged by, where the data set has one."""
         return self._run(arm, folder, None).submission()
 
-    def detector(self, config: Config, folder: Path, kind: str | None = None) -> nn.Module:
+    def detector(self, config: Config, folder: Path, kind: str | None = None) -> DetectorModule:
         """A trained detector on the device, in eval mode.
 
         Args:
@@ -187,7 +191,9 @@ class Laboratory:
         load_weights(weights[kind], detector, architecture=self._architecture(config))
         return detector.to(self.accelerator.device).eval()
 
-    def method(self, config: Config, folder: Path, teacher: nn.Module, student: nn.Module) -> nn.Module:
+    def method(
+        self, config: Config, folder: Path, teacher: DetectorModule, student: DetectorModule
+    ) -> MethodModule:
         """A trained method on the device, in eval mode."""
         method = build_method(config, teacher, student, names=self._names())
         weights = stage_weights(folder)
@@ -207,7 +213,7 @@ class Laboratory:
             self._prepare(method, frozen, student)
         return DistillationTask(student, FrozenTeacher(frozen), method)
 
-    def _prepare(self, method: nn.Module, teacher: nn.Module, student: nn.Module) -> None:
+    def _prepare(self, method: MethodModule, teacher: DetectorModule, student: DetectorModule) -> None:
         source = self.dataset.source("train", teacher.needs | student.needs)
         device = self.accelerator.device
         batches = calibration_batches(source, batch=4, batches=CALIBRATION_BATCHES, seed=self.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -25,9 +25,12 @@ from bevkd_common.experiment.finished import FinishedRun, open_run
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.geometry.boxes import Boxes
-from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections
+from bevkd_common.models.taps import HeadMaps
 from bevkd_common.report import inputs
+
+if TYPE_CHECKING:
+    from bevkd_common.models.detector import DetectorModule
 
 DRAWN_SCORE = 0.3
 PICTURED_SAMPLES = 2
@@ -111,7 +114,7 @@ def _pictures(
         sample = source.load((2 * picture + 1) * len(source) // (2 * PICTURED_SAMPLES), seed=None)
         batch = collate([sample]).to(device)
         found = {name: detector.decode(detector(batch, HEAD), batch)[0] for name, detector in detectors.items()}
-        scenes.append(_scene(batch, found, lab.dataset.cameras, _extent(detectors["teacher"].taps["head"].grid)))
+        scenes.append(_scene(batch, found, lab.dataset.cameras, _extent(detectors["teacher"])))
         if not picture:
             panels = _panels(lab, shown, stages, detectors, batch)
     return panels, scenes
@@ -121,7 +124,7 @@ def _panels(
     lab: Laboratory,
     arms: Sequence[Arm],
     stages: Mapping[str, Path],
-    detectors: Mapping[str, torch.nn.Module],
+    detectors: Mapping[str, DetectorModule],
     batch: Batch,
 ) -> list[Panel]:
     arm = next(arm for arm in arms if arm.role == "distilled")
@@ -154,8 +157,10 @@ def _scene(
     )
 
 
-def _extent(grid: Grid) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = grid.extent
+def _extent(detector: DetectorModule) -> tuple[float, float, float, float]:
+    head = detector.taps["head"]
+    assert isinstance(head, HeadMaps)
+    x0, y0, x1, y1 = head.grid.extent
     return x0, x1, y0, y1
 
 

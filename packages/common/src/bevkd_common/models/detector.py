@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
@@ -96,3 +96,9 @@ class Detector(Protocol):
     def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
         """One entry a sample."""
         ...
+
+
+if TYPE_CHECKING:
+
+    class DetectorModule(nn.Module, Detector):
+        """An `nn.Module` that fulfils the contract: a name for the type checker, nothing to inherit from."""
