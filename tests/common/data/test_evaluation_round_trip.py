@@ -20,6 +20,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.evaluation.nuscenes_split import build as build_evaluator
 from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.transforms import quaternion_to_rotation
 from bevkd_common.models.detector import Detections
 
 WIDE = (-200.0, -200.0, -50.0, 200.0, 200.0, 50.0)
@@ -115,6 +116,21 @@ def test_noisy_detections_score_as_in_the_devkit(small, devkit, tmp_path):
     # Three of car, truck, cyclist, two of bus and barrier (the third is 32 m away), one person; no cone for want
     # of points, no bicycle in the rack, no dog, no far car.
     assert counts.ground_truths == 14
+
+
+def test_ranges_are_measured_from_the_ego_not_from_the_lidar(own_world):
+    """A car 49.5 m behind the ego is 50.4 m behind the LiDAR."""
+    token = "pose-LIDAR_TOP-scene-9003-0"
+    pose = next(pose for pose in own_world.tables["ego_pose"] if pose["token"] == token)
+    forward = quaternion_to_rotation(torch.tensor(pose["rotation"], dtype=torch.float64))[:, 0].numpy()
+    car = next(box for box in own_world.tables["sample_annotation"] if box["token"] == "far-scene-9003-0")
+    car["translation"] = (np.array(pose["translation"]) - 49.5 * forward).tolist()
+    own_world.write("sample_annotation")
+    config = NuScenesConfig(
+        version="v1.0-small", train_split="small_train", val_split="small_val", point_range=WIDE
+    )
+    results = _evaluated(config, build(config, own_world.root), _truth).compute()
+    assert results.counts.ground_truths == 15
 
 
 def test_ground_truth_of_a_generated_world_scores_perfectly(synthetic, tmp_path):

@@ -380,8 +380,8 @@ def test_missing_files_are_found_before_the_first_sample(own_world):
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("samples/LIDAR_TOP/scene-9001_0500.pcd.bin", lambda content: content[:-7],
-         r"scene-9001_0500\.pcd\.bin has 3393 bytes, not a whole number of points of 20 bytes; unpack it again"),
+        ("samples/LIDAR_TOP/scene-9001_0500.pcd.bin", lambda content: content[:-8],
+         r"scene-9001_0500\.pcd\.bin has 3392 bytes, not a whole number of points of 20 bytes; unpack it again"),
         ("samples/LIDAR_TOP/scene-9001_0500.pcd.bin", lambda content: b"", "has 0 bytes"),
         ("samples/CAM_BACK/scene-9001_1.jpg", lambda content: content[: len(content) // 2],
          r"scene-9001_1\.jpg is not a complete image \(image file is truncated"),
