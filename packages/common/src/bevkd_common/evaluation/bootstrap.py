@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.global_boxes import FloatArray
 
-
-class Resamplable(Protocol):
-    """What was matched on a split, for any multiset of its scenes.
-
-    Attributes:
-        groups: names of the S scenes.
-    """
-
-    groups: tuple[str, ...]
-
-    def headlines(self, weights: FloatArray) -> dict[str, FloatArray]:
-        """Return [R] headline metrics with scene s of multiset r counted `weights[r, s]` times."""
-        ...
+if TYPE_CHECKING:
+    from bevkd_common.evaluation.evaluator import Evidence
 
 
 @dataclass(frozen=True)
@@ -59,7 +48,7 @@ class Bootstrap:
         )
 
 
-def paired_bootstrap(arms: Mapping[str, Resamplable], resamples: int = 1000, seed: int = 0) -> Bootstrap:
+def paired_bootstrap(arms: Mapping[str, Evidence], resamples: int = 1000, seed: int = 0) -> Bootstrap:
     """Score every arm on the same scenes, drawn with replacement as many as there are.
 
     Scenes and not samples are drawn, because the key frames of a scene show the same objects. A class that is
