@@ -25,7 +25,7 @@ TAPS = [
     {
         "name": "bev_block1",
         "teacher": "bev_block1",
-        "student": "bev_block1",
+        "student": "bev_block0",
         "adapter": "up2_mlp2",
         "alpha": 5e-3,
         "beta": 3e-2,
@@ -35,7 +35,7 @@ TAPS = [
     {
         "name": "bev_neck",
         "teacher": "bev_neck",
-        "student": "bev_neck",
+        "student": "bev_in",
         "adapter": "conv1x1",
         "false_positives": True,
     },
@@ -49,10 +49,10 @@ def wave(*shape: int, pace: float, offset: float = 0.0) -> Tensor:
 
 
 def one_step(preset: str) -> dict:
-    head = HeadMaps(Grid(-4.0, -4.0, 1.0, 8, 8), (("car",), ("bus", "truck")), ())
-    fine, coarse, coarsest = (Grid(-4.0, -4.0, 8.0 / cells, cells, cells) for cells in (8, 4, 2))
+    fine, coarse, coarsest = (Grid(-5.0, -4.0, cell, int(12 / cell), int(8 / cell)) for cell in (1.0, 2.0, 4.0))
+    head = HeadMaps(fine, (("car",), ("bus", "truck")), ())
     teacher_taps = {"bev_block1": BevMap(4, coarse), "bev_neck": BevMap(3, fine), "head": head}
-    student_taps = {"bev_block1": BevMap(3, coarsest), "bev_neck": BevMap(2, fine), "head": head}
+    student_taps = {"bev_block0": BevMap(3, coarsest), "bev_in": BevMap(2, fine), "head": head}
     config = DistillBevConfig.model_validate({"taps": TAPS, "inherit": "none", "preset": preset})
     method = build(config, Taps("teacher", teacher_taps), Taps("student", student_taps)).double()
     with torch.no_grad():
@@ -61,15 +61,15 @@ def one_step(preset: str) -> dict:
     method.layers[0].teacher_rms.fill_(0.8)
 
     teacher = Outputs(
-        {"bev_block1": wave(2, 4, 4, 4, pace=0.37).relu(), "bev_neck": wave(2, 3, 8, 8, pace=0.53).relu()},
+        {"bev_block1": wave(2, 4, 4, 6, pace=0.37).relu(), "bev_neck": wave(2, 3, 8, 12, pace=0.53).relu()},
         [
-            {"heatmap": 2 * wave(2, 1, 8, 8, pace=1.3, offset=-1.6)},
-            {"heatmap": 2 * wave(2, 2, 8, 8, pace=1.7, offset=-1.6)},
+            {"heatmap": 2 * wave(2, 1, 8, 12, pace=1.3, offset=-1.6)},
+            {"heatmap": 2 * wave(2, 2, 8, 12, pace=1.7, offset=-1.6)},
         ],
     )
-    maps = {"bev_block1": wave(2, 3, 2, 2, pace=0.71), "bev_neck": wave(2, 2, 8, 8, pace=0.43)}
+    maps = {"bev_block0": wave(2, 3, 2, 3, pace=0.71), "bev_in": wave(2, 2, 8, 12, pace=0.43)}
     student = Outputs({name: value.requires_grad_() for name, value in maps.items()})
-    truth = [torch.zeros(2, 1, 8, 8).double(), wave(2, 2, 8, 8, pace=2.1, offset=-0.6).clamp(min=0)]
+    truth = [torch.zeros(2, 1, 8, 12).double(), wave(2, 2, 8, 12, pace=2.1, offset=-0.6).clamp(min=0)]
     boxes = torch.zeros(2, 3, 9, dtype=torch.float64)
     boxes[0, :, [0, 1, 3, 4, 6]] = torch.tensor(
         [[1.0, -1.0, 4.0, 1.8, 0.6], [1.2, -0.8, 1.6, 1.4, 0.0], [-2.9, 2.1, 0.5, 0.4, 1.0]], dtype=torch.float64

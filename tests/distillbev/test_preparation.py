@@ -133,6 +133,20 @@ def test_root_mean_square_refuses_what_would_mislead():
         root_mean_squares(Constant().eval(), names, [[0.0, 0.0]])
 
 
+def test_teacher_and_student_may_be_tapped_at_different_places(pair, toy_scene):
+    teacher, student, build_method = pair
+    method = build_method(taps=[NECK | {"student": "bev_block1", "adapter": "up4_conv1x1"}])
+    assert method.teacher_taps == {"bev_neck", "head"}
+    assert method.student_taps == {"bev_block1"}
+    scene = toy_scene(method, teacher, student)
+    method.prepare(teacher, student, [scene.batch])
+    rms = scene.teacher.taps["bev_neck"].square().mean().sqrt()
+    torch.testing.assert_close(method.layers[0].teacher_rms, rms)
+    target, adapted = method.layers[0].maps(scene.teacher, scene.student)
+    torch.testing.assert_close(target, scene.teacher.taps["bev_neck"] / rms)
+    torch.testing.assert_close(adapted, method.layers[0].adapter(scene.student.taps["bev_block1"]) / rms)
+
+
 def test_normalised_losses_do_not_depend_on_the_teachers_scale(pair, toy_scene):
     teacher, student, build_method = pair
     method = build_method(false_positive_layers="none")
@@ -247,6 +261,12 @@ def test_panels(pair, toy_scene):
     neck = scene.teacher.taps["bev_neck"][0] / method.layers[1].teacher_rms
     torch.testing.assert_close(panels[6].values, neck.abs().mean(0))
     assert not any(panel.values.requires_grad for panel in panels)
+
+
+def test_regions_of_the_worked_example_as_a_panel(worked_example, plain_method):
+    scene = worked_example()
+    regions = plain_method().explain(scene.teacher, scene.student, scene.targets, scene.batch)[0]
+    assert regions.values.tolist() == [[2, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
 
 
 def test_panels_have_their_extent_in_x_then_y(worked_example, plain_method):

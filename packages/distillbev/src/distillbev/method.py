@@ -257,7 +257,7 @@ class DistillBev(nn.Module):
         """The teacher's and the true class-agnostic heat map, where a layer asks for false positives."""
         if "head" not in self.teacher_taps:
             return ()
-        logits = [_full_precision(task["heatmap"].detach()) for task in teacher.head]
+        logits = [_full_precision(task["heatmap"]) for task in teacher.head]
         return teacher_heatmap(logits), ground_truth_heatmap(targets.heatmaps)
 
     def _regions(self, layer: Layer, mask: Tensor, scale: Tensor, heatmaps: tuple[Tensor, ...]) -> Regions:
