@@ -37,7 +37,7 @@ def cases(draw: st.DrawFn) -> tuple[Ranking, np.ndarray, np.ndarray, np.ndarray]
     ranking = Ranking(np.array(scores), np.array(scenes), np.array(hits))
     found = (repeats[:, ranking.scenes] * ranking.hits).sum(axis=1)
     missed = draw(st.integers(0, 12))
-    errors = st.one_of(st.just(np.nan), st.floats(0, 4))
+    errors = st.one_of(st.just(np.nan), st.floats(0, 4, width=16))
     values = draw(st.lists(errors, min_size=sum(hits), max_size=sum(hits)))
     return ranking, repeats, np.maximum(found + missed, 1), np.array(values)
 
@@ -47,8 +47,9 @@ def cases(draw: st.DrawFn) -> tuple[Ranking, np.ndarray, np.ndarray, np.ndarray]
 def test_curves_are_those_of_the_explicit_list(case) -> None:
     ranking, repeats, positives, errors = case
     curves = RecallCurves(ranking, repeats, positives)
-    precision, confidence = curves.precision(), curves.confidence()
-    means = curves.running_means(np.stack([errors, errors[::-1]], axis=-1), confidence)
+    with np.errstate(all="raise"):
+        precision, confidence = curves.precision(), curves.confidence()
+        means = curves.running_means(np.stack([errors, errors[::-1]], axis=-1), confidence)
     for row in range(len(repeats)):
         if not (repeats[row, ranking.scenes] * ranking.hits).any():
             continue  # without a true positive there is no curve to define
