@@ -249,7 +249,9 @@ def changed(row: int, column: int, value: float) -> torch.Tensor:
         (changed(2, 2, 2.0), "transposed"),
         (changed(2, 2, 0.0), "transposed"),
         (changed(0, 0, 0.0), "focal length"),
+        (changed(1, 1, 0.0), "focal length"),
         (changed(1, 1, -1250.0), "focal length"),
+        (torch.stack([INTRINSICS, changed(2, 2, 2.0)]), "transposed"),
         (torch.stack([INTRINSICS, changed(0, 0, -1.0)]), "focal length"),
     ],
 )

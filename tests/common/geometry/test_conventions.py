@@ -79,6 +79,15 @@ def test_round_trip(random_boxes, random_rigid, name, seed):
     torch.testing.assert_close(back.tensor, expected.tensor, atol=1e-9, rtol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", [name for name, row in CONVENTIONS.items() if row.frame is None])
+def test_batches_are_converted_like_their_parts(random_boxes, name):
+    row, boxes = CONVENTIONS[name], random_boxes(1, 6)
+    batched = row.export(Boxes(boxes.tensor.reshape(2, 3, 9)))
+    assert torch.equal(batched, row.export(boxes).reshape(2, 3, -1))
+    loaded = row.load(batched).tensor.reshape(6, 9)
+    torch.testing.assert_close(loaded, row.load(row.export(boxes)).tensor, equal_nan=True)
+
+
 def test_the_tilt_of_a_mount_stays_of_second_order(random_boxes, random_rigid):
     boxes = random_boxes(1, 50)
     ego_T_lidar = random_rigid(1, math.radians(2), 2.0)
