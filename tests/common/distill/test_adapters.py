@@ -82,6 +82,7 @@ def test_align_corners_reaches_the_upsampling():
         adapter = build_adapter("up4_identity", 2, 2, align_corners)
         results.append(adapter(source))
     assert not torch.allclose(*results)
+    assert torch.equal(build_adapter("up4_identity", 2, 2)(source), results[0]), "aligned unless asked otherwise"
 
 
 def test_pooling_averages():
