@@ -24,11 +24,12 @@ def keep_best(overlaps: Tensor) -> Tensor:
     """
     earlier = overlaps.triu(diagonal=1)
     keep = torch.ones(overlaps.shape[:-1], dtype=torch.bool, device=overlaps.device)
-    while True:
+    for _ in range(overlaps.shape[-1]):
         corrected = ~(earlier & keep.unsqueeze(-1)).any(dim=-2)
         if torch.equal(corrected, keep):
-            return keep
+            break
         keep = corrected
+    return keep
 
 
 def circle_overlaps(boxes: Boxes, squared_distance: float) -> Tensor:
