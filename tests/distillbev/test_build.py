@@ -163,6 +163,22 @@ def test_heat_maps_that_fit(cells):
     assert build(one_tap(), with_tap(TEACHER, head=head), with_tap(STUDENT, head=head)).layers[0].false_positives
 
 
+@pytest.mark.parametrize("factor", [0.5, 1, 2])
+def test_heat_maps_of_a_grid_that_is_not_square(factor):
+    cells = Grid(-51.2, -51.2, 0.8, 128, 64)
+    head = replace(HEAD, grid=Grid(-51.2, -51.2, 0.8 / factor, int(128 * factor), int(64 * factor)))
+    maps = {"bev_neck": BevMap(256, cells), "head": head}
+    config = one_tap(adapter="identity")
+    assert build(config, Taps("A", maps), Taps("B", maps)).layers[0].grid == cells
+    with pytest.raises(UserError, match="cannot be brought to the layer's 64 x 128"):
+        build(config, Taps("A", {**maps, "head": HEAD}), Taps("B", {**maps, "head": HEAD}))
+
+
+def test_a_mismatch_names_both_taps():
+    with pytest.raises(UserError, match=r"brings bev_block2 of the student BEVDet .* bev_neck of the teacher"):
+        build(one_tap(student="bev_block2"), TEACHER, STUDENT)
+
+
 def test_false_positives_need_a_head():
     config = one_tap().model_copy(update={"inherit": "none"})
     with pytest.raises(UserError, match="false positives, teacher: CenterPoint has no tap 'head'"):
