@@ -52,19 +52,19 @@ def test_small_resnet_has_the_stages_that_it_names(channels: tuple[int, ...], st
     config = SmallResNetConfig(channels=channels, blocks=(1,) * len(channels), strides=strides)
     backbone = build_image_backbone(config)
     maps = backbone(torch.randn(2, 3, 64, 96))
-    by_stride = dict(zip((2, 4, 8, 16, 32), (24, *channels), strict=False))
+    by_stride = dict(zip((2, 4, 8, 16, 32), (16, *channels), strict=False))
     assert len(maps) == len(strides)
     assert [m.shape for m in maps] == [(2, by_stride[s], 64 // s, 96 // s) for s in strides]
     assert backbone.channels == tuple(by_stride[s] for s in strides)
-    stages = {key.split(".")[1] for key in backbone.state_dict() if ".layer" in key}
-    assert stages == {f"layer{i + 1}" for i in range(len(channels))}
+    stages = {key.split(".")[2] for key in backbone.state_dict() if ".stages." in key}
+    assert stages == {str(i) for i in range(len(channels))}
 
 
 def test_small_resnet_has_the_blocks_that_it_names() -> None:
     config = SmallResNetConfig(channels=(16, 24), blocks=(1, 3), strides=(8,))
     keys = build_image_backbone(config).state_dict()
-    assert {key.split(".")[2] for key in keys if ".layer1." in key} == {"0"}
-    assert {key.split(".")[2] for key in keys if ".layer2." in key} == {"0", "1", "2"}
+    assert {key.split(".")[3] for key in keys if ".stages.0." in key} == {"0"}
+    assert {key.split(".")[3] for key in keys if ".stages.1." in key} == {"0", "1", "2"}
 
 
 def resnet18_weights() -> dict[str, Tensor]:

@@ -158,3 +158,24 @@ def test_scatter_puts_features_at_row_y_and_column_x():
     assert canvas.sum().item() == 10
     (canvas * 2).sum().backward()
     assert features.grad.tolist() == [[2, 2], [2, 2]]
+
+
+def test_scales_touch_the_numbers_of_a_point_and_not_its_offsets():
+    scales = [0.1, 0.2, 0.3, 0.01, 2.0]
+    plain, scaled = PillarFeatureNet(SPEC, 5, 4).eval(), PillarFeatureNet(SPEC, 5, 4, scales).eval()
+    scaled.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        plain.linear.weight[:, :5] *= torch.tensor(scales)
+    voxels = voxelize(torch.rand(40, 5) + torch.tensor([0.0, 2.2, 0.0, 0.0, 0.0]), (40,), SPEC)
+    assert torch.allclose(scaled(voxels), plain(voxels), atol=1e-6)
+    assert scaled.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_the_momentum_reaches_the_running_statistics():
+    voxels = voxelize(torch.rand(40, 5) + torch.tensor([0.0, 2.2, 0.0, 0.0, 0.0]), (40,), SPEC)
+    slow, fast = PillarFeatureNet(SPEC, 5, 4), PillarFeatureNet(SPEC, 5, 4, norm_momentum=1.0)
+    fast.load_state_dict(slow.state_dict())
+    slow(voxels)
+    fast(voxels)
+    assert torch.allclose(slow.norm.running_mean, 0.01 * fast.norm.running_mean, atol=1e-6)
+    assert fast.norm.running_mean.abs().max() > 0

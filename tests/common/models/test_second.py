@@ -65,3 +65,10 @@ def test_neck_layers_are_strided_plain_and_transposed_convolutions(neck):
         (nn.Conv2d, (1, 1), (1, 1)),
         (nn.ConvTranspose2d, (2, 2), (2, 2)),
     ]
+
+
+def test_the_momentum_reaches_every_norm():
+    backbone, neck = Second(4, (4, 8), (1, 1), (1, 2), 0.2), SecondFPN((4, 8), (4, 4), (1.0, 2.0), 0.2)
+    norms = [part for net in (backbone, neck) for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert len(norms) == 6
+    assert {norm.momentum for norm in norms} == {0.2}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from bevkd_common.config.center_head import Box6, CenterHeadConfig
 from bevkd_common.config.model import Config
@@ -25,6 +25,12 @@ class CenterPointConfig(Config):
     """Points kept in a pillar, the first ones; none given keeps all, and pads none."""
     max_pillars: PositiveInt | None = 40000
     """Pillars kept in a sample, the first ones, in training and evaluation alike."""
+    point_scales: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (1, 1, 1, 1, 1)
+    """Factors on x, y, z, intensity and seconds before they enter the network; released weights expect ones.
+
+    Unscaled, an intensity of 0 to 255 drowns offsets of decimetres until the network has learned otherwise, which a
+    short training has no time for.
+    """
     pillar_channels: PositiveInt = 64
     backbone_channels: tuple[PositiveInt, ...] = (64, 128, 256)
     backbone_layers: tuple[int, ...] = (3, 5, 5)
@@ -33,6 +39,8 @@ class CenterPointConfig(Config):
     neck_channels: tuple[PositiveInt, ...] = (128, 128, 128)
     neck_upsampling: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
     """Factor that brings each stage to the resolution of the head."""
+    norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    """Of the batch norms below the head. Source: mmdet3d; too slow for trainings of a few hundred steps."""
     head: CenterHeadConfig = CenterHeadConfig()
 
     @property

@@ -39,10 +39,10 @@ class TimmBackboneConfig(Config):
 
 
 class SmallResNetConfig(Config):
-    """A ResNet small enough for a CPU: basic blocks, and a stem of three 3x3 convolutions; starts at random."""
+    """A ResNet small enough for a CPU: one strided convolution, then basic blocks; starts at random."""
 
     kind: Literal["small_resnet"] = "small_resnet"
-    stem_channels: Annotated[int, Field(ge=8, multiple_of=8)] = 24
+    stem_channels: PositiveInt = 16
     """Channels at stride 2."""
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (32, 64, 96)
     """Channels at strides 4, 8, 16 and so on, up to the last of `strides`."""

@@ -1,4 +1,4 @@
-"""Image backbones, all of them from timm, and the normalisation of images in front of them."""
+"""Image backbones, those of timm and a small one, and the normalisation of images in front of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import timm
 import torch
 from timm.layers.format import Format
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
 
 from bevkd_common.config.image_backbones import (
     ImageBackboneConfig,
@@ -53,7 +54,7 @@ class ImageNormalizer(nn.Module):
 
 
 class ImageBackbone(nn.Module):
-    """A timm network that returns the feature maps of chosen strides.
+    """A network that returns the feature maps of chosen strides.
 
     Attributes:
         channels: Channels of each level, finest first.
@@ -71,6 +72,48 @@ class ImageBackbone(nn.Module):
         return self.network(images)
 
 
+class SmallResNet(nn.Module):
+    """A stem of one strided convolution, then stages of basic blocks, each of which halves the resolution.
+
+    A stem of few channels with a pooling behind it, as large networks have it, starves a network this small.
+
+    Args:
+        stem_channels: At stride 2.
+        channels: Of each stage, from stride 4 on.
+        blocks: Of each stage.
+        strides: Of the maps to return.
+    """
+
+    def __init__(
+        self, stem_channels: int, channels: Sequence[int], blocks: Sequence[int], strides: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, stem_channels, 3, 2, padding=1, bias=False),
+            nn.BatchNorm2d(stem_channels),
+            nn.ReLU(inplace=True),
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(_halving(before, after), *(BasicBlock(after, after) for _ in range(depth - 1)))
+            for before, after, depth in zip((stem_channels, *channels[:-1]), channels, blocks, strict=True)
+        )
+        # Level 0 is the stem, at stride 2.
+        self.levels = [stride.bit_length() - 2 for stride in strides]
+        self.level_channels = [(stem_channels, *channels)[level] for level in self.levels]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps of the chosen strides, finest first, of images [B, 3, H, W]."""
+        maps = [self.stem(images)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return [maps[level] for level in self.levels]
+
+
+def _halving(before: int, after: int) -> BasicBlock:
+    shortcut = nn.Sequential(nn.Conv2d(before, after, 1, 2, bias=False), nn.BatchNorm2d(after))
+    return BasicBlock(before, after, 2, shortcut)
+
+
 def build_image_backbone(config: ImageBackboneConfig) -> ImageBackbone:
     """Build a backbone, with the weights of a local checkpoint where the configuration names one.
 
@@ -78,25 +121,15 @@ def build_image_backbone(config: ImageBackboneConfig) -> ImageBackbone:
         UserError: If timm has no such network, it has no feature map of a stride, or the checkpoint does not fit.
     """
     if isinstance(config, SmallResNetConfig):
-        # Level 0 of a ResNet is its stem, at stride 2.
-        levels = [stride.bit_length() - 2 for stride in config.strides]
-        return _features("resnet18", levels, config.strides, _small_resnet_layout(config))
+        network = SmallResNet(config.stem_channels, config.channels, config.blocks, config.strides)
+        return ImageBackbone(network, network.level_channels, config.strides)
     available = _available_strides(config.name)
     if missing := sorted(set(config.strides) - set(available)):
         raise UserError(f"the image backbone {config.name} has no maps of stride {missing}, only of {available}")
-    backbone = _features(config.name, [available.index(stride) for stride in config.strides], config.strides, {})
+    backbone = _features(config.name, [available.index(stride) for stride in config.strides], config.strides)
     if config.weights is not None:
         _load_weights(backbone.network, config.name, config.weights)
     return backbone
-
-
-def _small_resnet_layout(config: SmallResNetConfig) -> dict[str, Any]:
-    return {
-        "channels": config.channels,
-        "layers": config.blocks,
-        "stem_type": "deep_tiered",
-        "stem_width": config.stem_channels // 2,
-    }
 
 
 def _available_strides(name: str) -> list[int]:
@@ -107,8 +140,8 @@ def _available_strides(name: str) -> list[int]:
         return _feature_info(timm.create_model(name, pretrained=False, features_only=True)).reduction()
 
 
-def _features(name: str, levels: list[int], strides: tuple[int, ...], layout: dict[str, Any]) -> ImageBackbone:
-    network = timm.create_model(name, pretrained=False, features_only=True, out_indices=tuple(levels), **layout)
+def _features(name: str, levels: list[int], strides: tuple[int, ...]) -> ImageBackbone:
+    network = timm.create_model(name, pretrained=False, features_only=True, out_indices=tuple(levels))
     if getattr(network, "output_fmt", Format.NCHW) != Format.NCHW:
         raise UserError(f"the image backbone {name} returns channels last; choose a convolutional network")
     return ImageBackbone(network, _feature_info(network).channels(), strides)

@@ -17,16 +17,23 @@ class SecondFPN(nn.Module):
         in_channels: Channels of each stage.
         channels: Channels that each stage is brought to.
         upsampling: Factor of each stage: 2 doubles the resolution, 0.5 halves it.
+        norm_momentum: Of the batch norms.
 
     Source: SECOND; as in mmdet3d 1.4 with `use_conv_for_no_stride`, batch norm with eps 1e-3 and momentum 0.01.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: Sequence[int], upsampling: Sequence[float]) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: Sequence[int],
+        upsampling: Sequence[float],
+        norm_momentum: float = NORM_MOMENTUM,
+    ) -> None:
         super().__init__()
         self.deblocks = nn.ModuleList(
             nn.Sequential(
                 _resampling(inputs, outputs, factor),
-                nn.BatchNorm2d(outputs, eps=NORM_EPS, momentum=NORM_MOMENTUM),
+                nn.BatchNorm2d(outputs, eps=NORM_EPS, momentum=norm_momentum),
                 nn.ReLU(inplace=True),
             )
             for inputs, outputs, factor in zip(in_channels, channels, upsampling, strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -25,18 +27,34 @@ class PillarFeatureNet(nn.Module):
     older checkpoints (10 inputs instead of 11) have a zero column there.
 
     Source: PointPillars; CenterPoint in mmdet3d 1.4 (`legacy=False`).
+
+    Args:
+        spec: The pillars.
+        point_features: Numbers that a point comes with.
+        channels: Features of a pillar.
+        scales: A factor on each number of a point, not on its offsets; none given, all are 1.
+        norm_momentum: Of the batch norm.
     """
 
-    def __init__(self, spec: VoxelSpec, point_features: int, channels: int) -> None:
+    def __init__(
+        self,
+        spec: VoxelSpec,
+        point_features: int,
+        channels: int,
+        scales: Sequence[float] = (),
+        norm_momentum: float = NORM_MOMENTUM,
+    ) -> None:
         super().__init__()
         if spec.cells[2] != 1:
             raise ValueError(f"pillars span the whole height, these voxels are {spec.cells[2]} layers")
         self.max_points = spec.max_points
         low, size = torch.tensor(spec.range_min), torch.tensor(spec.size)
+        self.register_buffer("scales", torch.tensor(scales or [1.0] * point_features), persistent=False)
         self.register_buffer("size", size, persistent=False)
         self.register_buffer("first_center", low + size / 2, persistent=False)
         self.linear = nn.Linear(point_features + OFFSET_FEATURES, channels, bias=False)
-        self.norm = nn.BatchNorm1d(channels, eps=NORM_EPS, momentum=NORM_MOMENTUM)
+        self.norm = nn.BatchNorm1d(channels, eps=NORM_EPS, momentum=norm_momentum)
+        self.scales: Tensor
         self.size: Tensor
         self.first_center: Tensor
 
@@ -56,7 +74,7 @@ class PillarFeatureNet(nn.Module):
         xyz = voxels.points[:, :3]
         mean = xyz.new_zeros(len(voxels.counts), 3).index_add(0, voxels.voxel, xyz) / voxels.counts[:, None]
         center = self.first_center + voxels.coordinates[:, [3, 2, 1]] * self.size
-        return torch.cat([voxels.points, xyz - mean[voxels.voxel], xyz - center[voxels.voxel]], dim=1)
+        return torch.cat([voxels.points * self.scales, xyz - mean[voxels.voxel], xyz - center[voxels.voxel]], dim=1)
 
 
 def padded_batch_norm(x: Tensor, rows: int, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
@@ -74,11 +92,12 @@ def padded_batch_norm(x: Tensor, rows: int, norm: nn.BatchNorm1d) -> tuple[Tenso
     # Of a single row, or none, there are no statistics to take.
     if norm.training and rows > 1:
         running_mean, running_variance = mean, variance
+        assert norm.momentum is not None
         mean = x.sum(dim=0) / rows
         variance = ((x - mean).square().sum(dim=0) + (rows - len(x)) * mean.square()) / rows
         with torch.no_grad():
-            running_mean.lerp_(mean, NORM_MOMENTUM)
-            running_variance.lerp_(variance * (rows / (rows - 1)), NORM_MOMENTUM)
+            running_mean.lerp_(mean, norm.momentum)
+            running_variance.lerp_(variance * (rows / (rows - 1)), norm.momentum)
             norm.get_buffer("num_batches_tracked").add_(1)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     return scale, norm.bias - mean * scale

@@ -124,11 +124,19 @@ def build(config: CenterPointConfig, classes: tuple[str, ...]) -> CenterPoint:
     return CenterPoint(
         spec=spec,
         sweeps=config.sweeps,
-        pillars=PillarFeatureNet(spec, POINT_FEATURES, config.pillar_channels),
-        backbone=Second(
-            config.pillar_channels, config.backbone_channels, config.backbone_layers, config.backbone_strides
+        pillars=PillarFeatureNet(
+            spec, POINT_FEATURES, config.pillar_channels, config.point_scales, config.norm_momentum
         ),
-        neck=SecondFPN(config.backbone_channels, config.neck_channels, config.neck_upsampling),
+        backbone=Second(
+            config.pillar_channels,
+            config.backbone_channels,
+            config.backbone_layers,
+            config.backbone_strides,
+            config.norm_momentum,
+        ),
+        neck=SecondFPN(
+            config.backbone_channels, config.neck_channels, config.neck_upsampling, config.norm_momentum
+        ),
         head=head,
         taps=taps,
     )
