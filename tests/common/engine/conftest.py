@@ -1,0 +1,101 @@
+"""A detector of two numbers, and samples to train it on."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.samples import Sample
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from torch import nn
+
+
+class PointMean(nn.Module):
+    """Predicts the mean of the points' x, through a batch norm, so that buffers move."""
+
+    needs = DataNeeds(sweeps=1)
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+        self.scale = nn.Linear(1, 1)
+        self.taps = {}
+        self.calls = 0
+
+    def forward(self, batch, want, state=None):
+        self.calls += 1
+        means = torch.stack([cloud[:, :1].mean(dim=0) for cloud in batch.points.split(batch.point_counts)])
+        hidden = self.norm(means)
+        return Outputs({"hidden": hidden}, [{"value": self.scale(hidden)}])
+
+    def targets(self, outputs, batch):
+        return Targets([batch.boxes.tensor[:, :1, 0]], [], [], [])
+
+    def losses(self, outputs, targets, batch):
+        error = outputs.head[0]["value"] - targets.heatmaps[0]
+        return {"square": Term(error.square().mean(), 0.5)}
+
+    def decode(self, outputs, batch):
+        return [
+            Detections(Boxes(torch.zeros(1, 9)), value.sigmoid(), torch.zeros(1, dtype=torch.int64))
+            for value in outputs.head[0]["value"]
+        ]
+
+
+@dataclass
+class Clouds:
+    """Random clouds around the value that is to be predicted."""
+
+    samples: int = 10
+    poison: int | None = None
+    tokens: tuple[str, ...] = field(init=False)
+    scenes: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self):
+        self.tokens = tuple(f"sample-{index}" for index in range(self.samples))
+        self.scenes = tuple(f"scene-{index // 3}" for index in range(self.samples))
+
+    def __len__(self):
+        return self.samples
+
+    def load(self, index, *, seed):
+        rng = np.random.default_rng([index, 0 if seed is None else seed])
+        value = np.sin(index)
+        points = torch.from_numpy(rng.normal(value, 0.1, (4, 5)).astype(np.float32))
+        if index == self.poison:
+            points[0, 0] = torch.nan
+        box = torch.zeros(1, 9)
+        box[0, 0] = value
+        return Sample(
+            token=self.tokens[index],
+            scene=self.scenes[index],
+            timestamp=index,
+            boxes=Boxes(box),
+            labels=torch.zeros(1, dtype=torch.int64),
+            cameras=None,
+            points=points,
+            aug_T_lidar=torch.eye(4),
+            global_T_lidar=torch.eye(4, dtype=torch.float64),
+        )
+
+
+@pytest.fixture
+def detector():
+    torch.manual_seed(0)
+    return PointMean()
+
+
+@pytest.fixture
+def make_detector():
+    def make(seed=0):
+        torch.manual_seed(seed)
+        return PointMean()
+
+    return make
+
+
+@pytest.fixture
+def clouds():
+    return Clouds

@@ -1,0 +1,62 @@
+import torch
+from bevkd_common.data.samples import collate
+from bevkd_common.distill.method import MethodOutput
+from bevkd_common.engine.tasks import DistillationTask
+from bevkd_common.engine.teacher import FrozenTeacher
+from bevkd_common.models.detector import Term
+from torch import nn
+
+
+class Imitation(nn.Module):
+    teacher_taps = frozenset({"hidden"})
+    student_taps = frozenset({"hidden"})
+
+    def __init__(self):
+        super().__init__()
+        self.adapter = nn.Linear(1, 1)
+
+    def forward(self, teacher, student, targets, batch):
+        error = (self.adapter(student.taps["hidden"]) - teacher.taps["hidden"]).square().mean()
+        return MethodOutput({"hidden": Term(error, 2.0)}, {"error": error.detach()})
+
+    def param_groups(self):
+        return []
+
+
+def test_nothing_of_the_teacher_moves_in_ten_steps(make_detector, clouds):
+    teacher = make_detector(1)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    task = DistillationTask(make_detector(), FrozenTeacher(teacher), Imitation()).train()
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    source = clouds()
+    for step in range(10):
+        task.train()
+        batch = collate([source.load(index, seed=step) for index in range(4)])
+        terms, metrics = task(batch)
+        assert set(terms) == {"detection/square", "distillation/hidden"}
+        assert set(metrics) == {"error"}
+        optimizer.zero_grad()
+        sum(term.value * term.weight for term in terms.values()).backward()
+        optimizer.step()
+    assert teacher.calls == 10
+    assert not teacher.training
+    assert all(torch.equal(teacher.state_dict()[name], value) for name, value in before.items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_task_neither_trains_nor_saves_the_teacher(make_detector):
+    teacher = make_detector(1)
+    task = DistillationTask(make_detector(), FrozenTeacher(teacher), Imitation())
+    ids = {id(parameter) for parameter in task.parameters()}
+    assert not ids & {id(parameter) for parameter in teacher.parameters()}
+    assert len(task.state_dict()) == len(make_detector().state_dict()) + 2
+
+
+def test_a_teacher_put_in_training_mode_is_put_back(make_detector, clouds):
+    frozen = FrozenTeacher(make_detector(1))
+    frozen.detector.train()
+    mean = frozen.detector.norm.running_mean.clone()
+    batch = collate([clouds().load(index, seed=0) for index in range(4)])
+    outputs = frozen(batch, frozenset({"hidden"}))
+    assert not outputs.taps["hidden"].requires_grad
+    assert torch.equal(frozen.detector.norm.running_mean, mean)

@@ -1,0 +1,189 @@
+import json
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from bevkd_common.config.training import (
+    CosineSchedule,
+    EmaConfig,
+    OneCycleSchedule,
+    OptimizerConfig,
+    TrainingConfig,
+)
+from bevkd_common.distill.method import ParamGroup
+from bevkd_common.engine import train as train_module
+from bevkd_common.engine.checkpoint import latest, load_file
+from bevkd_common.engine.evaluate import evaluate
+from bevkd_common.engine.progress import SilentReporter
+from bevkd_common.engine.tasks import DistillationTask, SupervisedTask
+from bevkd_common.engine.teacher import FrozenTeacher
+from bevkd_common.engine.train import build_optimizer, split_batch, total_steps, train
+from bevkd_common.errors import UserError
+from torch import nn
+
+CONFIG = TrainingConfig(steps=25, batch=4, optimizer=OptimizerConfig(lr=0.05), schedule=CosineSchedule())
+
+
+@pytest.fixture
+def run(tmp_path, make_detector, clouds):
+    def call(config=CONFIG, *, folder="a", source=None, seed=0, task=None):
+        return train(
+            task or SupervisedTask(make_detector()),
+            source or clouds(),
+            config,
+            seed=seed,
+            folder=tmp_path / folder,
+            architectures={"raw": "abc", "method": "def"},
+            title="training",
+            reporter=SilentReporter(),
+            accelerator=Accelerator(cpu=True),
+        )
+
+    return call
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return load_file(latest(folder / "checkpoints").folder / "raw.safetensors")
+
+
+def test_training_lowers_the_loss(run, tmp_path, make_detector):
+    # The whole split at each step, so that batch norm sees the same mean and deviation and the line can be fitted.
+    detector = make_detector()
+    nn.init.constant_(detector.scale.bias, 3.0)
+    optimizer = OptimizerConfig(lr=0.1)
+    run(CONFIG.model_copy(update={"steps": 80, "batch": 10, "optimizer": optimizer}), task=SupervisedTask(detector))
+    losses = [line["loss"] for line in lines(tmp_path / "a")]
+    assert losses[0] > 0.5 * 2.5**2  # the targets' mean is 0.2
+    assert losses[-1] < 0.02
+
+
+def test_every_term_is_logged_with_its_weight(run, tmp_path):
+    trained = run()
+    logged = lines(tmp_path / "a")
+    assert trained.steps == 25
+    assert [line["step"] for line in logged] == [1, 10, 20, 25]
+    assert set(logged[0]) == {"step", "loss", "lr", "terms", "metrics", "grad_norm", "data_s", "step_s"}
+    term = logged[0]["terms"]["detection/square"]
+    assert term["weight"] == 0.5
+    assert logged[0]["loss"] == pytest.approx(0.5 * term["value"], rel=1e-5)
+    assert logged[-1]["lr"] < 0.01 * 0.05
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(run, tmp_path):
+    run(folder="a")
+    run(folder="b")
+    run(folder="c", seed=1)
+    first, second, other = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(run, tmp_path, monkeypatch):
+    config = CONFIG.model_copy(update={"ema": EmaConfig(decay=0.9, warmup_updates=2)})
+    run(config, folder="whole")
+
+    original = train_module._Training._optimizer_step
+
+    def interrupted(self, batches):
+        if self.step == 13:
+            raise KeyboardInterrupt
+        return original(self, batches)
+
+    monkeypatch.setattr(train_module, "CHECKPOINT_INTERVAL_S", -1.0)
+    monkeypatch.setattr(train_module._Training, "_optimizer_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, folder="halves")
+    assert latest(tmp_path / "halves" / "checkpoints").step == 13
+    monkeypatch.setattr(train_module._Training, "_optimizer_step", original)
+    run(config, folder="halves")
+
+    whole, halves = (latest(tmp_path / name / "checkpoints").folder for name in ("whole", "halves"))
+    for stem in ("raw", "ema"):
+        expected, found = load_file(whole / f"{stem}.safetensors"), load_file(halves / f"{stem}.safetensors")
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [line["step"] for line in lines(tmp_path / "halves")] == [1, 10, 20, 25]
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_samples(run, clouds):
+    with pytest.raises(UserError, match=r"not finite at step 1 .*sample-3"):
+        run(CONFIG.model_copy(update={"batch": 10}), source=clouds(poison=3))
+
+
+def test_accumulated_micro_batches_see_the_whole_batch(run, tmp_path, make_detector):
+    # Batch norm sees micro-batches, so the norm is frozen for the comparison.
+    def task():
+        detector = make_detector()
+        detector.norm.eval()
+        detector.norm.train = lambda mode=True: detector.norm
+        return SupervisedTask(detector)
+
+    run(folder="whole", task=task())
+    run(CONFIG.model_copy(update={"micro_batch": 2}), folder="parts", task=task())
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.allclose(whole[name].float(), parts[name].float(), atol=1e-5) for name in whole)
+
+
+def test_split_batch_keeps_the_effective_batch():
+    config = TrainingConfig(steps=1, batch=64, optimizer=OptimizerConfig(lr=1.0))
+    assert split_batch(config, 1) == (64, 1)
+    assert split_batch(config, 8) == (8, 1)
+    assert split_batch(config.model_copy(update={"micro_batch": 4}), 8) == (4, 2)
+    with pytest.raises(UserError, match="not a multiple of 3 processes"):
+        split_batch(config, 3)
+
+
+def test_total_steps_rounds_the_last_batch_up():
+    optimizer = OptimizerConfig(lr=1.0)
+    assert total_steps(TrainingConfig(epochs=2, batch=4, optimizer=optimizer), 10) == 6
+    assert total_steps(TrainingConfig(steps=7, batch=4, optimizer=optimizer), 10) == 7
+
+
+def test_clipping_and_momentum_follow_the_recipe(run, tmp_path):
+    schedule = OneCycleSchedule(start_factor=1.0, final_factor=1.0)
+    run(CONFIG.model_copy(update={"clip_norm": None, "schedule": schedule, "precision": "bf16"}))
+    logged = lines(tmp_path / "a")
+    assert len(logged) == 4
+    assert all(math.isfinite(line["grad_norm"]) for line in logged)
+    assert logged[0]["lr"] == logged[-1]["lr"] == pytest.approx(0.05)
+
+
+def test_evaluation_feeds_every_sample_in_order(detector, clouds):
+    seen = []
+
+    class Recorder:
+        def update(self, batch, detections):
+            assert len(batch) == len(detections)
+            seen.extend(batch.tokens)
+
+    evaluate(
+        detector,
+        clouds(),
+        Recorder(),
+        batch=4,
+        device=torch.device("cpu"),
+        precision=None,
+        title="scoring",
+        reporter=SilentReporter(),
+    )
+    assert seen == [f"sample-{index}" for index in range(10)]
+    assert not detector.training
+
+
+def test_each_group_of_parameters_has_its_own_pace():
+    class Method(nn.Linear):
+        def param_groups(self):
+            return [ParamGroup([self.weight], lr_factor=2.0), ParamGroup([self.bias], weight_decay=0.0)]
+
+    detector = nn.ModuleDict({"image_backbone": nn.Linear(1, 1), "head": nn.Linear(1, 1)})
+    detector["head"].bias.requires_grad_(False)
+    task = DistillationTask(detector, FrozenTeacher(nn.Linear(1, 1)), Method(1, 1))
+    optimizer = OptimizerConfig(lr=1.0, backbone_lr_factor=0.1, weight_decay=0.3)
+    groups = build_optimizer(task, CONFIG.model_copy(update={"optimizer": optimizer})).param_groups
+    assert [group["lr_factor"] for group in groups] == [1.0, 0.1, 2.0, 1.0]
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.3, 0.3, 0.0]
+    assert [len(group["params"]) for group in groups] == [1, 2, 1, 1]
