@@ -178,5 +178,6 @@ def test_unusual_settings_are_accepted() -> None:
     config = NuScenesMetricConfig(min_recall=0.0, min_precision=0.0, mean_ap_weight=0.5, max_boxes_per_sample=1)
     assert config.first_recall == 1
     assert NuScenesMetricConfig(class_ranges=dict.fromkeys(CLASSES, 0.5)).ranges.tolist() == [0.5] * 10
+    assert NuScenesMetricConfig(band_edges=(0.0, 0.5, 50.0)).bands == 2
     assert NuScenesMetricConfig(min_recall=0.75).first_recall == 76
     assert NuScenesMetricConfig(min_recall=0.99).first_recall == 100

@@ -19,6 +19,7 @@ from bevkd_common.evaluation.results import Results
 
 pytest.importorskip("nuscenes", reason="nuscenes-devkit is not installed for this Python")
 
+from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes
 from nuscenes.eval.detection.constants import TP_METRICS
@@ -277,6 +278,15 @@ def _assert_equal(ours: Results, devkit: DetectionMetrics, config: NuScenesMetri
     assert len(compared) == 10 * (len(config.distance_thresholds) + 6) + 7
     mine, theirs = np.array([[_number(a), b] for a, b in compared]).T
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-9)
+
+
+def test_defaults_are_the_official_settings() -> None:
+    ours, official = NuScenesMetricConfig(), config_factory("detection_cvpr_2019").serialize()
+    assert ours.class_ranges == official["class_range"]
+    assert list(ours.distance_thresholds) == official["dist_ths"]
+    assert ours.error_threshold == official["dist_th_tp"]
+    names = ("min_recall", "min_precision", "mean_ap_weight", "max_boxes_per_sample")
+    assert [getattr(ours, name) for name in names] == [official[name] for name in names]
 
 
 def test_there_are_at_least_200_cases() -> None:
