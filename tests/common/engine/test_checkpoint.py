@@ -4,7 +4,6 @@ from bevkd_common.engine.checkpoint import (
     Checkpoint,
     latest,
     load_weights,
-    mismatches,
     read_json,
     save_checkpoint,
     save_weights,
@@ -40,17 +39,6 @@ def test_weights_that_do_not_fit_are_listed_key_by_key(saved):
         load_weights(saved[1], nn.Sequential(nn.Linear(3, 2)))
     assert "missing 0.weight (2, 3)" in str(error.value)
     assert "unexpected weight (2, 3)" in str(error.value)
-
-
-def test_mismatches_name_shapes_and_the_nearest_key():
-    wanted = {"head.weight": torch.zeros(2), "bias": torch.zeros(3)}
-    found = {"head.weights": torch.zeros(2), "bias": torch.zeros(4)}
-    assert mismatches(wanted, found) == [
-        "missing head.weight (2,), nearest is head.weights",
-        "unexpected head.weights (2,)",
-        "bias is (4,), wanted (3,)",
-    ]
-    assert mismatches(wanted, wanted) == []
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "missing"])

@@ -137,10 +137,20 @@ def test_split_batch_keeps_the_effective_batch():
         split_batch(config, 3)
 
 
-def test_total_steps_rounds_the_last_batch_up():
+def test_total_steps_rounds_the_last_batch_up(clouds):
     optimizer = OptimizerConfig(lr=1.0)
-    assert total_steps(TrainingConfig(epochs=2, batch=4, optimizer=optimizer), 10) == 6
-    assert total_steps(TrainingConfig(steps=7, batch=4, optimizer=optimizer), 10) == 7
+    assert total_steps(TrainingConfig(epochs=2, batch=4, optimizer=optimizer), clouds(10), 0) == 6
+    assert total_steps(TrainingConfig(steps=7, batch=4, optimizer=optimizer), clouds(10), 0) == 7
+
+
+def test_a_class_balanced_epoch_is_as_long_as_its_draws(clouds):
+    class Aware(clouds):
+        def classes_present(self, index):
+            return frozenset({0, 1} if index == 0 else {0})
+
+    # Eleven pairs of a sample and a class, two classes: five draws each.
+    balanced = TrainingConfig(epochs=1, batch=4, optimizer=OptimizerConfig(lr=1.0), class_balanced=True)
+    assert total_steps(balanced, Aware(10), 0) == 3
 
 
 def test_clipping_and_momentum_follow_the_recipe(run, tmp_path):

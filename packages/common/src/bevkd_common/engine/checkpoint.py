@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bevkd_common.errors import UserError
+from bevkd_common.models.weights import mismatches
 
 STATE_FILE = "state.pt"
 
@@ -70,21 +70,6 @@ def load_weights(path: Path, module: nn.Module, *, architecture: str | None = No
         raise UserError(f"{path} does not fit {type(module).__name__}:\n  " + "\n  ".join(problems))
     module.load_state_dict(weights)
     return metadata
-
-
-def mismatches(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """One line a key that is missing, unexpected or of another shape, with the nearest name."""
-    lines = []
-    for name in sorted(set(wanted) - set(found)):
-        near = difflib.get_close_matches(name, set(found) - set(wanted), n=1)
-        lines.append(f"missing {name} {tuple(wanted[name].shape)}" + (f", nearest is {near[0]}" if near else ""))
-    lines += [f"unexpected {name} {tuple(found[name].shape)}" for name in sorted(set(found) - set(wanted))]
-    lines += [
-        f"{name} is {tuple(found[name].shape)}, wanted {tuple(wanted[name].shape)}"
-        for name in sorted(set(wanted) & set(found))
-        if wanted[name].shape != found[name].shape
-    ]
-    return lines
 
 
 @dataclass(frozen=True)

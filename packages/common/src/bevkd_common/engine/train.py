@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bevkd_common.config.training import TrainingConfig
 from bevkd_common.data.dataset import SampleSource
-from bevkd_common.data.loader import training_batches
+from bevkd_common.data.loader import TrainingOrder, training_batches
 from bevkd_common.data.samples import Batch
 from bevkd_common.engine import checkpoint
 from bevkd_common.engine.ema import Ema
@@ -39,11 +39,12 @@ class Trained:
     seconds: float
 
 
-def total_steps(config: TrainingConfig, samples: int) -> int:
-    """Optimizer steps of a training on so many samples."""
+def total_steps(config: TrainingConfig, source: SampleSource, seed: int) -> int:
+    """Optimizer steps of a training; an epoch is one pass over the samples, drawn class-balanced or not."""
     if config.steps is not None:
         return config.steps
     assert config.epochs is not None
+    samples = len(TrainingOrder.of(source, seed, config.class_balanced))
     return config.epochs * math.ceil(samples / config.batch)
 
 
@@ -75,7 +76,7 @@ def train(
     Raises:
         UserError: If a loss is not finite; names the step, the terms and the samples of the batch.
     """
-    steps = total_steps(config, len(source))
+    steps = total_steps(config, source, seed)
     training = _Training(task, config, steps, folder, architectures, accelerator)
     training.resume()
     batches = training_batches(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def wrap_angle(angle: Tensor) -> Tensor:
 
 def rigid(rotation: Tensor, translation: Tensor) -> Tensor:
     """Assemble `dst_T_src` [..., 4, 4] from its rotation [..., 3, 3] and translation [..., 3]."""
-    batch = torch.broadcast_shapes(rotation.shape[:-2], translation.shape[:-1])
+    batch = np.broadcast_shapes(rotation.shape[:-2], translation.shape[:-1])  # torch's own imports sympy
     dtype = torch.promote_types(rotation.dtype, translation.dtype)
     matrix = torch.zeros(*batch, 4, 4, dtype=dtype, device=rotation.device)
     matrix[..., :3, :3] = rotation
