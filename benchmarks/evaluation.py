@@ -3,8 +3,8 @@
     python benchmarks/evaluation.py --samples 40
 
 Compares matching and accumulation over all classes and thresholds; reading files is left out on both sides, the
-range filter is part of ours. Times are CPU seconds, so that a busy machine does not decide. Checks that both give the same scores. The devkit takes minutes beyond some hundred
-samples; `--ours-only` leaves it out.
+range filter is part of ours. Times are CPU seconds, so that a busy machine does not decide. Checks that both give
+the same scores. The devkit takes minutes beyond some hundred samples; `--ours-only` leaves it out.
 """
 
 import argparse
