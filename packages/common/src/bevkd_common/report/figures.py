@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -150,26 +151,21 @@ def _confident(scene: Scene, arm: str) -> Detections:
 
 def _draw_above(axes: Axes, boxes: Boxes, color: str, width: float) -> None:
     """Footprints, with a stroke from the centre to the front."""
-    for ring, center, yaw, length in zip(
-        boxes.bev_corners().cpu().numpy(),
-        boxes.centers.cpu().numpy(),
-        boxes.yaw.tolist(),
-        boxes.l.tolist(),
-        strict=True,
-    ):
-        closed = np.concatenate([ring, ring[:1]])
-        axes.plot(closed[:, 0], closed[:, 1], color=color, lw=width)
-        front = center[:2] + 0.5 * length * np.array([np.cos(yaw), np.sin(yaw)])
-        axes.plot([center[0], front[0]], [center[1], front[1]], color=color, lw=width)
+    rings = boxes.bev_corners().cpu().numpy()
+    center = boxes.centers[:, :2].cpu().numpy()
+    yaw, length = boxes.yaw.cpu().numpy(), boxes.l.cpu().numpy()
+    front = center + 0.5 * length[:, None] * np.stack([np.cos(yaw), np.sin(yaw)], axis=1)
+    segments = [*np.concatenate([rings, rings[:, :1]], axis=1), *np.stack([center, front], axis=1)]
+    axes.add_collection(LineCollection(segments, colors=color, linewidths=width))
 
 
 def _draw_in_image(
     axes: Axes, boxes: Boxes, img_T_lidar: npt.NDArray[np.float64], color: str, width: float
 ) -> None:
-    for corners in boxes.corners().cpu().double().numpy():
-        pixels = np.c_[corners, np.ones(8)] @ img_T_lidar.T
-        if (pixels[:, 2] < NEAREST).any():
-            continue
-        uv = pixels[:, :2] / pixels[:, 2:3]
-        for start, end in EDGES + POSTS:
-            axes.plot(uv[[start, end], 0], uv[[start, end], 1], color=color, lw=width)
+    """Wire frames of the boxes that lie in front of the camera as a whole."""
+    corners = boxes.corners().cpu().double().numpy()
+    pixels = np.concatenate([corners, np.ones_like(corners[..., :1])], axis=-1) @ img_T_lidar.T
+    seen = pixels[(pixels[..., 2] >= NEAREST).all(axis=1)]
+    uv = seen[..., :2] / seen[..., 2:3]
+    segments = uv[:, np.array(EDGES + POSTS)].reshape(-1, 2, 2)
+    axes.add_collection(LineCollection(list(segments), colors=color, linewidths=width))
