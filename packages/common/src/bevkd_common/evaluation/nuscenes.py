@@ -146,12 +146,12 @@ class NuScenesEvaluator:
         """Return by prediction and threshold [K, T] the ground truth taken, or -1."""
         thresholds = self.config.distance_thresholds
         taken = np.full((len(predictions), len(thresholds)), -1)
-        distance = _planar_length(predictions.cuboids.translation[:, None] - truth.cuboids.translation)
-        distance[predictions.labels[:, None] != truth.labels] = np.inf
         order = np.argsort(predictions.scores, kind="stable")[::-1]
-        order = order[(distance[order] < max(thresholds)).any(axis=1)]
+        offset = predictions.cuboids.translation.T[:2, order, None] - truth.cuboids.translation.T[:2, None]
+        same_class = predictions.labels[order, None] == truth.labels
+        distance = np.where(same_class, _length(*offset), np.inf)
         for column, threshold in enumerate(thresholds):
-            taken[order, column] = match(distance[order], threshold)
+            taken[order, column] = match(distance, threshold)
         return taken
 
 
@@ -170,19 +170,21 @@ def match(distance: FloatArray, threshold: float) -> IntArray:
     Returns:
         [K] index of the ground truth taken, or -1.
     """
-    rank = np.arange(len(distance))
-    if not distance.size:
-        return np.full(len(rank), -1)
-    open_to = np.where(distance < threshold, distance, np.inf)
-    while True:
+    near = np.flatnonzero((distance < threshold).any(axis=1))
+    taken = np.full(len(distance), -1)
+    open_to = np.where(distance[near] < threshold, distance[near], np.inf)
+    rank = np.arange(len(near))
+    while len(near):
         choice = open_to.argmin(axis=1)
         asks = np.isfinite(open_to[rank, choice])
-        best = np.full(distance.shape[1], len(rank))
+        best = np.full(distance.shape[1], len(near))
         np.minimum.at(best, choice[asks], rank[asks])
         refused = asks & (best[choice] != rank)
         if not refused.any():
-            return np.where(asks, choice, -1)
+            taken[near[asks]] = choice[asks]
+            break
         open_to[rank[refused], choice[refused]] = np.inf
+    return taken
 
 
 def nuscenes_results(matches: MatchTable) -> Results:
@@ -223,13 +225,14 @@ def nuscenes_results(matches: MatchTable) -> Results:
 
 
 def _distance_to_ego(cuboids: Cuboids, truth: TruthArrays) -> FloatArray:
-    return _planar_length(cuboids.translation - truth.ego_translation)
+    offset = cuboids.translation - truth.ego_translation
+    return _length(offset[:, 0], offset[:, 1])
 
 
-def _planar_length(vectors: FloatArray) -> FloatArray:
-    """Length [...] in the xy plane of vectors [..., 2 or more]."""
+def _length(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Length of vectors given by their components, any one shape."""
     # Not np.hypot: it rounds otherwise than the devkit's norm, which decides matches exactly at a threshold.
-    return np.sqrt(vectors[..., 0] ** 2 + vectors[..., 1] ** 2)
+    return np.sqrt(x**2 + y**2)
 
 
 def _true_positive_errors(predictions: DetectionArrays, truth: TruthArrays, taken: IntArray) -> FloatArray:
@@ -251,10 +254,10 @@ def _true_positive_errors(predictions: DetectionArrays, truth: TruthArrays, take
     wrong = np.where(attribute == NO_ATTRIBUTE, np.nan, attribute != predictions.attributes)
     return np.stack(
         [
-            _planar_length(ours.translation - theirs.translation[taken]),
+            _length(*(ours.translation - theirs.translation[taken]).T[:2]),
             1 - common / union,
             np.abs((turn + period / 2) % period - period / 2),
-            _planar_length(predictions.velocity - truth.velocity[taken]),
+            _length(*(predictions.velocity - truth.velocity[taken]).T),
             wrong,
         ],
         axis=-1,
