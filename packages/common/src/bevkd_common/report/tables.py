@@ -71,8 +71,11 @@ def answer(report: ReportInput) -> str:
     verdict = "" if bounds is None else f", 95 % interval {interval(bounds, metric)}"
     seeds = len(distilled.runs)
     over = f"over {seeds} seeds" if seeds > 1 else "over the scenes of one seed; run several before quoting it"
-    trusted = bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
-    doubt = "" if trusted else " The interval contains zero: this run does not show a gain."
+    doubt = ""
+    if bounds is None:
+        doubt = " Without an interval nobody knows whether that is chance."
+    elif bounds[0] <= 0 <= bounds[1]:
+        doubt = " The interval contains zero: this run does not show a gain."
     return (
         f"Distillation bought {number(gain.spread.mean, metric, signed=True)} {name}: {alone} alone,"
         f" {reached} distilled, from a teacher of {taught}{verdict} {over}.{doubt}"
