@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,9 @@ from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.training import TrainingConfig
 from bevkd_common.errors import UserError
 from bevkd_common.report.inputs import Role
+
+SHORTEST_S = 0.01
+"""Training time below which no pace can be told; times are recorded to this precision."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def fixed_length(arm: Arm, seconds: Mapping[str, float]) -> Arm:
         return arm
     if "baseline" not in seconds:
         raise UserError(f"`{arm.name}` takes its pace from the baseline: leave out --no-baseline")
-    ratio = seconds[arm.as_long_as] / seconds["baseline"] if seconds["baseline"] else math.inf
+    ratio = seconds[arm.as_long_as] / max(seconds["baseline"], SHORTEST_S)
     return replace(arm, training=lengthened(arm.training, ratio), as_long_as=None)
 
 

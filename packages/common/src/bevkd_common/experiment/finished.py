@@ -13,6 +13,7 @@ from bevkd_common.config.loading import load_recipe
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.engine.checkpoint import write_atomically
 from bevkd_common.engine.progress import Reporter
+from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, teacher_arm
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
@@ -93,7 +94,7 @@ def score_again(
         submissions: Folder for the official submission of each model and seed; None writes none.
 
     Raises:
-        UserError: If the run or its data is incomplete.
+        UserError: If the run or its data is incomplete, or the data set has no official submission.
     """
     run = open_run(folder, reporter, accelerator)
     for seed, lab in run.laboratories.items():
@@ -101,6 +102,9 @@ def score_again(
             stage = run.stages[seed][arm.name]
             reporter.say(score_line(arm, lab.score(arm, stage, again=True)))
             if submissions is not None:
+                submission = lab.submission(arm, stage)
+                if submission is None:
+                    raise UserError(f"{lab.dataset.name} has no official submission: leave out --submission")
                 path = submissions / f"{arm.name}-seed{seed}.json"
-                write_atomically(path, json.dumps(lab.submission(arm, stage)))
+                write_atomically(path, json.dumps(submission))
                 reporter.say(f"submission: {path}")

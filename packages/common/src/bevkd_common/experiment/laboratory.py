@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import DistillationTask, SupervisedTask, Task
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.engine.train import AUTOCAST, train
+from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.evaluation.results import Results
 from bevkd_common.experiment.arms import Arm
@@ -79,6 +81,9 @@ class Laboratory:
         Args:
             arm: With a fixed number of steps.
             teacher: The stage of the teacher, for an arm with a method.
+
+        Raises:
+            UserError: If the teacher's checkpoint cannot be read.
         """
         detectors = [arm.detector] if arm.method is None else [arm.detector, self.recipe.teacher]
         modules = ["bevkd_common.engine.train", _module(dataset_spec(self.recipe.dataset).build)]
@@ -91,7 +96,7 @@ class Laboratory:
             "seed": self.seed,
         }
         if arm.role == "teacher" and self.recipe.teacher_checkpoint is not None:
-            inputs["checkpoint"] = fingerprint(self.recipe.teacher_checkpoint.read_bytes().hex())
+            inputs["checkpoint"] = _content(self.recipe.teacher_checkpoint)
         kind: str = "baseline" if arm.method is None else "distilled"
         if arm.method is not None:
             assert teacher is not None
@@ -262,6 +267,15 @@ class Laboratory:
 def parameters(detector: nn.Module) -> int:
     """Learned parameters."""
     return sum(parameter.numel() for parameter in detector.parameters())
+
+
+def _content(path: Path) -> str:
+    """Hash of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"the teacher's checkpoint {path} cannot be read: {error.strerror}") from None
 
 
 def _module(reference: str) -> str:

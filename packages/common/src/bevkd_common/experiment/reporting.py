@@ -17,6 +17,7 @@ from bevkd_common.distill.method import Panel
 from bevkd_common.engine.checkpoint import read_json
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import HEAD
+from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.evaluation.results import Results
 from bevkd_common.experiment.arms import Arm
@@ -43,6 +44,8 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
         UserError: If the run or one of its stages is incomplete.
     """
     run = open_run(folder, reporter, accelerator)
+    if not any(arm.role == "distilled" for arm in run.arms):
+        raise UserError(f"{folder.path} is not finished: run it again, what is done is not done twice")
     spec = method_spec(run.recipe.method)
     seed, lab = next(iter(run.laboratories.items()))
     evaluator = build_evaluator(run.recipe.dataset, lab.dataset, "val")

@@ -1,0 +1,150 @@
+import json
+
+import pytest
+import torch
+from bevkd_common.engine.checkpoint import load_file
+from bevkd_common.errors import UserError
+from bevkd_common.experiment import laboratory
+from bevkd_common.experiment.arms import baseline_arm, distilled_arm, teacher_arm
+from bevkd_common.experiment.laboratory import parameters
+from bevkd_common.experiment.run import run_seed
+from bevkd_common.experiment.stages import stage_weights
+
+
+def baseline_fingerprint(lab):
+    return lab.stage(baseline_arm(lab.recipe), None).fingerprint
+
+
+def distilled_fingerprint(lab):
+    return lab.stage(distilled_arm(lab.recipe), lab.stage(teacher_arm(lab.recipe), None)).fingerprint
+
+
+def test_everything_that_determines_a_stage_changes_its_fingerprint(make_lab, monkeypatch):
+    reference = baseline_fingerprint(make_lab())
+    assert baseline_fingerprint(make_lab()) == reference
+    # The world seed, hence the data, is the same for both seeds here.
+    same_world = "world_seeds=[5, 5]"
+    assert baseline_fingerprint(make_lab(same_world)) == reference
+    assert baseline_fingerprint(make_lab(same_world, seed=1)) != reference
+    for override in ("student.channels=3", "student_training.batch=8", "dataset.samples=13", "world_seeds=[6, 6]"):
+        assert baseline_fingerprint(make_lab(override)) != reference, override
+    for override in ("teacher.channels=9", "method.weight=2.0", "evaluation.batch=2"):
+        assert baseline_fingerprint(make_lab(override)) == reference, override
+    monkeypatch.setattr(laboratory, "source_hash", lambda modules: "other sources")
+    assert baseline_fingerprint(make_lab()) != reference
+
+
+def test_a_distilled_stage_stands_on_its_teacher(make_lab):
+    reference = distilled_fingerprint(make_lab())
+    for override in ("teacher.channels=9", "teacher_training.steps=5", "method.weight=2.0"):
+        assert distilled_fingerprint(make_lab(override)) != reference, override
+    assert distilled_fingerprint(make_lab("evaluation.batch=2")) == reference
+    assert reference != baseline_fingerprint(make_lab())
+
+
+def test_a_stage_trained_before_is_taken(make_lab, reporter):
+    lab = make_lab()
+    arm = baseline_arm(lab.recipe)
+    stage = lab.stage(arm, None)
+    trained = lab.train(arm, stage, None)
+    assert trained["steps"] == 3
+    assert trained["parameters"] == 2 * 9 + 2 + 2 + 1  # two 3 x 3 kernels, then one 1 x 1, with biases
+    before = stage_weights(stage.folder)["raw"].stat().st_mtime_ns
+    assert make_lab().train(arm, stage, None) == trained
+    assert stage_weights(stage.folder)["raw"].stat().st_mtime_ns == before
+    assert reporter.said == [f"student alone: trained before, taken from {stage.folder.name}"]
+    assert json.loads((stage.folder / "inputs.json").read_text())["seed"] == 0
+
+
+def test_scores_are_kept_until_the_evaluation_changes(make_lab, monkeypatch):
+    lab = make_lab()
+    arm = baseline_arm(lab.recipe)
+    stage = lab.stage(arm, None)
+    lab.train(arm, stage, None)
+    calls = []
+    original = laboratory.evaluate
+    monkeypatch.setattr(
+        laboratory, "evaluate", lambda *args, **kwargs: (calls.append(1), original(*args, **kwargs))
+    )
+    scores = lab.score(arm, stage.folder)
+    assert scores.primary == "ema"
+    assert set(scores.results) == {"raw", "ema"}
+    assert len(calls) == 2
+    assert lab.score(arm, stage.folder) == scores
+    assert len(calls) == 2
+    assert lab.score(arm, stage.folder, again=True) == scores
+    assert len(calls) == 4
+    monkeypatch.setattr(laboratory, "source_hash", lambda modules: "other sources")
+    lab.score(arm, stage.folder)
+    assert len(calls) == 6
+
+
+def test_arms_start_from_the_same_weights_and_the_method_is_kept(make_lab):
+    lab = make_lab("student_training.ema=null")
+    stages = dict(run_seed(lab, lab.recipe, [baseline_arm(lab.recipe), distilled_arm(lab.recipe)]))
+    assert list(stages) == ["teacher", "baseline", "distilled"]
+    assert set(stage_weights(stages["baseline"].folder)) == {"raw"}
+    assert set(stage_weights(stages["distilled"].folder)) == {"raw", "method"}
+    teacher = lab.detector(lab.recipe.teacher, stages["teacher"].folder)
+    student = lab.detector(lab.recipe.student, stages["distilled"].folder)
+    method = lab.method(lab.recipe.method, stages["distilled"].folder, teacher, student)
+    saved = load_file(stage_weights(stages["distilled"].folder)["method"])
+    assert torch.equal(method.adapter.weight, saved["adapter.weight"])
+    assert not method.training
+    assert not student.training
+
+
+def test_weights_of_another_width_are_refused(make_lab):
+    lab = make_lab()
+    arm = baseline_arm(lab.recipe)
+    stage = lab.stage(arm, None)
+    lab.train(arm, stage, None)
+    with pytest.raises(UserError, match="another architecture"):
+        lab.detector(lab.recipe.teacher, stage.folder)
+
+
+@pytest.fixture
+def checkpoint(make_lab, tmp_path):
+    lab = make_lab()
+    arm = teacher_arm(lab.recipe)
+    stage = lab.stage(arm, None)
+    lab.train(arm, stage, None)
+    return stage_weights(stage.folder)["raw"].rename(tmp_path / "teacher.safetensors")
+
+
+def loaded(recipe, checkpoint):
+    return recipe.model_copy(update={"teacher_training": None, "teacher_checkpoint": checkpoint})
+
+
+def test_a_teacher_is_loaded_from_a_file(make_lab, make_recipe, checkpoint, reporter):
+    lab = make_lab(recipe=loaded(make_recipe(), checkpoint))
+    stages = dict(run_seed(lab, lab.recipe, [distilled_arm(lab.recipe)]))
+    adopted = load_file(stage_weights(stages["teacher"].folder)["raw"])
+    expected = load_file(checkpoint)
+    assert len(expected) == 4
+    assert all(torch.equal(adopted[name], value) for name, value in expected.items())
+    teacher = lab.detector(lab.recipe.teacher, stages["teacher"].folder)
+    assert stages["teacher"].trained == {"steps": 0, "seconds": 0.0, "parameters": parameters(teacher)}
+    assert any(line.startswith("teacher (big): hit rate") for line in reporter.said)
+    again = lab.adopt(teacher_arm(lab.recipe), stages["teacher"], checkpoint)
+    assert again == stages["teacher"].trained
+
+
+def test_another_file_is_another_teacher(make_lab, make_recipe, checkpoint):
+    recipe = loaded(make_recipe(), checkpoint)
+    lab = make_lab(recipe=recipe)
+    before = lab.stage(teacher_arm(recipe), None).fingerprint
+    checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
+    assert lab.stage(teacher_arm(recipe), None).fingerprint != before
+
+
+def test_a_file_that_does_not_fit_names_the_keys(make_lab, make_recipe, checkpoint):
+    recipe = loaded(make_recipe("teacher.channels=9"), checkpoint)
+    with pytest.raises(UserError, match=r"features.weight is \(8, 1, 3, 3\), wanted \(9, 1, 3, 3\)"):
+        dict(run_seed(make_lab(recipe=recipe), recipe, []))
+
+
+def test_a_file_that_is_not_there_is_one_sentence(make_lab, make_recipe, tmp_path):
+    recipe = loaded(make_recipe(), tmp_path / "nowhere.safetensors")
+    with pytest.raises(UserError, match=r"nowhere\.safetensors cannot be read"):
+        dict(run_seed(make_lab(recipe=recipe), recipe, []))

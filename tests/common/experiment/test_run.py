@@ -1,0 +1,144 @@
+import json
+
+import pytest
+from bevkd_common.errors import UserError
+from bevkd_common.experiment.finished import open_run, score_again
+from bevkd_common.experiment.record import RunFolder
+from bevkd_common.experiment.reporting import report_input
+from bevkd_common.experiment.run import run_experiment, student_arms, train_one
+from bevkd_common.report.render import write_report
+
+
+def test_two_seeds_with_controls_from_data_to_report(make_recipe, request_for, reporter, accelerator, tmp_path):
+    recipe = make_recipe()
+    folder = run_experiment(recipe, request_for(seeds=(0, 1), controls=True), reporter, accelerator)
+    record = folder.read()
+    arms = ["teacher", "baseline", "distilled", "baseline_double_steps", "baseline_equal_time", "no_imitation"]
+    assert {seed: list(stages) for seed, stages in record["stages"].items()} == {"0": arms, "1": arms}
+    assert record["data"] == {"0": "toy-5-12", "1": "toy-6-12"}
+    assert record["method"] == "toy_method"
+    assert record["data_root"] is None
+    assert [line.split()[0] for line in record["plan"]] == ["method", "data", "teacher", "student", "arms", "seeds"]
+    assert reporter.said[: len(record["plan"])] == record["plan"]
+    # An arm of equal time may come out as another baseline of as many steps, and is then the same stage.
+    stages = [
+        by_arm[name] for by_arm in record["stages"].values() for name in by_arm if name != "baseline_equal_time"
+    ]
+    assert len(set(stages)) == len(stages) == 10
+
+    shown = report_input(folder, reporter, accelerator)
+    assert [arm.role for arm in shown.arms] == ["teacher", "baseline", "distilled", *["control"] * 3]
+    assert all(set(arm.runs) == {0, 1} for arm in shown.arms)
+    assert {arm.name: arm.runs[0].steps for arm in shown.arms}["baseline_double_steps"] == 6
+    assert set(shown.arms[1].runs[0].other_results) == {"raw"}
+    assert shown.arms[1].runs[0].curve[-1]["step"] == 3
+    assert shown.warnings[0] == "teacher (big), seed 0: Toy scores prove nothing."
+    assert len(shown.warnings) == 12
+    assert shown.environment["data, seed 1"] == "toy-6-12"
+    assert [panel.title for panel in shown.panels] == ["features"]
+    assert [len(scene.detections) for scene in shown.scenes] == [3, 3]
+    assert len({scene.token for scene in shown.scenes}) == 2
+    assert shown.scenes[0].extent == (-4.0, 4.0, -4.0, 4.0)
+    assert shown.scenes[0].images is None
+    assert len(shown.scenes[0].points) == 60
+    assert write_report(shown, tmp_path / "report").is_file()
+
+
+def test_without_baseline_and_with_an_ablation(make_recipe, request_for, reporter, accelerator):
+    request = request_for(baseline=False, ablations=("off",))
+    folder = run_experiment(make_recipe(), request, reporter, accelerator)
+    assert list(folder.read()["stages"]["0"]) == ["teacher", "distilled", "off"]
+    shown = report_input(folder, reporter, accelerator)
+    assert [arm.name for arm in shown.arms] == ["teacher", "distilled", "off"]
+    assert shown.arms[2].summary == "No imitation."
+
+
+def test_equal_time_needs_the_baseline(make_recipe, request_for, reporter, accelerator):
+    with pytest.raises(UserError, match="--no-baseline"):
+        run_experiment(make_recipe(), request_for(baseline=False, controls=True), reporter, accelerator)
+
+
+def test_an_unknown_ablation_names_the_choices(make_recipe, request_for):
+    with pytest.raises(UserError, match="toy_method has no ablation `on`: choose from off"):
+        student_arms(make_recipe(), request_for(ablations=("on",)))
+
+
+def test_a_run_is_scored_again_and_has_no_submission(make_recipe, request_for, reporter, accelerator, tmp_path):
+    folder = run_experiment(make_recipe(), request_for(), reporter, accelerator)
+    run = open_run(folder, reporter, accelerator)
+    before = {name: (path / "results.json").read_text() for name, path in run.stages[0].items()}
+    for path in run.stages[0].values():
+        (path / "results.json").unlink()
+    reporter.said.clear()
+    score_again(folder, reporter, accelerator)
+    assert [line.partition(":")[0] for line in reporter.said] == [
+        "teacher (big)",
+        "student alone",
+        "student distilled",
+    ]
+    assert {name: (path / "results.json").read_text() for name, path in run.stages[0].items()} == before
+    with pytest.raises(UserError, match="toy_data has no official submission"):
+        score_again(folder, reporter, accelerator, submissions=tmp_path / "submissions")
+    assert not (tmp_path / "submissions").exists()
+
+
+def test_the_submission_of_each_model_is_written(
+    make_recipe, request_for, reporter, accelerator, tmp_path, monkeypatch
+):
+    folder = run_experiment(make_recipe(), request_for(), reporter, accelerator)
+    from bevkd_toy.data import ToyEvaluator
+
+    monkeypatch.setattr(ToyEvaluator, "submission", lambda self: {"scenes": len(self.hits)})
+    score_again(folder, reporter, accelerator, submissions=tmp_path / "submissions")
+    written = {path.name: json.loads(path.read_text()) for path in (tmp_path / "submissions").iterdir()}
+    assert written == {f"{arm}-seed0.json": {"scenes": 4} for arm in ("teacher", "baseline", "distilled")}
+
+
+def test_an_interrupted_run_has_no_report_yet(make_recipe, request_for, reporter, accelerator):
+    folder = run_experiment(make_recipe(), request_for(), reporter, accelerator)
+    record = folder.read()
+    del record["stages"]["0"]["distilled"]
+    folder.write(record)
+    assert [arm.name for arm in open_run(folder, reporter, accelerator).arms] == ["teacher", "baseline"]
+    with pytest.raises(UserError, match=r"not finished.*run it again"):
+        report_input(folder, reporter, accelerator)
+
+
+def test_one_arm_is_trained_and_the_run_takes_it(make_recipe, request_for, reporter, accelerator, tmp_path):
+    def train(name):
+        return train_one(
+            make_recipe(),
+            name,
+            runs=tmp_path / "runs",
+            data_root=None,
+            seed=0,
+            reporter=reporter,
+            accelerator=accelerator,
+        )
+
+    folders = {name: train(name).name for name in ("baseline", "teacher", "distilled")}
+    assert [name.partition("-")[0] for name in folders.values()] == ["baseline", "teacher", "distilled"]
+    folder = run_experiment(make_recipe(), request_for(), reporter, accelerator)
+    assert folder.read()["stages"]["0"] == folders
+    with pytest.raises(UserError, match="no arm is called `students`: choose from teacher, baseline, distilled"):
+        train("students")
+
+
+def test_data_that_cannot_be_made_need_a_folder(make_recipe, reporter, accelerator, request_for, monkeypatch):
+    from bevkd_toy import specs
+
+    recipe = make_recipe("world_seeds=null")
+    monkeypatch.setattr("bevkd_common.experiment.build.dataset_spec", lambda config: _without_seed(specs.DATASET))
+    with pytest.raises(UserError, match="--data-root"):
+        run_experiment(recipe, request_for(), reporter, accelerator)
+
+
+def _without_seed(spec):
+    from dataclasses import replace
+
+    return replace(spec, seed_key=None)
+
+
+def test_a_folder_without_a_run_cannot_be_opened(reporter, accelerator, tmp_path):
+    with pytest.raises(UserError, match="is not a run"):
+        open_run(RunFolder(tmp_path), reporter, accelerator)

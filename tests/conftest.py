@@ -1,0 +1,42 @@
+"""The toy plug-in package of the end-to-end test, installed for one test in this process."""
+
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TOY = Path(__file__).parent / "e2e" / "toy"
+
+
+@pytest.fixture
+def toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Puts the toy package and its entry points on the path; gives its recipe."""
+    project = tomllib.loads((TOY / "pyproject.toml").read_text())["project"]
+    site = tmp_path_factory.mktemp("site")
+    about = site / f"bevkd_toy-{project['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
+    (about / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.syspath_prepend(str(TOY / "src"))
+    _rediscover()
+    yield TOY / "src" / "bevkd_toy" / "recipes" / "toy.yaml"
+    monkeypatch.undo()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bevkd_toy"]:
+        del sys.modules[name]
+    _rediscover()
+
+
+def _rediscover() -> None:
+    from bevkd_common.config.plugins import _discovered
+    from bevkd_common.config.recipe import Recipe
+
+    _discovered.cache_clear()
+    Recipe.model_rebuild(force=True)
