@@ -188,11 +188,18 @@ def _recipe(
     overrides: list[str] | None,
 ) -> tuple[str, Recipe]:
     from bevkd_common.config.loading import load_recipe
+    from bevkd_common.config.plugins import MethodSpec, installed
     from bevkd_common.config.recipes import catalogue, recipe_path
+    from bevkd_common.errors import UserError
 
     if name is not None:
+        spec = installed(MethodSpec).find(method)
         path = recipe_path(name)
-        return Path(str(path)).stem, load_recipe(path, overrides or ())
+        loaded = load_recipe(path, overrides or ())
+        own = installed(MethodSpec).of(loaded.method)
+        if own.kind != spec.kind:
+            raise UserError(f"{name} is a recipe of {own.kind}, not of {method}: say {own.kind} for METHOD")
+        return Path(str(path)).stem, loaded
     file: RecipeFile = catalogue().find(method, teacher=teacher, student=student, dataset=dataset)
     return file.name.replace("/", "-"), load_recipe(file.path, overrides or ())
 

@@ -1,0 +1,164 @@
+"""`bevkd run`, `train`, `eval`, `report` and `ablate` on the toy package, in this process."""
+
+import json
+from hashlib import sha256
+
+import pytest
+from bevkd import run as verbs
+from bevkd.app import main
+from bevkd_common.experiment.record import RunFolder
+
+SHORT = ("--set", "student_training.steps=2", "--set", "teacher_training.steps=2", "--gpus", "0")
+
+
+@pytest.fixture
+def bevkd(toy, tmp_path, monkeypatch, capsys):
+    """Runs the command in a folder of its own: exit code and everything printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return ended.value.code, out + err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--seed", "0", "--seeds", "2"), "not both"),
+        (("--seed", "7"), "--seed 7 is none of the recipe's seeds: 0, 1"),
+        (("--seeds", "3"), "--seeds 3: the recipe has 2 seeds"),
+        (("--teacher", "bigger"), "no recipe of `toy_method` fits --teacher bigger --dataset toy"),
+        (("--recipe", "distilled.yaml"), "distilled.yaml: cannot be read"),
+    ],
+)
+def test_flags_that_do_not_fit_are_one_message(bevkd, flags, message):
+    code, said = bevkd("run", "toy_method", "--dataset", "toy", *flags)
+    assert code == 2
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_method_that_is_not_installed_names_those_that_are(bevkd, toy):
+    code, said = bevkd("run", "toy_methods", "--recipe", str(toy))
+    assert code == 2
+    assert "no method `toy_methods` is installed" in said
+    assert "toy_method" in said
+
+
+def test_a_recipe_of_another_method_is_refused(bevkd, toy, monkeypatch):
+    from dataclasses import replace
+
+    from bevkd_common.config import plugins
+    from bevkd_common.config.plugins import MethodSpec, installed
+
+    known = installed(MethodSpec)
+    other = replace(known.found["toy_method"], kind="other_method", config=object)
+    both = replace(known, found={"other_method": other, **known.found})
+    monkeypatch.setattr(plugins, "installed", lambda spec_type: both)
+    code, said = bevkd("run", "other_method", "--recipe", str(toy))
+    assert code == 2
+    assert "is a recipe of toy_method, not of other_method" in said
+
+
+def test_run_eval_and_report(bevkd, tmp_path):
+    code, said = bevkd("run", "toy_method", "--dataset", "toy", "--no-baseline", *SHORT)
+    assert code == 0
+    changes = sha256(b"student_training.steps=2 teacher_training.steps=2").hexdigest()[:6]
+    run = tmp_path / "runs" / f"toy_method-toy-{changes}"
+    assert f"report: runs/{run.name}/report/index.html" in said
+    assert list(RunFolder(run).read()["stages"]["0"]) == ["teacher", "distilled"]
+
+    (run / "report" / "index.html").unlink()
+    code, said = bevkd("report", str(run), "--gpus", "0")
+    assert code == 0
+    assert (run / "report" / "index.html").is_file()
+
+    code, said = bevkd("eval", str(run), "--gpus", "0")
+    assert code == 0
+    assert "student distilled: hit rate" in said
+    code, said = bevkd("eval", str(run), "--gpus", "0", "--submission", str(tmp_path / "submissions"))
+    assert code == 2
+    assert "no official submission" in said
+
+
+@pytest.mark.parametrize("verb", ["eval", "report"])
+def test_a_folder_that_is_no_run_is_one_message(bevkd, tmp_path, verb):
+    code, said = bevkd(verb, str(tmp_path))
+    assert code == 2
+    assert "is not a run" in said
+
+
+def test_train_prints_the_folder_of_its_stage(bevkd, toy, tmp_path):
+    code, said = bevkd("train", "toy_method", "--recipe", str(toy), "--arm", "teacher", "--seed", "1", *SHORT)
+    assert code == 0
+    stage = tmp_path / said.splitlines()[-1]
+    assert stage.parent == tmp_path / "runs" / ".stages"
+    assert json.loads((stage / "trained.json").read_text())["steps"] == 2
+    code, said = bevkd("train", "toy_method", "--recipe", str(toy), "--arm", "pupil", *SHORT)
+    assert code == 2
+    assert "no arm is called `pupil`" in said
+
+
+def test_ablate_lists_and_trains_the_methods_own(bevkd, tmp_path):
+    code, said = bevkd("ablate", "toy_method", "--list")
+    assert (code, said) == (0, "off\tNo imitation.\n")
+    code, said = bevkd("ablate", "toy_method", "--dataset", "toy", "--out", "runs/rows", *SHORT)
+    assert code == 0
+    assert list(RunFolder(tmp_path / "runs" / "rows").read()["stages"]["0"]) == [
+        "teacher",
+        "baseline",
+        "distilled",
+        "off",
+    ]
+    code, said = bevkd("ablate", "toy_method", "on", "--dataset", "toy", "--out", "runs/more", *SHORT)
+    assert code == 2
+    assert "has no ablation `on`" in said
+
+
+def test_an_ablation_has_a_folder_beside_the_runs(bevkd, monkeypatch):
+    asked = []
+    monkeypatch.setattr(verbs, "_experiment", lambda recipe, request, gpus: asked.append(request))
+    assert bevkd("ablate", "toy_method", "--dataset", "toy")[0] == 0
+    assert bevkd("run", "toy_method", "--dataset", "toy", "--seeds", "2")[0] == 0
+    ablation, run = asked
+    assert str(ablation.out) == "runs/toy_method-toy-ablation"
+    assert (ablation.ablations, ablation.controls, ablation.seeds) == (("off",), False, (0,))
+    assert str(run.out) == "runs/toy_method-toy"
+    assert (run.ablations, run.controls, run.seeds) == ((), True, (0, 1))
+
+
+def test_several_gpus_start_the_command_once_each(bevkd, monkeypatch):
+    class StartedError(Exception):
+        pass
+
+    def execv(program, arguments):
+        assert program == arguments[0]
+        raise StartedError(arguments[1:])
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr("os.execv", execv)
+    monkeypatch.setattr("sys.argv", ["bevkd", "run", "toy_method"])
+    with pytest.raises(StartedError) as started:
+        main(("run", "toy_method", "--dataset", "toy", "--gpus", "2"))
+    command = started.value.args[0]
+    assert command[:2] == ["-m", "torch.distributed.run"]
+    assert "--nproc-per-node=2" in command
+    assert command[-4:] == ["-m", "bevkd", "run", "toy_method"]
+
+
+def test_only_the_first_process_speaks_and_reports(monkeypatch, tmp_path):
+    from bevkd_common.engine.progress import SilentReporter
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert isinstance(verbs._reporter(), SilentReporter)
+
+    class Second:
+        is_main_process = False
+
+    monkeypatch.setattr(verbs, "_accelerator", lambda gpus: Second())
+    verbs._write_report(RunFolder(tmp_path), None)
+    assert list(tmp_path.iterdir()) == []
