@@ -60,7 +60,8 @@ def test_any_other_folder_is_no_run(tmp_path):
 
 def test_the_environment_says_what_ran_where(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/somewhere/bin/bevkd", "run", "toy"])
-    found = environment(torch.device("cpu"), "bevkd_common")
+    found = environment(torch.device("cpu"), "toy-method 1.0")
+    assert found["method from"] == "toy-method 1.0"
     assert found["torch"] == importlib.metadata.version("torch")
     assert found["command"] == "bevkd run toy"
     assert found["accelerator"] == "none"

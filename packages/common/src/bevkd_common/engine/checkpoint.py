@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bevkd_common.errors import UserError
+from bevkd_common.evaluation.atomic import replaced_when_complete
 from bevkd_common.models.weights import mismatches
 
 STATE_FILE = "state.pt"
@@ -22,10 +23,8 @@ STATE_FILE = "state.pt"
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with replaced_when_complete(path) as partial:
+        partial.write_text(text)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], *, kind: str, architecture: str, step: int) -> None:
@@ -39,9 +38,8 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], *, kind: str, archit
         step: Optimizer steps behind the weights.
     """
     metadata = {"kind": kind, "architecture": architecture, "step": str(step)}
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, partial, metadata)
-    partial.replace(path)
+    with replaced_when_complete(path) as partial:
+        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, partial, metadata)
 
 
 def load_weights(path: Path, module: nn.Module, *, architecture: str | None = None) -> dict[str, str]:

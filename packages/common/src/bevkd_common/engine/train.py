@@ -195,7 +195,7 @@ class _Training:
             totals["metrics"][name] = totals["metrics"].get(name, 0.0) + value.item() / self.accumulation
 
     def _stop_on_non_finite(self, output: StepOutput, batch: Batch) -> None:
-        values = ", ".join(f"{name} {float(term.value):g}" for name, term in output.terms.items())
+        values = ", ".join(f"{name} {term.value.item():g}" for name, term in output.terms.items())
         raise UserError(
             f"the loss is not finite at step {self.step + 1} ({values}) for the samples {', '.join(batch.tokens)}:"
             " lower the learning rate, or look at these samples"

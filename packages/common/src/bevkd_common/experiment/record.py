@@ -82,11 +82,17 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def environment(device: torch.device, method_package: str) -> dict[str, str]:
-    """Versions, machine and git state, for the report."""
-    versions = {name: importlib.metadata.version(name) for name in (*REPORTED_PACKAGES, method_package)}
+def environment(device: torch.device, method: str) -> dict[str, str]:
+    """Versions, machine and git state, for the report.
+
+    Args:
+        device: Where it runs.
+        method: Distribution and version of the method.
+    """
+    versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     return versions | {
+        "method from": method,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor cores": str(os.cpu_count()),

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from bevkd_common.config.loading import dump
+from bevkd_common.config.plugins import MethodSpec, installed
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset
 from bevkd_common.engine.progress import Reporter
@@ -63,11 +64,12 @@ def run_experiment(recipe: Recipe, request: Request, reporter: Reporter, acceler
     lines = plan_lines(recipe, arms, request.seeds, accelerator.num_processes)
     for line in lines:
         reporter.say(line)
+    spec = method_spec(recipe.method)
     folder = RunFolder(request.out)
     folder.open(dump(recipe), restart=request.restart)
-    folder.write_environment(environment(accelerator.device, method_spec(recipe.method).recipes.split(".")[0]))
+    folder.write_environment(environment(accelerator.device, installed(MethodSpec).origin[spec.kind]))
     record: dict[str, Any] = {
-        "method": method_spec(recipe.method).kind,
+        "method": spec.kind,
         "data_root": str(request.data_root) if request.data_root else None,
         "plan": lines,
         "controls": request.controls,

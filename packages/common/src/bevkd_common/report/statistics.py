@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
 from statistics import fmean, stdev
 
@@ -72,6 +73,7 @@ def headline(arm: Arm, metric: str) -> Spread:
     return spread({seed: run.results.headline[metric].value for seed, run in arm.runs.items()})
 
 
+@lru_cache(maxsize=64)
 def gains(report: ReportInput, arm: Arm, reference: Arm) -> dict[str, Gain]:
     """`arm` minus `reference` in every headline metric, on the seeds that both have."""
     seeds = [seed for seed in arm.runs if seed in reference.runs]
