@@ -122,7 +122,7 @@ def test_details_show_classes_and_distances_and_leave_gaps(make_report):
     assert classes.title == "Score, by class"
     assert classes.columns == ("", "the teacher", "student alone", "student distilled", "Δ")
     assert classes.rows == (("car", "80.0", "50.0", "60.0", "+10.0"), ("bus", "-", "-", "-", "-"))
-    assert distances.title == "Score, by distance from the ego"
+    assert distances.title == "score, by distance from the ego"
     assert distances.rows[1] == ("10 m and more", "-", "-", "-", "-")
     assert [table.title for table in others] == ["Errors, student alone", "Errors, student distilled"]
     assert others[0].rows == (("car", "0.500", "0.500"), ("bus", "-", "-"))

@@ -73,6 +73,7 @@ class _PlainBar:
             f"{self._title}: {done}/{self._total} in {self._printed - self._started:.0f} s {note}".rstrip(),
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
 
@@ -84,7 +85,7 @@ class ConsoleReporter:
 
     def say(self, message: str) -> None:
         """Print one line."""
-        self.console.print(message, highlight=False, markup=False)
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:

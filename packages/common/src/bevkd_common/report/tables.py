@@ -169,9 +169,9 @@ def _by_arm(arms: Sequence[Arm], title: str | None, what: str) -> TextTable:
         alone, distilled = found.get("baseline"), found.get("distilled")
         gain = None if alone is None or distilled is None else distilled - alone
         rows.append((row, *(number(value) for value in found.values()), number(gain, signed=True)))
-    heading = f"{title or column}, {what}"
+    heading = f"{title.capitalize() if title else column}, {what}"
     columns = ("", *(arm.title for arm in arms), "Δ")
-    return TextTable(heading.capitalize(), f"Column “{column}”; mean over seeds.", columns, tuple(rows))
+    return TextTable(heading, f"Column “{column}”; mean over seeds.", columns, tuple(rows))
 
 
 def _whole(arm: Arm, title: str) -> TextTable:
