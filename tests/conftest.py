@@ -1,4 +1,4 @@
-"""The toy plug-in package of the end-to-end test, installed for one test in this process."""
+"""Repeatable examples for all, and the toy plug-in package installed for one test in this process."""
 
 import sys
 import tomllib
@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, so that a failure is a failure of the change at hand.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 TOY = Path(__file__).parent / "e2e" / "toy"
 
