@@ -255,6 +255,14 @@ def test_false_positives_on_a_coarser_feature_map():
     assert mask[0].tolist() == [[True, True], [False, False]]
 
 
+def test_what_the_teacher_sees_inside_a_box_is_no_false_positive():
+    # The end of a long vehicle: inside its box, and far from the Gaussian at its centre.
+    teacher = torch.tensor([[[0.9, 0.9]]])
+    truth = torch.zeros(1, 1, 2)
+    in_boxes = torch.tensor([[[True, False]]])
+    assert false_positive_mask(teacher, truth, in_boxes, 0.1, 0.1).tolist() == [[[False, True]]]
+
+
 def test_a_higher_teacher_threshold_never_adds_false_positives_a_higher_common_one_may():
     teacher, truth = torch.tensor([[[0.9, 0.3]]]), torch.tensor([[[0.2, 0.0]]])
     nowhere = torch.zeros(1, 1, 2, dtype=torch.bool)
