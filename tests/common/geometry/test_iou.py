@@ -23,9 +23,9 @@ def boxes_of(*rows: tuple[float, ...]) -> Boxes:
 
 
 def close_together(random_boxes, seed: int, count: int) -> Boxes:
-    """Random boxes within 3 m, so that most pairs overlap."""
+    """Random boxes within 2 m, so that most pairs overlap, whatever the draw."""
     boxes = random_boxes(seed, count)
-    return Boxes.from_parts(boxes.centers * 0.06, boxes.size, boxes.yaw, boxes.velocity)
+    return Boxes.from_parts(boxes.centers * 0.04, boxes.size, boxes.yaw, boxes.velocity)
 
 
 def shapely_areas(a: Boxes, b: Boxes) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,7 +82,7 @@ def test_two_degenerate_boxes_have_no_overlap():
 def test_iou_agrees_with_shapely(random_boxes, seed):
     a, b = close_together(random_boxes, seed, 8), close_together(random_boxes, seed + 1, 9)
     common, union = shapely_areas(a, b)
-    assert (common > 0).sum() > 10  # of 72 pairs: the draw is not empty
+    assert (common > 0).float().mean() > 0.5
     torch.testing.assert_close(bev_intersection(a, b), common, atol=1e-10, rtol=0)
     torch.testing.assert_close(bev_iou(a, b), common / union, atol=1e-10, rtol=0)
     torch.testing.assert_close(bev_iou(a.to(torch.float32), b.to(torch.float32)).double(), common / union,
