@@ -35,6 +35,10 @@ def test_without_world_seeds_every_seed_has_the_data_as_configured(stand_in: Pat
         (["world_seeds=[1]"], "give one of `world_seeds` for each of the 2 `seeds`"),
         (["dataset={kind: recorded}"], "`world_seeds` needs data that can be made; recorded cannot"),
         (["seeds=[1, 1]"], "seeds: holds 1 twice"),
+        (
+            ["student_pretraining={steps: 1, batch: 1, optimizer: {lr: 1.0}}"],
+            "`student_pretraining`: no part of the detector `lift` can be trained first",
+        ),
         (["controls.1.name=losses_alone"], "controls: holds the arm `losses_alone` twice"),
     ],
 )

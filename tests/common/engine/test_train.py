@@ -16,10 +16,11 @@ from bevkd_common.engine import train as train_module
 from bevkd_common.engine.checkpoint import latest, load_file
 from bevkd_common.engine.evaluate import evaluate
 from bevkd_common.engine.progress import SilentReporter
-from bevkd_common.engine.tasks import DistillationTask, SupervisedTask
+from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, SupervisedTask
 from bevkd_common.engine.teacher import FrozenTeacher
-from bevkd_common.engine.train import build_optimizer, split_batch, total_steps, train
+from bevkd_common.engine.train import build_optimizer, grouped_parameters, split_batch, total_steps, train
 from bevkd_common.errors import UserError
+from bevkd_common.models.detector import Term
 from torch import nn
 
 CONFIG = TrainingConfig(steps=25, batch=4, optimizer=OptimizerConfig(lr=0.05), schedule=CosineSchedule())
@@ -83,30 +84,43 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(run, tmp_path
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(run, tmp_path, monkeypatch):
+@pytest.fixture
+def interrupted(run, monkeypatch):
+    """Stops a training after 13 steps, and goes on with a fresh task."""
+
+    def call(config, make_task, folder):
+        original = train_module._Training._optimizer_step
+
+        def interrupted(self, batches):
+            if self.step == 13:
+                raise KeyboardInterrupt
+            return original(self, batches)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(train_module, "CHECKPOINT_INTERVAL_S", -1.0)
+            patch.setattr(train_module._Training, "_optimizer_step", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(config, folder=folder, task=make_task())
+        run(config, folder=folder, task=make_task())
+
+    return call
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(run, interrupted, tmp_path, make_detector):
     config = CONFIG.model_copy(update={"ema": EmaConfig(decay=0.9, warmup_updates=2)})
     run(config, folder="whole")
-
-    original = train_module._Training._optimizer_step
-
-    def interrupted(self, batches):
-        if self.step == 13:
-            raise KeyboardInterrupt
-        return original(self, batches)
-
-    monkeypatch.setattr(train_module, "CHECKPOINT_INTERVAL_S", -1.0)
-    monkeypatch.setattr(train_module._Training, "_optimizer_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, folder="halves")
-    assert latest(tmp_path / "halves" / "checkpoints").step == 13
-    monkeypatch.setattr(train_module._Training, "_optimizer_step", original)
-    run(config, folder="halves")
-
-    whole, halves = (latest(tmp_path / name / "checkpoints").folder for name in ("whole", "halves"))
-    for stem in ("raw", "ema"):
-        expected, found = load_file(whole / f"{stem}.safetensors"), load_file(halves / f"{stem}.safetensors")
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    interrupted(config, lambda: SupervisedTask(make_detector()), "halves")
+    assert_equal_files(tmp_path, "raw", "ema")
     assert [line["step"] for line in lines(tmp_path / "halves")] == [1, 10, 20, 25]
+
+
+def assert_equal_files(folder, *stems):
+    whole, halves = (latest(folder / name / "checkpoints").folder for name in ("whole", "halves"))
+    assert {path.stem for path in whole.glob("*.safetensors")} == set(stems)
+    for stem in stems:
+        expected, found = load_file(whole / f"{stem}.safetensors"), load_file(halves / f"{stem}.safetensors")
+        assert len(expected) > 0
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_samples(run, clouds):
@@ -192,8 +206,67 @@ def test_each_group_of_parameters_has_its_own_pace():
     detector = nn.ModuleDict({"image_backbone": nn.Linear(1, 1), "head": nn.Linear(1, 1)})
     detector["head"].bias.requires_grad_(False)
     task = DistillationTask(detector, FrozenTeacher(nn.Linear(1, 1)), Method(1, 1))
-    optimizer = OptimizerConfig(lr=1.0, backbone_lr_factor=0.1, weight_decay=0.3)
+    optimizer = OptimizerConfig(lr=1.0, lr_factors={"image_backbone": 0.1}, weight_decay=0.3)
     groups = build_optimizer(task, CONFIG.model_copy(update={"optimizer": optimizer})).param_groups
-    assert [group["lr_factor"] for group in groups] == [1.0, 0.1, 2.0, 1.0]
+    assert [group["lr_factor"] for group in groups] == [0.1, 1.0, 2.0, 1.0]
     assert [group["weight_decay"] for group in groups] == [0.3, 0.3, 0.3, 0.0]
-    assert [len(group["params"]) for group in groups] == [1, 2, 1, 1]
+    assert [len(group["params"]) for group in groups] == [2, 1, 1, 1]
+
+
+def test_the_longest_module_path_sets_the_pace():
+    detector = nn.ModuleDict(
+        {"neck": nn.ModuleDict({"fine": nn.Linear(1, 1), "finest": nn.Linear(1, 1)}), "head": nn.Linear(1, 1)}
+    )
+    groups = grouped_parameters(detector, {"neck": 0.5, "neck.fine": 0.1})
+    assert {factor: list(map(id, parameters)) for factor, parameters in groups.items()} == {
+        0.1: list(map(id, detector["neck"]["fine"].parameters())),
+        0.5: list(map(id, detector["neck"]["finest"].parameters())),
+        1.0: list(map(id, detector["head"].parameters())),
+    }
+
+
+def test_a_path_that_is_no_module_is_one_sentence():
+    detector = nn.ModuleDict({"image_backbone": nn.Linear(1, 1)})
+    with pytest.raises(
+        UserError, match=r"names `image_backbon`, which .* does not have; did you mean `image_backbone`"
+    ):
+        grouped_parameters(detector, {"image_backbon": 0.1})
+
+
+class Mean(nn.Module):
+    """Fits its own offset and the detector's scale to ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(1))
+
+    def trained(self, detector):
+        return [detector.scale]
+
+    def forward(self, detector, batch):
+        outputs = detector(batch, frozenset({"head"}))
+        return {"mean": Term((outputs.head[0]["value"].mean() + self.offset - 1.0).square().sum())}
+
+
+def pretraining(make_detector):
+    detector = make_detector()
+    detector.untouched = nn.Linear(1, 1)
+    nn.init.constant_(detector.untouched.weight, 2.0)
+    return PretrainingTask(detector, Mean())
+
+
+def test_pretraining_moves_its_part_of_the_detector(run, tmp_path, make_detector):
+    task = pretraining(make_detector)
+    scale = task.detector.scale.weight.detach().clone()
+    run(task=task)
+    assert not torch.equal(task.detector.scale.weight, scale)
+    assert task.detector.untouched.weight.item() == 2.0
+    assert task.objective.offset.item() != 0.0
+    assert lines(tmp_path / "a")[-1]["terms"].keys() == {"pretraining/mean"}
+    assert lines(tmp_path / "a")[-1]["loss"] < lines(tmp_path / "a")[0]["loss"]
+
+
+def test_an_interrupted_pretraining_goes_on_with_its_objective(run, interrupted, tmp_path, make_detector):
+    run(folder="whole", task=pretraining(make_detector))
+    interrupted(CONFIG, lambda: pretraining(make_detector), "halves")
+    assert_equal_files(tmp_path, "raw", "objective")

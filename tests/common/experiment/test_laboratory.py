@@ -94,6 +94,46 @@ def test_arms_start_from_the_same_weights_and_the_method_is_kept(make_lab):
     assert not student.training
 
 
+PRETRAINED = "student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}"
+
+
+def test_every_arm_of_the_student_starts_from_the_same_trained_part(make_lab, reporter, monkeypatch):
+    started = []
+    original = laboratory.train
+
+    def watched(task, *args, **kwargs):
+        started.append((kwargs["title"], {k: v.clone() for k, v in task.detector.state_dict().items()}))
+        return original(task, *args, **kwargs)
+
+    monkeypatch.setattr(laboratory, "train", watched)
+    lab = make_lab(PRETRAINED)
+    arms = [baseline_arm(lab.recipe), distilled_arm(lab.recipe)]
+    stages = dict(run_seed(lab, lab.recipe, arms))
+    titles = ["teacher (big)", "student, a part of it first", "student alone", "student distilled"]
+    assert [title for title, _ in started] == [f"{title}, seed 0" for title in titles]
+    first = lab.pretraining_stage(arms[0], lab.recipe.student_pretraining)
+    assert first.folder.name.startswith("pretraining-")
+    assert set(stage_weights(first.folder)) == {"raw", "objective"}
+    saved = load_file(stage_weights(first.folder)["raw"])
+    (_, random), (_, alone), (_, distilled) = started[1:]
+    assert len(saved) == len(alone) == len(distilled) == 4
+    assert all(
+        torch.equal(alone[name], saved[name]) and torch.equal(distilled[name], saved[name]) for name in saved
+    )
+    changed = {name for name in saved if not torch.equal(saved[name], random[name])}
+    assert changed == {"features.weight", "features.bias"}
+    assert json.loads((stages["baseline"].folder / "inputs.json").read_text())["pretrained"] == first.fingerprint
+
+
+def test_a_trained_part_belongs_to_what_determines_a_student(make_lab):
+    reference = baseline_fingerprint(make_lab(PRETRAINED))
+    assert baseline_fingerprint(make_lab()) != reference
+    assert baseline_fingerprint(make_lab(PRETRAINED, "student_pretraining.steps=3")) != reference
+    assert baseline_fingerprint(make_lab(PRETRAINED, "evaluation.batch=2")) == reference
+    teachers = [lab.stage(teacher_arm(lab.recipe), None) for lab in (make_lab(), make_lab(PRETRAINED))]
+    assert teachers[0].fingerprint == teachers[1].fingerprint
+
+
 def test_weights_of_another_width_are_refused(make_lab):
     lab = make_lab()
     arm = baseline_arm(lab.recipe)

@@ -44,6 +44,26 @@ def test_two_seeds_with_controls_from_data_to_report(make_recipe, request_for, r
     assert write_report(shown, tmp_path / "report").is_file()
 
 
+def test_what_the_student_learns_first_is_in_the_plan_and_among_the_departures(
+    make_recipe, request_for, reporter, accelerator
+):
+    recipe = make_recipe("student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}")
+    folder = run_experiment(recipe, request_for(), reporter, accelerator)
+    learned = "whether the features tell how many points there are"
+    assert any(f"first {learned}; 2 steps, batch 4 =" in line for line in folder.read()["plan"])
+    (departure,) = report_input(folder, reporter, accelerator).departures
+    assert learned in departure
+    assert "In every arm" in departure
+
+
+def test_a_learning_rate_for_no_module_stops_before_the_data(make_recipe, request_for, reporter, accelerator):
+    recipe = make_recipe("student_training.optimizer.lr_factors={feature: 0.1}")
+    request = request_for()
+    with pytest.raises(UserError, match="did you mean `features`"):
+        run_experiment(recipe, request, reporter, accelerator)
+    assert not request.out.exists()
+
+
 def test_without_baseline_and_with_an_ablation(make_recipe, request_for, reporter, accelerator):
     request = request_for(baseline=False, ablations=("off",))
     folder = run_experiment(make_recipe(), request, reporter, accelerator)

@@ -30,6 +30,8 @@ class DetectorSpec:
         describe: What a configuration builds, in a few words for the printed plan: the backbone above all.
         check: "module:function" of `check(config, dataset_config) -> Iterable[tuple[str, str]]`, torch-free: for
             each thing that does not fit the data, a key within the detector's section and a reason.
+        pretraining: "module:function" of `pretraining(config, classes) -> nn.Module` (a `Pretraining`), for a
+            detector of which a part can be trained before the rest.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class DetectorSpec:
     summary: str
     describe: Callable[[Any], str]
     check: str | None = None
+    pretraining: str | None = None
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,8 @@ class Recipe(Config):
     teacher_checkpoint: Path | None = None
     """Loaded instead of training the teacher; a relative path starts at the working directory."""
     student: Annotated[Config, _kind_of(DetectorSpec)]
+    student_pretraining: TrainingConfig | None = None
+    """Trained once, and what every arm of the student starts from; what is learned is the detector's affair."""
     student_training: TrainingConfig
     """Of the baseline and of the distilled student alike."""
     method: Annotated[Config, _kind_of(MethodSpec)]
@@ -130,6 +132,11 @@ class Recipe(Config):
     def _check(self) -> Recipe:
         if self.teacher_training is None and self.teacher_checkpoint is None:
             raise ValueError("give `teacher_training` or `teacher_checkpoint`")
+        student = installed(DetectorSpec).of(self.student)
+        if self.student_pretraining is not None and student.pretraining is None:
+            raise ValueError(
+                f"`student_pretraining`: no part of the detector `{student.kind}` can be trained first"
+            )
         if self.world_seeds is not None:
             spec = installed(DatasetSpec).of(self.dataset)
             if spec.seed_key is None:

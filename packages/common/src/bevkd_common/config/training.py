@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -18,8 +19,8 @@ class OptimizerConfig(Config):
     """Peak learning rate at the recipe's effective batch; never rescaled silently."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    backbone_lr_factor: PositiveFloat = 1.0
-    """Learning rate of the image backbone, as a factor of `lr`."""
+    lr_factors: Mapping[str, PositiveFloat] = Field(default_factory=dict)
+    """Learning rate of parts of the detector, by module path ("image_backbone"), as a factor of `lr`."""
 
 
 class CosineSchedule(Config):

@@ -1,6 +1,6 @@
-"""What is trained: a detector alone, or a student under a teacher.
+"""What is trained: a detector alone, a student under a teacher, or a part of a detector before the rest.
 
-Both return named terms; the loop sums `value * weight` and logs value and weight.
+All return named terms; the loop sums `value * weight` and logs value and weight.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bevkd_common.models.detector import Term
 
 if TYPE_CHECKING:
     from bevkd_common.distill.method import MethodModule
-    from bevkd_common.models.detector import DetectorModule
+    from bevkd_common.models.detector import DetectorModule, PretrainingModule
 
 HEAD = frozenset({"head"})
 
@@ -62,7 +62,24 @@ class DistillationTask(nn.Module):
         return StepOutput(terms, dict(distilled.metrics))
 
 
-Task = SupervisedTask | DistillationTask
+class PretrainingTask(nn.Module):
+    """A part of a detector on an objective of its own; the rest is frozen."""
+
+    def __init__(self, detector: DetectorModule, objective: PretrainingModule) -> None:
+        super().__init__()
+        self.detector = detector
+        self.objective = objective
+        trained = {id(parameter) for part in objective.trained(detector) for parameter in part.parameters()}
+        for parameter in detector.parameters():
+            if id(parameter) not in trained:
+                parameter.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Named losses of the objective."""
+        return StepOutput(_prefixed("pretraining", self.objective(self.detector, batch)), {})
+
+
+Task = SupervisedTask | DistillationTask | PretrainingTask
 
 
 def _prefixed(prefix: str, terms: Mapping[str, Term]) -> dict[str, Term]:

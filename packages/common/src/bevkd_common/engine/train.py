@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bevkd_common.config.training import TrainingConfig
+from bevkd_common.config.wording import did_you_mean
 from bevkd_common.data.dataset import SampleSource
 from bevkd_common.data.loader import TrainingOrder, training_batches
 from bevkd_common.data.samples import Batch
@@ -23,7 +24,7 @@ from bevkd_common.engine import checkpoint
 from bevkd_common.engine.ema import Ema
 from bevkd_common.engine.progress import Bar, Reporter
 from bevkd_common.engine.schedule import first_beta, lr_factor
-from bevkd_common.engine.tasks import DistillationTask, StepOutput, Task
+from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, StepOutput, Task
 from bevkd_common.errors import UserError
 
 CHECKPOINT_INTERVAL_S = 120.0
@@ -208,9 +209,10 @@ class _Training:
         files: dict[str, Mapping[str, Tensor]] = {
             stem: module.state_dict() for stem, module in self._modules().items()
         }
-        about = dict(self.architectures)
         if self.ema:
-            files["ema"], about["ema"] = self.ema.average, about["raw"]
+            files["ema"] = self.ema.average
+        # The average and the objective of a pretraining are determined by the detector's architecture.
+        about = {stem: self.architectures.get(stem, self.architectures["raw"]) for stem in files}
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -224,6 +226,8 @@ class _Training:
         modules: dict[str, nn.Module] = {"raw": self.task.detector}
         if isinstance(self.task, DistillationTask) and len(self.task.method.state_dict()):
             modules["method"] = self.task.method
+        if isinstance(self.task, PretrainingTask):
+            modules["objective"] = self.task.objective
         return modules
 
 
@@ -248,24 +252,46 @@ def trained_parameters(task: Task) -> list[nn.Parameter]:
 
 
 def build_optimizer(task: Task, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over the detector (its image backbone apart) and what the method owns.
+    """AdamW over the detector and what the method or objective owns.
 
     Each group carries `lr_factor`, which the loop multiplies with the schedule's learning rate.
+
+    Raises:
+        UserError: If `lr_factors` names a module that the detector does not have.
     """
     optimizer = config.optimizer
-    backbone: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in task.detector.named_parameters():
-        if parameter.requires_grad:
-            (backbone if name.startswith("image_backbone.") else rest).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": rest, "lr_factor": 1.0}]
-    if backbone:
-        groups.append({"params": backbone, "lr_factor": optimizer.backbone_lr_factor})
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "lr_factor": factor}
+        for factor, parameters in grouped_parameters(task.detector, optimizer.lr_factors).items()
+    ]
+    if isinstance(task, PretrainingTask):
+        groups.append({"params": list(task.objective.parameters()), "lr_factor": 1.0})
     if isinstance(task, DistillationTask):
         for group in task.method.param_groups():
             extra = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
             groups.append({"params": list(group.parameters), "lr_factor": group.lr_factor} | extra)
     return torch.optim.AdamW(groups, lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay)
+
+
+def grouped_parameters(detector: nn.Module, factors: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
+    """The parameters that move, by the factor of their learning rate; the longest module path that fits decides.
+
+    Raises:
+        UserError: If a path names no module of the detector.
+    """
+    parts = dict(detector.named_modules())
+    for path in factors:
+        if path not in parts:
+            raise UserError(
+                f"`lr_factors` names `{path}`, which this detector does not have{did_you_mean(path, parts)}"
+            )
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in detector.named_parameters():
+        if parameter.requires_grad:
+            fitting = [path for path in factors if name.startswith(f"{path}.")]
+            factor = factors[max(fitting, key=len)] if fitting else 1.0
+            groups.setdefault(factor, []).append(parameter)
+    return groups
 
 
 class _MetricsLog:

@@ -30,6 +30,7 @@ class Arm:
         summary: One sentence: what it is, and how it differs from the baseline.
         detector: Configuration of the detector.
         training: How it is trained.
+        pretraining: How a part of the detector is trained first, or None where all starts at random.
         method: The distillation, or None where there is none.
         as_long_as: Name of the arm whose training time this one is given, or None.
     """
@@ -40,6 +41,7 @@ class Arm:
     summary: str
     detector: Config
     training: TrainingConfig
+    pretraining: TrainingConfig | None = None
     method: Config | None = None
     as_long_as: str | None = None
 
@@ -65,6 +67,7 @@ def baseline_arm(recipe: Recipe) -> Arm:
         summary="The student on its labels alone; data order, steps, schedule and initial weights as distilled.",
         detector=recipe.student,
         training=recipe.student_training,
+        pretraining=recipe.student_pretraining,
     )
 
 
@@ -77,6 +80,7 @@ def distilled_arm(recipe: Recipe) -> Arm:
         summary="The student under the teacher.",
         detector=recipe.student,
         training=recipe.student_training,
+        pretraining=recipe.student_pretraining,
         method=recipe.method,
     )
 

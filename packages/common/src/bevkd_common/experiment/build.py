@@ -17,7 +17,7 @@ from bevkd_common.models.taps import Taps
 
 if TYPE_CHECKING:
     from bevkd_common.distill.method import MethodModule
-    from bevkd_common.models.detector import DetectorModule
+    from bevkd_common.models.detector import DetectorModule, PretrainingModule
 
 MADE_DATA = ".data"
 
@@ -41,6 +41,14 @@ def build_detector(config: Config, classes: tuple[str, ...], *, seed: int) -> De
     """A detector whose initial weights depend on config, classes and seed alone."""
     torch.manual_seed(seed)
     return load(detector_spec(config).build)(config, classes)
+
+
+def build_pretraining(config: Config, classes: tuple[str, ...], *, seed: int) -> PretrainingModule:
+    """The objective on which a part of a detector is trained first."""
+    reference = detector_spec(config).pretraining
+    assert reference is not None
+    torch.manual_seed(seed)
+    return load(reference)(config, classes)
 
 
 def build_method(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,13 @@ from torch import nn
 
 from bevkd_common.config.model import Config
 from bevkd_common.config.recipe import Recipe
+from bevkd_common.config.training import TrainingConfig
 from bevkd_common.data.dataset import Dataset
 from bevkd_common.data.loader import calibration_batches
 from bevkd_common.engine.checkpoint import latest, load_weights, read_json, save_checkpoint, write_atomically
 from bevkd_common.engine.evaluate import evaluate
 from bevkd_common.engine.progress import Reporter
-from bevkd_common.engine.tasks import DistillationTask, SupervisedTask, Task
+from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, SupervisedTask, Task
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.engine.train import AUTOCAST, train
 from bevkd_common.errors import UserError
@@ -31,6 +32,7 @@ from bevkd_common.experiment.build import (
     build_detector,
     build_evaluator,
     build_method,
+    build_pretraining,
     dataset_spec,
     detector_spec,
     method_spec,
@@ -85,25 +87,38 @@ class Laboratory:
         Raises:
             UserError: If the teacher's checkpoint cannot be read.
         """
-        detectors = [arm.detector] if arm.method is None else [arm.detector, self.recipe.teacher]
-        modules = ["bevkd_common.engine.train", _module(dataset_spec(self.recipe.dataset).build)]
-        modules += [_module(detector_spec(config).build) for config in detectors]
-        inputs: dict[str, Any] = {
-            "detector": _dump(arm.detector),
-            "training": _dump(arm.training),
-            "dataset": _dump(self.recipe.dataset),
-            "data": self.dataset.fingerprint,
-            "seed": self.seed,
-        }
+        modules: list[str] = []
+        inputs: dict[str, Any] = {}
+        if arm.pretraining is not None:
+            inputs["pretrained"] = self.pretraining_stage(arm, arm.pretraining).fingerprint
         if arm.role == "teacher" and self.recipe.teacher_checkpoint is not None:
             inputs["checkpoint"] = _content(self.recipe.teacher_checkpoint)
         kind: str = "baseline" if arm.method is None else "distilled"
         if arm.method is not None:
             assert teacher is not None
-            modules.append(_module(method_spec(arm.method).build))
+            modules += [_module(detector_spec(self.recipe.teacher).build), _module(method_spec(arm.method).build)]
             inputs |= {"method": _dump(arm.method), "teacher": teacher.fingerprint}
-        inputs["sources"] = source_hash(modules)
+        inputs |= self._inputs(arm.detector, arm.training, modules)
         return Stage("teacher" if arm.role == "teacher" else kind, inputs, self.root)
+
+    def pretraining_stage(self, arm: Arm, training: TrainingConfig) -> Stage:
+        """The stage that trains a part of an arm's detector first; the arms of one student share it."""
+        reference = detector_spec(arm.detector).pretraining
+        assert reference is not None
+        return Stage("pretraining", self._inputs(arm.detector, training, [_module(reference)]), self.root)
+
+    def _inputs(self, detector: Config, training: TrainingConfig, modules: Sequence[str]) -> dict[str, Any]:
+        """What determines any training of a detector on this data; `modules` are used beside the usual ones."""
+        used = ["bevkd_common.engine.train", _module(dataset_spec(self.recipe.dataset).build)]
+        used += [_module(detector_spec(detector).build), *modules]
+        return {
+            "detector": _dump(detector),
+            "training": _dump(training),
+            "dataset": _dump(self.recipe.dataset),
+            "data": self.dataset.fingerprint,
+            "seed": self.seed,
+            "sources": source_hash(used),
+        }
 
     def train(self, arm: Arm, stage: Stage, teacher: Stage | None) -> dict[str, Any]:
         """Train an arm, or take what is there; returns the record of the training."""
@@ -111,20 +126,39 @@ class Laboratory:
         if done is not None:
             self.reporter.say(f"{arm.title}: trained before, taken from {stage.folder.name}")
             return done
+        pretrained = None if arm.pretraining is None else self._pretrain(arm, arm.pretraining)
+        task = self._task(arm, stage, teacher, pretrained)
+        return self._run_training(task, arm.training, stage, arm.detector, arm.method, arm.title)
+
+    def _pretrain(self, arm: Arm, training: TrainingConfig) -> Path:
+        """Weights of the arm's detector with a part of it trained; trains it if nobody did."""
+        stage = self.pretraining_stage(arm, training)
+        if stage.trained is None:
+            classes = self.dataset.classes
+            detector = build_detector(arm.detector, classes, seed=self.seed)
+            objective = build_pretraining(arm.detector, classes, seed=self.seed)
+            task = PretrainingTask(detector, objective)
+            self._run_training(task, training, stage, arm.detector, None, "student, a part of it first")
+        return stage_weights(stage.folder)["raw"]
+
+    def _run_training(
+        self,
+        task: Task,
+        training: TrainingConfig,
+        stage: Stage,
+        detector: Config,
+        method: Config | None,
+        title: str,
+    ) -> dict[str, Any]:
         stage.open()
-        task = self._task(arm, stage, teacher)
-        source = self.dataset.source("train", self._needs(task))
         trained = train(
             task,
-            source,
-            arm.training,
+            self.dataset.source("train", self._needs(task)),
+            training,
             seed=self.seed,
             folder=stage.folder,
-            architectures={
-                "raw": self._architecture(arm.detector),
-                "method": fingerprint(_dump_or_none(arm.method)),
-            },
-            title=f"{arm.title}, seed {self.seed}",
+            architectures={"raw": self._architecture(detector), "method": fingerprint(_dump_or_none(method))},
+            title=f"{title}, seed {self.seed}",
             reporter=self.reporter,
             accelerator=self.accelerator,
         )
@@ -206,8 +240,10 @@ class Laboratory:
             load_weights(weights["method"], method)
         return method.to(self.accelerator.device).eval()
 
-    def _task(self, arm: Arm, stage: Stage, teacher: Stage | None) -> Task:
+    def _task(self, arm: Arm, stage: Stage, teacher: Stage | None, pretrained: Path | None) -> Task:
         student = build_detector(arm.detector, self.dataset.classes, seed=self.seed)
+        if pretrained is not None:
+            load_weights(pretrained, student, architecture=self._architecture(arm.detector))
         if arm.method is None:
             return SupervisedTask(student)
         assert teacher is not None
@@ -261,6 +297,8 @@ class Laboratory:
     def _needs(task: Task) -> Any:
         if isinstance(task, DistillationTask):
             return task.teacher.detector.needs | task.detector.needs
+        if isinstance(task, PretrainingTask):
+            return task.objective.needs
         return task.detector.needs
 
 

@@ -9,9 +9,16 @@ from torch import nn
 from bevkd_common.config.model import Config
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.training import TrainingConfig
-from bevkd_common.engine.train import split_batch
+from bevkd_common.engine.train import grouped_parameters, split_batch
 from bevkd_common.experiment.arms import Arm
-from bevkd_common.experiment.build import build_detector, build_method, dataset_spec, detector_spec, method_spec
+from bevkd_common.experiment.build import (
+    build_detector,
+    build_method,
+    build_pretraining,
+    dataset_spec,
+    detector_spec,
+    method_spec,
+)
 from bevkd_common.experiment.laboratory import parameters
 
 
@@ -28,6 +35,9 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
     for arm in arms:
         if arm.method is not None:
             build_method(arm.method, teacher, student, names=(recipe.selects.teacher, recipe.selects.student))
+    for detector, config in ((teacher, recipe.teacher_training), (student, recipe.student_training)):
+        if config is not None:
+            grouped_parameters(detector, config.optimizer.lr_factors)
     training = recipe.teacher_training
     fetched = f"loaded from {recipe.teacher_checkpoint}" if training is None else _trained(training, processes)
     return [
@@ -36,6 +46,7 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
         f"teacher  {_described(recipe.selects.teacher, recipe.teacher, teacher)}; {fetched}",
         f"student  {_described(recipe.selects.student, recipe.student, student)};"
         f" {_trained(recipe.student_training, processes)}",
+        *_pretrained(recipe, data.classes, processes),
         f"arms     {', '.join(arm.title for arm in arms)}",
         f"seeds    {', '.join(map(str, seeds))}",
     ]
@@ -44,6 +55,13 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
 def _described(name: str, config: Config, detector: nn.Module) -> str:
     spec = detector_spec(config)
     return f"{name} = {spec.kind} ({spec.describe(config)}), {parameters(detector) / 1e6:.2f} M parameters"
+
+
+def _pretrained(recipe: Recipe, classes: tuple[str, ...], processes: int) -> list[str]:
+    if recipe.student_pretraining is None:
+        return []
+    learned = build_pretraining(recipe.student, classes, seed=0).summary
+    return [f"         first {learned}; {_trained(recipe.student_pretraining, processes)}"]
 
 
 def _trained(training: TrainingConfig, processes: int) -> str:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from bevkd_common.config.loading import dump
 from bevkd_common.config.plugins import load
+from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.samples import Batch, Cameras, collate
 from bevkd_common.distill.method import Panel
 from bevkd_common.engine.checkpoint import read_json
@@ -21,7 +22,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.evaluation.results import Results
 from bevkd_common.experiment.arms import Arm
-from bevkd_common.experiment.build import build_evaluator, method_spec
+from bevkd_common.experiment.build import build_evaluator, build_pretraining, method_spec
 from bevkd_common.experiment.finished import FinishedRun, open_run
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
@@ -61,7 +62,7 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
         classes=lab.dataset.classes,
         arms=arms,
         plan=run.plan,
-        departures=load(spec.departures)(run.recipe.method) if spec.departures else [],
+        departures=_departures(run.recipe, lab.dataset.classes),
         warnings=_warnings(arms, evaluator),
         recipe=dump(run.recipe),
         environment=folder.read_environment() | data,
@@ -69,6 +70,18 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
         scenes=scenes,
         bootstrap=run.recipe.evaluation.bootstrap,
     )
+
+
+def _departures(recipe: Recipe, classes: tuple[str, ...]) -> list[str]:
+    spec = method_spec(recipe.method)
+    found: list[str] = load(spec.departures)(recipe.method) if spec.departures else []
+    if recipe.student_pretraining is not None:
+        learned = build_pretraining(recipe.student, classes, seed=0).summary
+        found.append(
+            f"In every arm the student starts from weights that have learned {learned}, on the same training split;"
+            " this stands in for the pre-trained weights of published students."
+        )
+    return found
 
 
 def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.Arm:

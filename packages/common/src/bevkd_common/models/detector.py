@@ -98,7 +98,26 @@ class Detector(Protocol):
         ...
 
 
+class Pretraining(Protocol):
+    """An `nn.Module` that trains a part of a detector before the whole; what it owns is dropped afterwards."""
+
+    needs: DataNeeds
+    summary: str
+    """What is learned, from what; for the plan and the report."""
+
+    def __call__(self, detector: DetectorModule, batch: Batch) -> dict[str, Term]:
+        """Named losses."""
+        ...
+
+    def trained(self, detector: DetectorModule) -> Sequence[nn.Module]:
+        """The modules of the detector that the losses reach."""
+        ...
+
+
 if TYPE_CHECKING:
 
     class DetectorModule(nn.Module, Detector):
         """An `nn.Module` that fulfils the contract: a name for the type checker, nothing to inherit from."""
+
+    class PretrainingModule(nn.Module, Pretraining):
+        """As `DetectorModule`."""

@@ -45,15 +45,21 @@ class LiftSplat(nn.Module):
         self.grid = grid
         self.z_range = z_range
         self.index_mode: IndexMode = index_mode
-        self.depth_count = depth_bins.count
+        self.stride = stride
+        self.depth_bins = depth_bins
         self.depth_net = nn.Conv2d(in_channels, depth_bins.count + out_channels, kernel_size=1)
         self.register_buffer("frustum", frustum(image_size, stride, depth_bins), persistent=False)
 
     def forward(self, features: Tensor, cameras: Cameras) -> Tensor:
         """Lift image features [B, N, C, H, W] of cameras to a map [B, out_channels, Y, X], float32."""
-        predicted = self.depth_net(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-        logits, context = predicted.tensor_split([self.depth_count], dim=2)
+        logits, context = self.depth_and_context(features)
         return bev_pool(logits.float().softmax(dim=2), context, self.cells(cameras), self.grid)
+
+    def depth_and_context(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Depth logits [B, N, D, H, W] and context [B, N, out_channels, H, W] of features [B, N, C, H, W]."""
+        predicted = self.depth_net(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        logits, context = predicted.tensor_split([self.depth_bins.count], dim=2)
+        return logits, context
 
     @torch.no_grad()
     def cells(self, cameras: Cameras) -> Tensor:

@@ -22,4 +22,5 @@ BEVDET = DetectorSpec(
     summary="BEVDet over six cameras: image backbone, lift-splat, bird's-eye-view encoder, centre-point head.",
     describe=describe_bevdet,
     check="bevkd_common.config.bevdet:check",
+    pretraining="bevkd_common.models.image_pretraining:build",
 )

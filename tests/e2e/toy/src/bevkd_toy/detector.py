@@ -56,5 +56,26 @@ class ToyDetector(nn.Module):
         return found
 
 
+class ToyPretraining(nn.Module):
+    needs = DataNeeds(sweeps=1)
+    summary = "whether the features tell how many points there are"
+
+    def __init__(self, channels):
+        super().__init__()
+        self.count = nn.Linear(channels, 1)
+
+    def trained(self, detector):
+        return [detector.features]
+
+    def forward(self, detector, batch):
+        features = detector(batch, frozenset({"features"})).taps["features"]
+        counted = self.count(features.mean(dim=(2, 3)))[:, 0]
+        return {"count": Term((counted - torch.tensor(batch.point_counts) / 60).square().mean())}
+
+
 def build(config, classes):
     return ToyDetector(config.channels)
+
+
+def build_pretraining(config, classes):
+    return ToyPretraining(config.channels)

@@ -28,6 +28,7 @@ DETECTOR = DetectorSpec(
     build="bevkd_toy.detector:build",
     summary="One convolution over counted points.",
     describe=lambda config: f"{config.channels} channels",
+    pretraining="bevkd_toy.detector:build_pretraining",
 )
 DATASET = DatasetSpec(
     kind="toy_data",

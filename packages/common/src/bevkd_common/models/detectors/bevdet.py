@@ -87,7 +87,7 @@ class BevDet(nn.Module):
         """The maps with their names in the order in which they arise, each computed when it is asked for."""
         if batch.cameras is None:
             raise ValueError("BEVDet needs images, the batch was loaded without cameras")
-        x = self._lift(batch.cameras)
+        x = self.lift_splat(self.image_features(batch.cameras), batch.cameras)
         yield "bev_in", x
         stages = []
         for index, stage in enumerate(self.bev_stages):
@@ -96,13 +96,18 @@ class BevDet(nn.Module):
             yield f"bev_block{index}", x
         yield "bev_neck", self.bev_neck(stages[0], stages[-1])
 
-    def _lift(self, cameras: Cameras) -> Tensor:
+    def image_features(self, cameras: Cameras) -> Tensor:
+        """One feature map [B, N, C, H, W] a camera.
+
+        Raises:
+            ValueError: If the images are not of the right size.
+        """
         (height, width), size = self.image_size, tuple(cameras.images.shape[-2:])
         if size != self.image_size:
             raise ValueError(f"BEVDet takes images of {height} x {width}, the batch has {size[0]} x {size[1]}")
         images = self.normalizer(cameras.images.flatten(0, 1))
         features = self.image_neck(self.image_backbone(images))
-        return self.lift_splat(features.unflatten(0, cameras.images.shape[:2]), cameras)
+        return features.unflatten(0, cameras.images.shape[:2])
 
     def targets(self, outputs: Outputs, batch: Batch) -> Targets:
         """Heat maps and box codes of the batch's boxes."""

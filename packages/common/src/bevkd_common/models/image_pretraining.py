@@ -1,0 +1,142 @@
+"""What the image part of a camera detector can learn first: how far things are, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bevkd_common.config.bevdet import BevDetConfig
+from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.samples import Batch, Cameras
+from bevkd_common.geometry.cameras import project
+from bevkd_common.models.detector import Term
+from bevkd_common.models.detectors.bevdet import BevDet
+
+CLASS_WEIGHT = 5.0
+POSITIVE_WEIGHT = 5.0
+NEAREST_M = 0.5
+"""Depth below which a point counts as not in front of the camera."""
+
+
+class DepthAndClasses(nn.Module):
+    """Depth and classes of feature cells, a `Pretraining` of detectors that lift image features.
+
+    A cell's depth is that of the nearest LiDAR point in it, as a bin of the detector's own depth distribution; its
+    classes are those of the boxes whose projection covers its centre. Classes are told by a convolution that is
+    dropped afterwards.
+
+    Args:
+        channels: Of the image features.
+        classes: How many there are.
+    """
+
+    needs = DataNeeds(cameras=True, sweeps=1)
+    summary = "depth of the LiDAR points and classes of the boxes in each camera"
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.classify = nn.Conv2d(channels, classes, kernel_size=1)
+        # A cell that shows an object is rare.
+        nn.init.constant_(self.classify.bias, -3.0)  # type: ignore[arg-type]
+
+    def trained(self, detector: BevDet) -> Sequence[nn.Module]:
+        """Backbone, neck, and the convolution that gives depth."""
+        return detector.image_backbone, detector.image_neck, detector.lift_splat.depth_net
+
+    def forward(self, detector: BevDet, batch: Batch) -> dict[str, Term]:
+        """Cross entropy over the depth bins where a point falls, and weighted binary cross entropy of classes.
+
+        Raises:
+            ValueError: If the batch has no cameras or no points.
+        """
+        if batch.cameras is None or batch.points is None:
+            raise ValueError("depth and classes of images need a batch with cameras and points")
+        features = detector.image_features(batch.cameras)
+        logits, _ = detector.lift_splat.depth_and_context(features)
+        stride, bins = detector.lift_splat.stride, detector.lift_splat.depth_bins
+
+        depth = nearest_depth(batch, stride)
+        index = ((depth - bins.start) / bins.step).floor()
+        seen = (index >= 0) & (index < bins.count)
+        wrong = F.cross_entropy(
+            logits.float().flatten(0, 1), index.clamp(0, bins.count - 1).long().flatten(0, 1), reduction="none"
+        )
+        depth_loss = (wrong * seen.flatten(0, 1)).sum() / seen.sum().clamp(min=1)
+
+        shown = class_cells(batch, stride, self.classify.out_channels)
+        told = self.classify(features.flatten(0, 1)).float().unflatten(0, features.shape[:2])
+        weight = torch.where(shown, POSITIVE_WEIGHT, 1.0)
+        class_loss = F.binary_cross_entropy_with_logits(told, shown.float(), weight)
+        return {"depth": Term(depth_loss), "classes": Term(class_loss, CLASS_WEIGHT)}
+
+
+@torch.no_grad()
+def nearest_depth(batch: Batch, stride: int) -> Tensor:
+    """Depth along the camera axis of the nearest LiDAR point in each feature cell, metres.
+
+    Args:
+        batch: With cameras and points; every point counts, whatever its age.
+        stride: Pixels per cell.
+
+    Returns:
+        [B, N, H, W], infinite where no point falls.
+    """
+    assert batch.cameras is not None
+    assert batch.points is not None
+    cameras = batch.cameras
+    samples, count = cameras.images.shape[:2]
+    height, width = (size // stride for size in cameras.images.shape[-2:])
+    nearest = torch.full((samples, count, height * width), torch.inf, device=batch.device)
+    for sample, cloud in enumerate(batch.points.split(batch.point_counts)):
+        pixels, depth = project(cloud[:, :3], *_projection(cameras, sample))
+        column, row = (pixels / stride).floor().unbind(-1)
+        inside = (depth > NEAREST_M) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        cell = torch.where(inside, row * width + column, 0).long()
+        nearest[sample].scatter_reduce_(1, cell, depth.where(inside, torch.inf), "amin")
+    return nearest.unflatten(-1, (height, width))
+
+
+@torch.no_grad()
+def class_cells(batch: Batch, stride: int, classes: int) -> Tensor:
+    """Which classes each feature cell shows: of boxes whose projection's bounds hold its centre.
+
+    A box counts where all its corners are in front of the camera.
+
+    Args:
+        batch: With cameras.
+        stride: Pixels per cell.
+        classes: How many there are.
+
+    Returns:
+        Bool [B, N, classes, H, W].
+    """
+    assert batch.cameras is not None
+    cameras = batch.cameras
+    height, width = (size // stride for size in cameras.images.shape[-2:])
+    corners = batch.boxes.corners().flatten(1, 2)[:, None]
+    pixels, depth = (value.unflatten(2, (-1, 8)) for value in project(corners, *_projection(cameras)))
+    visible = (depth > NEAREST_M).all(dim=-1) & batch.valid[:, None]
+    low, high = pixels.amin(dim=-2) / stride, pixels.amax(dim=-2) / stride
+    x = torch.arange(width, device=batch.device) + 0.5
+    y = torch.arange(height, device=batch.device) + 0.5
+    columns = (x > low[..., :1]) & (x < high[..., :1]) & visible[..., None]
+    rows = (y > low[..., 1:]) & (y < high[..., 1:])
+    covered = (rows[..., :, None] & columns[..., None, :]).float()
+    label = F.one_hot(batch.labels.clamp(min=0), classes).float()
+    return torch.einsum("bnmhw,bmk->bnkhw", covered, label) > 0
+
+
+def _projection(cameras: Cameras, sample: int | slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        cameras.intrinsics[sample],
+        torch.linalg.inv(cameras.lidar_T_cam[sample]),
+        cameras.image_aug[sample],
+    )
+
+
+def build(config: BevDetConfig, classes: tuple[str, ...]) -> DepthAndClasses:
+    """For a BEVDet of this configuration."""
+    return DepthAndClasses(config.image_neck_channels, len(classes))
