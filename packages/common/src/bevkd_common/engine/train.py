@@ -270,7 +270,9 @@ def build_optimizer(task: Task, config: TrainingConfig) -> torch.optim.AdamW:
         for group in task.method.param_groups():
             extra = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
             groups.append({"params": list(group.parameters), "lr_factor": group.lr_factor} | extra)
-    return torch.optim.AdamW(groups, lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay)
+    return torch.optim.AdamW(
+        groups, lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay, fused=True
+    )
 
 
 def grouped_parameters(detector: nn.Module, factors: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
