@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bevkd_common.config.nuscenes_names import CAMERAS, CLASSES
+from bevkd_common.data import index_build
 from bevkd_common.data.index import BICYCLE_RACK, IGNORED, NuScenesIndex
 from bevkd_common.data.index_build import build_index
 from bevkd_common.data.index_file import PARTS, index_paths, open_index
@@ -174,7 +175,7 @@ def test_official_splits_equal_the_devkits():
 def test_a_second_opening_reads_the_file(own_world, monkeypatch):
     steps = []
     first = open_index(own_world.root, own_world.version, lambda done, total: steps.append((done, total)))
-    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps == [(step, 12) for step in range(1, 13)]
     assert index_paths(own_world.root, own_world.version)[0].is_file()
     monkeypatch.setattr("bevkd_common.data.index_file.build_index", _unexpected)
     second = open_index(own_world.root, own_world.version)
@@ -191,33 +192,88 @@ def _unexpected(*_):
     raise AssertionError("the index was built again")
 
 
-def test_a_changed_table_is_read_again(own_world):
+def test_a_changed_table_is_read_again_and_this_is_said(own_world, caplog):
     before = open_index(own_world.root, own_world.version)
     own_world.tables["sample_annotation"][0]["num_lidar_pts"] = 1234
     own_world.write("sample_annotation")
     after = open_index(own_world.root, own_world.version)
     assert (before.annotations.lidar_points[0], after.annotations.lidar_points[0]) == (9, 1234)
     assert before.tables_sha256 != after.tables_sha256
+    assert "have changed since" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut off"])
-def test_a_damaged_index_file_is_made_again(own_world, content):
+def test_a_damaged_index_file_is_made_again_and_this_is_said(own_world, caplog):
     path = index_paths(own_world.root, own_world.version)[0]
-    path.write_bytes(content)
-    assert len(open_index(own_world.root, own_world.version).key_frames.token) == 8
-    assert len(path.read_bytes()) > 1000
+    open_index(own_world.root, own_world.version)
+    whole = path.read_bytes()
+    for content in (b"", b"no index", whole[:-1], whole[: len(whole) // 2], b"\xff" * 8 + whole[8:]):
+        path.write_bytes(content)
+        caplog.clear()
+        assert len(open_index(own_world.root, own_world.version).key_frames.token) == 8
+        assert f"{path} is damaged and is made again" in caplog.text
+        assert path.read_bytes() == whole
 
 
-def test_an_index_of_another_format_is_made_again(own_world, monkeypatch):
+def test_an_index_of_another_format_is_made_again_and_this_is_said(own_world, monkeypatch, caplog):
     monkeypatch.setattr("bevkd_common.data.index_file.FORMAT", 0)
     open_index(own_world.root, own_world.version)
-    old = index_paths(own_world.root, own_world.version)[0]
     monkeypatch.undo()
-    new = index_paths(own_world.root, own_world.version)[0]
-    old.rename(new)
-    stamp = new.stat().st_mtime_ns
+    path = index_paths(own_world.root, own_world.version)[0]
+    stamp = path.stat().st_mtime_ns
     assert len(open_index(own_world.root, own_world.version).key_frames.token) == 8
-    assert new.stat().st_mtime_ns != stamp
+    assert path.stat().st_mtime_ns != stamp
+    assert "was made by another version of bevkd" in caplog.text
+
+
+def test_a_current_index_is_made_again_where_that_is_asked_for(own_world):
+    open_index(own_world.root, own_world.version)
+    path = index_paths(own_world.root, own_world.version)[0]
+    stamp = path.stat().st_mtime_ns
+    open_index(own_world.root, own_world.version, rebuild=True)
+    assert path.stat().st_mtime_ns != stamp
+
+
+def test_an_interrupted_building_goes_on_where_it_was(own_world, monkeypatch):
+    read = []
+    original = index_build.read_table
+
+    def watched(root, version, name):
+        read.append(name)
+        if name == "sample_annotation" and len(read) <= 10:
+            raise KeyboardInterrupt
+        return original(root, version, name)
+
+    monkeypatch.setattr(index_build, "read_table", watched)
+    with pytest.raises(KeyboardInterrupt):
+        open_index(own_world.root, own_world.version)
+    assert len(read) == 10
+    own_world.write("ego_pose")  # the same content at another time: it may have changed
+    index = open_index(own_world.root, own_world.version)
+    assert read[10:] == ["ego_pose", "sample_annotation"]
+    fresh = build_index(own_world.root, own_world.version)
+    np.testing.assert_array_equal(index.annotations.boxes, fresh.annotations.boxes)
+    np.testing.assert_array_equal(index.sweeps.lidar_T_sweep, fresh.sweeps.lidar_T_sweep)
+    assert index.tables_sha256 == fresh.tables_sha256
+    assert not list(own_world.root.rglob("*.partial"))
+
+
+def test_files_are_looked_for_before_the_large_tables_are_read(own_world):
+    (own_world.root / own_world.version / "ego_pose.json").write_text("cut off")
+    gone = own_world.root / own_world.tables["sample_data"][0]["filename"]
+    gone.unlink()
+    with pytest.raises(UserError, match=r"1 files that the tables name are missing under .*, such as "):
+        open_index(own_world.root, own_world.version)
+    own_world.write("ego_pose")
+    assert len(open_index(own_world.root, own_world.version, allow_missing=True).key_frames.token) == 8
+
+
+def test_an_index_is_mapped_and_not_read(own_world):
+    open_index(own_world.root, own_world.version)
+    index = open_index(own_world.root, own_world.version)
+    boxes = index.annotations.boxes
+    assert not boxes.flags.owndata
+    assert not boxes.flags.writeable
+    assert isinstance(boxes.base.base if not isinstance(boxes.base, np.memmap) else boxes.base, np.memmap)
 
 
 def test_read_only_data_is_indexed_in_the_users_cache(own_world, tmp_path, monkeypatch):
@@ -301,10 +357,18 @@ def test_missing_folders_and_tables(own_world, tmp_path):
         ('{"token": "a"}', r"sensor\.json is not a list of records with tokens"),
         ("[1]", r"sensor\.json is not a list of records with tokens"),
         ('[{"name": "a"}]', r"sensor\.json is not a list of records with tokens"),
+        ('[{"token": "a"}]', r"record a in .*sensor\.json lacks `channel`"),
+        ('[{"token": "a", "channel": 3}]', r"record a in .*sensor\.json has a channel that is not text"),
+        ('[{"token": "a", "channel": null}]', r"record a in .*sensor\.json has a channel that is not text"),
+        ('[{"token": "a", "channel": "b"}, {"token": "a", "channel": "c"}]', r"holds the token 'a' twice"),
+        ("[" * 100_000, r"sensor\.json is not JSON"),
+        (b"\xff\xfe[", r"sensor\.json is not JSON"),
     ],
 )
 def test_damaged_tables(own_world, content, message):
-    (own_world.root / own_world.version / "sensor.json").write_text(content)
+    (own_world.root / own_world.version / "sensor.json").write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
     with pytest.raises(UserError, match=message):
         build_index(own_world.root, own_world.version)
 
@@ -319,20 +383,22 @@ def _change(table, row, **values):
         ("calibrated_sensor", _change("calibrated_sensor", 0, rotation=[0.9, 0.9, 0, 0]),
          r"rotation of rig-LIDAR_TOP in .*calibrated_sensor\.json is a quaternion of length 1\.27279"),
         ("calibrated_sensor", _change("calibrated_sensor", 2, translation=[0, 1]),
-         r"translation of rig-CAM_FRONT_RIGHT in .* is not a list of 3 finite numbers"),
+         r"rig-CAM_FRONT_RIGHT in .* has a translation that is not a list of 3 finite numbers"),
         ("calibrated_sensor", _change("calibrated_sensor", 2, translation=[0, "a", 1]),
-         r"translation of rig-CAM_FRONT_RIGHT in .* is not a list of 3 finite numbers"),
+         r"rig-CAM_FRONT_RIGHT in .* has a translation that is not a list of 3 finite numbers"),
         ("calibrated_sensor", _change("calibrated_sensor", 2, camera_intrinsic=[[9, 0, 0], [0, -9, 0], [0, 0, 1]]),
          r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .*calibrated_sensor\.json has a focal length"),
         ("calibrated_sensor", _change("calibrated_sensor", 2, camera_intrinsic=[]),
          r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .* has shape \(0,\), expected 3x3"),
         ("ego_pose", _change("ego_pose", 3, translation=[float("nan"), 0, 0]),
-         r"translation of pose-LIDAR_TOP-scene-9001-150 in .*ego_pose\.json is not a list of 3 finite numbers"),
+         r"pose-LIDAR_TOP-scene-9001-150 in .*ego_pose\.json has a translation that is not a list of 3 finite"),
         ("sample_data", lambda tables: tables["sample_data"].pop(22),
          r"key frame scene-9001-key1 has no CAM_FRONT in .*sample_data\.json"),
         ("sample", lambda tables: tables["sample"].clear(), r"sample\.json holds no key frame"),
-        ("sensor", lambda tables: tables["sensor"].pop(0), r"contradict each other: 'sensor-LIDAR_TOP' is missing"),
-        ("instance", lambda tables: tables["instance"].pop(0), r"contradict each other: 'car-scene-9001' is"),
+        ("sensor", lambda tables: tables["sensor"].pop(0),
+         r"contradict each other: sensor\.json has no 'sensor-LIDAR_TOP'"),
+        ("instance", lambda tables: tables["instance"].pop(0),
+         r"contradict each other: instance\.json has no 'car-scene-9001'"),
         ("sample_annotation", _change("sample_annotation", 0, attribute_tokens=["att-vehicle.parked"] * 2),
          r"annotation car-scene-9001-0 in .* has more than one attribute"),
         ("sample_annotation", _change("sample_annotation", 1, size=[1.9, 0, 1.7]),

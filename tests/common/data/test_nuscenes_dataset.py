@@ -9,6 +9,7 @@ from bevkd_common.config.datasets import BevAugmentationConfig, NuScenesConfig
 from bevkd_common.config.images import ImageInputConfig
 from bevkd_common.config.nuscenes_names import CLASSES
 from bevkd_common.data.dataset import Dataset, SampleSource
+from bevkd_common.data.index_file import open_index
 from bevkd_common.data.needs import AdjacentFrames, DataNeeds
 from bevkd_common.data.nuscenes import build
 from bevkd_common.errors import UserError
@@ -355,6 +356,7 @@ def test_needs_that_cannot_be_met(small_world, needs, message):
 def test_missing_files_are_found_before_the_first_sample(own_world):
     (own_world.root / "sweeps/LIDAR_TOP/scene-9001_0050.pcd.bin").unlink()
     (own_world.root / "samples/CAM_BACK/scene-9002_1.jpg").unlink()
+    open_index(own_world.root, own_world.version, allow_missing=True)
     message = (
         r"1 files that the tables name are missing under .*, such as sweeps/LIDAR_TOP/scene-9001_0050\.pcd\.bin"
     )

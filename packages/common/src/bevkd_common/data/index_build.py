@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bevkd_common.config.nuscenes_names import CAMERAS, CLASSES
+from bevkd_common.data.array_file import ArrayFileError, map_arrays, write_arrays
 from bevkd_common.data.index import (
     BICYCLE_RACK,
     IGNORED,
@@ -22,7 +27,8 @@ from bevkd_common.data.index import (
     Strings,
     Sweeps,
 )
-from bevkd_common.data.nuscenes_tables import Record, Tables, read_tables
+from bevkd_common.data.nuscenes_tables import SCHEMA, Table, read_table, table_state
+from bevkd_common.data.sensor_files import check_files
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import BOX_CHANNELS
 from bevkd_common.geometry.cameras import check_intrinsics
@@ -54,98 +60,167 @@ LIDAR = "LIDAR_TOP"
 VELOCITY_WINDOW = 1.5
 """Longest time in seconds over which a velocity is taken from one neighbour; twice that with both."""
 QUATERNION_TOLERANCE = 1e-3
-STEPS = 4
+SMALL_TABLES = ("scene", "sample", "sensor", "calibrated_sensor")
+"""What is needed beside `sample_data` to know which files there must be."""
 
 
-def build_index(root: Path, version: str, progress: Callable[[int, int], None] | None = None) -> NuScenesIndex:
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Reads tables when they are asked for, and keeps large ones for a building that is interrupted.
+
+    Attributes:
+        root: Folder of the data set.
+        version: Name of the version folder.
+        partial: Folder for what has been read; None keeps nothing.
+        report: Called after each table.
+    """
+
+    root: Path
+    version: str
+    partial: Path | None
+    report: Callable[[], None]
+
+    def read(self, name: str) -> Table:
+        """One table, from the folder of what has been read if it is there and current."""
+        kept = self._kept(name)
+        table = kept or read_table(self.root, self.version, name)
+        if kept is None and self.partial is not None:
+            about = {"state": self._state(name), "sha256": table.sha256}
+            try:
+                self.partial.mkdir(parents=True, exist_ok=True)
+                write_arrays(self.partial / f"{name}.safetensors", about, table.columns)
+            except OSError:
+                pass  # the building goes on, an interruption will cost more
+        self.report()
+        return table
+
+    def _kept(self, name: str) -> Table | None:
+        if self.partial is None:
+            return None
+        try:
+            file = map_arrays(self.partial / f"{name}.safetensors")
+        except ArrayFileError:
+            return None
+        if file.about["state"] != self._state(name) or file.arrays.keys() != SCHEMA[name].keys():
+            return None
+        return Table(self.root / self.version / f"{name}.json", file.arrays, file.about["sha256"])
+
+    def _state(self, name: str) -> str:
+        return table_state(self.root, self.version, (name,))
+
+
+def build_index(
+    root: Path,
+    version: str,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    partial: Path | None = None,
+    allow_missing: bool = False,
+) -> NuScenesIndex:
     """Read the tables and compute the index.
 
     Args:
         root: Folder of the data set.
         version: Name of the version folder.
         progress: Called with the steps done and all steps.
+        partial: Folder for tables that have been read, so that an interrupted building goes on there.
+        allow_missing: Whether files that the tables name may be missing.
 
     Raises:
-        UserError: If a table is missing, damaged, or contradicts another.
+        UserError: If a table is missing, damaged, or contradicts another, or a file is missing.
     """
-    report = progress or (lambda done, steps: None)
-    tables = read_tables(root, version)
-    report(1, STEPS)
-    try:
-        samples = _ordered_samples(tables)
-        sweeps, cameras = _sensor_rows(tables, samples)
-        report(2, STEPS)
-        key_frames, sweep_part, camera_part = _sensors(tables, samples, sweeps, cameras)
-        report(3, STEPS)
-        annotations = _annotations(tables, samples, key_frames)
-        report(4, STEPS)
-    except KeyError as error:
-        raise UserError(
-            f"the tables in {tables.folder} contradict each other: {error} is missing; unpack them again"
-        ) from error
-    return NuScenesIndex(root, version, tables.sha256, key_frames, sweep_part, camera_part, annotations)
+    steps = len(SCHEMA) + 2
+    done = count(1)
+
+    def report() -> None:
+        if progress is not None:
+            progress(next(done), steps)
+
+    tables = Tables(root, version, partial, report)
+    known = {name: tables.read(name) for name in SMALL_TABLES}
+    frames = known["sample_data"] = tables.read("sample_data")
+    order, scene_of = _order(known)
+    sweeps, cameras = _sensor_rows(known, order, scene_of)
+    if not allow_missing:
+        used = np.unique(np.concatenate([sweeps, cameras], axis=1))
+        names = np.unique(frames["filename"][used[used >= 0]])
+        check_files(root, (name.decode() for name in names.tolist()))
+    known["ego_pose"] = tables.read("ego_pose")
+    key_frames, sweep_part, camera_part = _sensors(known, order, scene_of, sweeps, cameras)
+    report()
+    for name in ("attribute", "category", "instance", "sample_annotation"):
+        known[name] = tables.read(name)
+    annotations = _annotations(known, order, key_frames)
+    report()
+    digest = hashlib.sha256("".join(known[name].sha256 for name in SCHEMA).encode()).hexdigest()
+    return NuScenesIndex(root, version, digest, key_frames, sweep_part, camera_part, annotations)
 
 
-def _ordered_samples(tables: Tables) -> list[Record]:
-    """Samples scene by scene, in time order, each with the name of its scene."""
-    scene_row = tables.by_token("scene")
-    names = [scene["name"] for scene in tables.records["scene"]]
-    samples = sorted(tables.records["sample"], key=lambda s: (scene_row[s["scene_token"]], s["timestamp"]))
-    if not samples:
-        raise UserError(f"{tables.path('sample')} holds no key frame; unpack the tables again")
-    return [{**sample, "scene_name": names[scene_row[sample["scene_token"]]]} for sample in samples]
+def _order(tables: Mapping[str, Table]) -> tuple[Ints, Ints]:
+    """Rows of `sample` scene by scene and in time order, and the row of the scene of each of them."""
+    samples = tables["sample"]
+    if not len(samples):
+        raise UserError(f"{samples.path} holds no key frame; unpack the tables again")
+    scene = tables["scene"].rows(samples["scene_token"])
+    order = np.lexsort((samples["timestamp"], scene))
+    return order, scene[order]
 
 
-def _sensor_rows(tables: Tables, samples: Sequence[Record]) -> tuple[Ints, Ints]:
+def _sensor_rows(tables: Mapping[str, Table], order: Ints, scene_of: Ints) -> tuple[Ints, Ints]:
     """Rows of `sample_data`: [S, 1 + K] sweeps, the key frame's first, -1 where there is none; [S, 6] images."""
-    channels = {sensor["token"]: sensor["channel"] for sensor in tables.records["sensor"]}
-    channel_of = {rig["token"]: channels[rig["sensor_token"]] for rig in tables.records["calibrated_sensor"]}
-    records = tables.records["sample_data"]
-    row_of = tables.by_token("sample_data")
-    key_rows = {
-        (record["sample_token"], channel_of[record["calibrated_sensor_token"]]): row
-        for row, record in enumerate(records)
-        if record["is_key_frame"]
-    }
-    scene_of = {sample["token"]: sample["scene_token"] for sample in samples}
-    sweeps = np.full((len(samples), 1 + PREVIOUS_SWEEPS), -1)
-    cameras = np.full((len(samples), len(CAMERAS)), -1)
-    for place, sample in enumerate(samples):
-        token = sample["token"]
-        lacking = [channel for channel in (LIDAR, *CAMERAS) if (token, channel) not in key_rows]
-        if lacking:
-            raise UserError(f"key frame {token} has no {lacking[0]} in {tables.path('sample_data')}")
-        cameras[place] = [key_rows[token, camera] for camera in CAMERAS]
-        row = key_rows[token, LIDAR]
-        for column in range(1 + PREVIOUS_SWEEPS):
-            sweeps[place, column] = row
-            previous = records[row]["prev"]
-            if not previous or scene_of[records[row_of[previous]]["sample_token"]] != sample["scene_token"]:
-                break
-            row = row_of[previous]
-    return sweeps, cameras
+    frames = tables["sample_data"]
+    place_of = np.empty(len(order), dtype=np.int64)
+    place_of[order] = np.arange(len(order))
+    place = place_of[tables["sample"].rows(frames["sample_token"])]
+    channel = _channels(tables)[tables["calibrated_sensor"].rows(frames["calibrated_sensor_token"])]
+    key = np.full((len(order), 1 + len(CAMERAS)), -1)
+    of_key = np.flatnonzero(frames["is_key_frame"] & (channel >= 0))
+    key[place[of_key], channel[of_key]] = of_key
+    for row, column in np.argwhere(key < 0)[:1]:
+        token = tables["sample"]["token"][order[row]].decode()
+        raise UserError(f"key frame {token} has no {(LIDAR, *CAMERAS)[column]} in {frames.path}; unpack it again")
+    previous = np.full(len(frames), -1)
+    linked = np.flatnonzero((channel == 0) & (frames["prev"] != b""))
+    previous[linked] = frames.rows(frames["prev"][linked])
+    sweeps = np.full((len(order), 1 + PREVIOUS_SWEEPS), -1)
+    sweeps[:, 0] = key[:, 0]
+    for column in range(1, 1 + PREVIOUS_SWEEPS):
+        before = sweeps[:, column - 1]
+        row = np.where(before >= 0, previous[before], -1)
+        # A chain that leads into another scene ends.
+        sweeps[:, column] = np.where((row >= 0) & (scene_of[place[row]] == scene_of), row, -1)
+    return sweeps, key[:, 1:]
+
+
+def _channels(tables: Mapping[str, Table]) -> Ints:
+    """For each calibrated sensor 0 for the LiDAR, 1 to 6 for the cameras, -1 for what is not read."""
+    code = {channel.encode(): number for number, channel in enumerate((LIDAR, *CAMERAS))}
+    sensors = np.array([code.get(channel, -1) for channel in tables["sensor"]["channel"].tolist()], dtype=np.int64)
+    return sensors[tables["sensor"].rows(tables["calibrated_sensor"]["sensor_token"])]
 
 
 def _sensors(
-    tables: Tables, samples: Sequence[Record], sweeps: Ints, cameras: Ints
+    tables: Mapping[str, Table], order: Ints, scene_of: Ints, sweeps: Ints, cameras: Ints
 ) -> tuple[KeyFrames, Sweeps, CameraViews]:
     rows = np.concatenate([sweeps, cameras], axis=1)
     used = np.unique(rows[rows >= 0])
     place = np.searchsorted(used, rows)  # of what is not there: 0, masked below
-    records = [tables.records["sample_data"][row] for row in used]
-    ego_T_sensor, intrinsics = _calibration(tables, records)
-    global_T_ego = _ego_poses(tables, records)
-    global_T_sensor = (global_T_ego @ ego_T_sensor)[place]
+    frames = tables["sample_data"]
+    rigs, egos = tables["calibrated_sensor"], tables["ego_pose"]
+    rig_row = rigs.rows(frames["calibrated_sensor_token"][used])
+    global_T_ego = _poses(egos, egos.rows(frames["ego_pose_token"][used]))
+    global_T_sensor = (global_T_ego @ _poses(rigs, rig_row))[place]
     global_T_lidar = global_T_sensor[:, 0]
     lidar_T_sensor = (inverse_rigid(global_T_lidar)[:, None] @ global_T_sensor).numpy()
-    path = _strings([record["filename"] for record in records])[place]
-    timestamp = np.array([record["timestamp"] for record in records])[place]
-    size = np.array([(record["height"], record["width"]) for record in records])[place]
+    path = frames["filename"][used][place]
+    timestamp = frames["timestamp"][used][place]
+    size = np.stack([frames["height"][used], frames["width"][used]], axis=-1)[place]
+    intrinsics = _intrinsics(tables)[rig_row]
     split = sweeps.shape[1]
     known = sweeps >= 0
     key_frames = KeyFrames(
-        token=_strings([sample["token"] for sample in samples]),
-        scene=_strings([sample["scene_name"] for sample in samples]),
+        token=tables["sample"]["token"][order],
+        scene=tables["scene"]["name"][scene_of],
         timestamp=timestamp[:, 0],
         global_T_lidar=global_T_lidar.numpy(),
         ego_translation=global_T_ego[place[:, 0], :3, 3].numpy(),
@@ -166,65 +241,52 @@ def _sensors(
     return key_frames, sweep_part, camera_part
 
 
-def _calibration(tables: Tables, records: Sequence[Record]) -> tuple[torch.Tensor, Floats]:
-    """Poses `ego_T_sensor` [n, 4, 4] and intrinsics [n, 3, 3] (identity for what is no camera) of n records."""
-    file = tables.path("calibrated_sensor")
-    rigs = tables.records["calibrated_sensor"]
-    cameras = {sensor["token"] for sensor in tables.records["sensor"] if sensor["channel"] in CAMERAS}
-    intrinsics = np.tile(np.eye(3), (len(rigs), 1, 1))
-    for row, rig in enumerate(rigs):
-        if rig["sensor_token"] in cameras:
-            matrix = np.asarray(rig["camera_intrinsic"], dtype=np.float64)
-            check_intrinsics(torch.from_numpy(matrix), f"camera_intrinsic of {rig['token']} in {file}")
-            intrinsics[row] = matrix
-    row_of = tables.by_token("calibrated_sensor")
-    rows = [row_of[record["calibrated_sensor_token"]] for record in records]
-    return _poses(rigs, file)[rows], intrinsics[rows]
+def _intrinsics(tables: Mapping[str, Table]) -> Floats:
+    """[n, 3, 3] of all calibrated sensors, identity for what is no camera."""
+    rigs = tables["calibrated_sensor"]
+    matrices = np.tile(np.eye(3), (len(rigs), 1, 1))
+    for row in np.flatnonzero(_channels(tables) > 0):
+        what = f"camera_intrinsic of {rigs['token'][row].decode()} in {rigs.path}"
+        try:
+            matrix = np.array(json.loads(rigs["camera_intrinsic"][row]), dtype=np.float64)
+        except (TypeError, ValueError):
+            raise UserError(f"{what} is not a matrix of numbers; unpack it again") from None
+        check_intrinsics(torch.from_numpy(matrix), what)
+        matrices[row] = matrix
+    return matrices
 
 
-def _ego_poses(tables: Tables, records: Sequence[Record]) -> torch.Tensor:
-    row_of = tables.by_token("ego_pose")
-    poses = tables.records["ego_pose"]
-    return _poses([poses[row_of[record["ego_pose_token"]]] for record in records], tables.path("ego_pose"))
-
-
-def _poses(records: Sequence[Record], file: Path) -> torch.Tensor:
-    """Matrices [n, 4, 4] of records with a translation and a quaternion w, x, y, z."""
-    translation = _numbers(records, "translation", 3, file)
-    quaternion = _numbers(records, "rotation", 4, file)
+def _poses(table: Table, rows: Ints) -> torch.Tensor:
+    """Matrices [n, 4, 4] of some rows of a table with translations and quaternions w, x, y, z."""
+    quaternion = table["rotation"][rows]
     length = np.linalg.norm(quaternion, axis=1)
     for row in np.flatnonzero(np.abs(length - 1) > QUATERNION_TOLERANCE)[:1]:
         raise UserError(
-            f"the rotation of {records[row]['token']} in {file} is a quaternion of length {length[row]:.6g}, a "
-            "rotation has length 1; check the calibration"
+            f"the rotation of {table['token'][rows[row]].decode()} in {table.path} is a quaternion of length"
+            f" {length[row]:.6g}, a rotation has length 1; check the calibration"
         )
-    return rigid(quaternion_to_rotation(torch.from_numpy(quaternion)), torch.from_numpy(translation))
+    return rigid(quaternion_to_rotation(torch.from_numpy(quaternion)), torch.from_numpy(table["translation"][rows]))
 
 
-def _annotations(tables: Tables, samples: Sequence[Record], key_frames: KeyFrames) -> Annotations:
-    place_of = {sample["token"]: place for place, sample in enumerate(samples)}
-    table = tables.records["sample_annotation"]
-    owner = np.array([place_of[record["sample_token"]] for record in table], dtype=np.int64)
+def _annotations(tables: Mapping[str, Table], samples: Ints, key_frames: KeyFrames) -> Annotations:
+    table = tables["sample_annotation"]
+    place_of = np.empty(len(samples), dtype=np.int64)
+    place_of[samples] = np.arange(len(samples))
+    owner = place_of[tables["sample"].rows(table["sample_token"])]
     order = np.argsort(owner, kind="stable")
-    records = [table[row] for row in order]
-    owner = owner[order]
-    file = tables.path("sample_annotation")
-    center = _numbers(records, "translation", 3, file)
-    size = _numbers(records, "size", 3, file)
-    rotation = _numbers(records, "rotation", 4, file)
-    timestamps = np.array([sample["timestamp"] for sample in samples], dtype=np.int64)[owner]
-    velocity = _velocities(records, center, timestamps)
-    offset = np.searchsorted(owner, np.arange(len(samples) + 1))
-    label = _labels(tables, records)
-    _check_sizes(records, size, label, file)
+    offset = np.searchsorted(owner[order], np.arange(len(samples) + 1))
+    center, size, rotation = (table[column][order] for column in ("translation", "size", "rotation"))
+    velocity = _velocities(table, tables["sample"]["timestamp"][samples][owner])[order]
+    label = _labels(tables)[order]
+    _check_sizes(table, size, label, order)
     return Annotations(
         offset=offset,
-        token=_strings([record["token"] for record in records]),
+        token=table["token"][order],
         label=label,
         boxes=_lidar_boxes(center, size, rotation, velocity, offset, key_frames.global_T_lidar),
-        lidar_points=np.array([record["num_lidar_pts"] for record in records], dtype=np.int64),
-        radar_points=np.array([record["num_radar_pts"] for record in records], dtype=np.int64),
-        attribute=_attributes(tables, records, label),
+        lidar_points=table["num_lidar_pts"][order],
+        radar_points=table["num_radar_pts"][order],
+        attribute=_attributes(tables, order, label),
         global_center=center,
         global_size=size,
         global_rotation=rotation,
@@ -232,49 +294,65 @@ def _annotations(tables: Tables, samples: Sequence[Record], key_frames: KeyFrame
     )
 
 
-def _velocities(records: Sequence[Record], center: Floats, timestamps: Ints) -> Floats:
+def _velocities(table: Table, timestamps: Ints) -> Floats:
     """Velocity [A, 2] in global axes from the same object's neighbouring key frames; NaN where it has none near.
 
     Upstream: the devkit's `box_velocity`; its rounding of times to about a quarter of a microsecond is kept.
+
+    Args:
+        table: Annotations.
+        timestamps: [A] microseconds of their key frames.
     """
-    row_of = {record["token"]: row for row, record in enumerate(records)}
-    here = np.arange(len(records))
-    previous = np.array([row_of[r["prev"]] if r["prev"] else row for row, r in enumerate(records)], dtype=np.int64)
-    following = np.array([row_of[r["next"]] if r["next"] else row for row, r in enumerate(records)], dtype=np.int64)
+    here = np.arange(len(table))
+    previous, following = (_linked(table, column) for column in ("prev", "next"))
     seconds = 1e-6 * timestamps
     elapsed = seconds[following] - seconds[previous]
     window = np.where((previous != here) & (following != here), 2 * VELOCITY_WINDOW, VELOCITY_WINDOW)
     known = (previous != following) & (elapsed <= window)
+    center = table["translation"]
     with np.errstate(divide="ignore", invalid="ignore"):
         velocity = (center[following, :2] - center[previous, :2]) / elapsed[:, None]
     return np.where(known[:, None], velocity, np.nan)
 
 
-def _labels(tables: Tables, records: Sequence[Record]) -> Ints:
-    names = {category["token"]: category["name"] for category in tables.records["category"]}
-    category_of = {instance["token"]: names[instance["category_token"]] for instance in tables.records["instance"]}
-    code = {name: CLASSES.index(label) for name, label in DETECTION_CLASS.items()}
-    code["static_object.bicycle_rack"] = BICYCLE_RACK
-    labels = [code.get(category_of[record["instance_token"]], IGNORED) for record in records]
-    if records and max(labels) < 0:
+def _linked(table: Table, column: str) -> Ints:
+    """Row that a column of tokens names, its own row where it names none."""
+    rows = np.arange(len(table))
+    linked = np.flatnonzero(table[column] != b"")
+    rows[linked] = table.rows(table[column][linked])
+    return rows
+
+
+def _labels(tables: Mapping[str, Table]) -> Ints:
+    """Detection class of each annotation, in the order of the table."""
+    code = {name.encode(): CLASSES.index(label) for name, label in DETECTION_CLASS.items()}
+    code[b"static_object.bicycle_rack"] = BICYCLE_RACK
+    category, instance, table = (tables[name] for name in ("category", "instance", "sample_annotation"))
+    of_category = np.array([code.get(name, IGNORED) for name in category["name"].tolist()], dtype=np.int64)
+    of_instance = of_category[category.rows(instance["category_token"])]
+    labels = of_instance[instance.rows(table["instance_token"])]
+    if len(labels) and labels.max() < 0:
+        names = b", ".join(sorted(category["name"].tolist())[:5]).decode()
         raise UserError(
-            f"{tables.path('category')} names none of the categories of the nuScenes detection task; it has "
-            f"{', '.join(sorted(names.values())[:5])}"
+            f"{category.path} names none of the categories of the nuScenes detection task; it has {names}"
         )
-    return np.array(labels, dtype=np.int64)
+    return labels
 
 
-def _attributes(tables: Tables, records: Sequence[Record], label: Ints) -> Strings:
-    names = {attribute["token"]: attribute["name"] for attribute in tables.records["attribute"]}
-    for row in np.flatnonzero(label >= 0):
-        if len(records[row]["attribute_tokens"]) > 1:
-            raise UserError(
-                f"annotation {records[row]['token']} in {tables.path('sample_annotation')} has more than one "
-                "attribute; the detection task allows one"
-            )
-    return _strings(
-        [names[record["attribute_tokens"][0]] if record["attribute_tokens"] else "" for record in records]
-    )
+def _attributes(tables: Mapping[str, Table], order: Ints, label: Ints) -> Strings:
+    table, attribute = tables["sample_annotation"], tables["attribute"]
+    tokens = table["attribute_tokens"][order]
+    several = (np.char.count(tokens, b",") > 0) & (label >= 0)
+    for row in np.flatnonzero(several)[:1]:
+        raise UserError(
+            f"annotation {table['token'][order[row]].decode()} in {table.path} has more than one attribute; the"
+            " detection task allows one"
+        )
+    first = np.char.partition(tokens, b",")[:, 0] if len(tokens) else tokens
+    given = first != b""
+    names = np.zeros(len(tokens), dtype=attribute["name"].dtype)
+    names[given] = attribute["name"][attribute.rows(first[given])]
+    return names
 
 
 def _lidar_boxes(
@@ -288,32 +366,13 @@ def _lidar_boxes(
     return boxes
 
 
-def _check_sizes(records: Sequence[Record], size: Floats, label: Ints, file: Path) -> None:
+def _check_sizes(table: Table, size: Floats, label: Ints, order: Ints) -> None:
     for row in np.flatnonzero(~(size > 0).all(axis=1))[:1]:
-        raise UserError(f"annotation {records[row]['token']} in {file} has the size {size[row].tolist()}; check it")
+        token = table["token"][order[row]].decode()
+        raise UserError(f"annotation {token} in {table.path} has the size {size[row].tolist()}; unpack it again")
     cars = size[label == CLASSES.index("car")]
     if len(cars) and np.median(cars[:, 1]) < np.median(cars[:, 0]):
         raise UserError(
-            f"the cars in {file} are wider than long ({np.median(cars[:, 0]):.2f} m by {np.median(cars[:, 1]):.2f} "
-            "m); sizes must be width, length, height"
+            f"the cars in {table.path} are wider than long ({np.median(cars[:, 0]):.2f} m by"
+            f" {np.median(cars[:, 1]):.2f} m); sizes must be width, length, height"
         )
-
-
-def _numbers(records: Sequence[Record], key: str, count: int, file: Path) -> Floats:
-    """Lists of `count` finite numbers, [n, count]."""
-    try:
-        values = np.array([record[key] for record in records], dtype=np.float64).reshape(len(records), count)
-        wrong = ~np.isfinite(values).all(axis=1)
-    except (TypeError, ValueError):
-        wrong = np.array([not _is_vector(record[key], count) for record in records])
-    for row in np.flatnonzero(wrong)[:1]:
-        raise UserError(f"{key} of {records[row]['token']} in {file} is not a list of {count} finite numbers")
-    return values
-
-
-def _is_vector(value: object, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(isinstance(x, (int, float)) for x in value)
-
-
-def _strings(texts: Sequence[str]) -> Strings:
-    return np.array([text.encode() for text in texts], dtype=np.bytes_)

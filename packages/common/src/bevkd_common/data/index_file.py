@@ -1,26 +1,23 @@
-"""The index of a nuScenes version on disk: made once, one `.npz` file without pickles."""
+"""The index of a nuScenes version on disk: made once, one file that is mapped into memory, without pickles."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import zipfile
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from bevkd_common.data.array_file import ArrayFileError, map_arrays, write_arrays
 from bevkd_common.data.index import Annotations, CameraViews, KeyFrames, NuScenesIndex, Sweeps
 from bevkd_common.data.index_build import build_index
 from bevkd_common.data.nuscenes_tables import table_state
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the meaning or layout of a field changes; older files are then made anew."""
 
 PARTS: dict[str, type] = {
@@ -31,15 +28,25 @@ PARTS: dict[str, type] = {
 }
 
 
-def open_index(root: Path, version: str, progress: Callable[[int, int], None] | None = None) -> NuScenesIndex:
+def open_index(
+    root: Path,
+    version: str,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    allow_missing: bool = False,
+    rebuild: bool = False,
+) -> NuScenesIndex:
     """The index of `root/version`, from its file if that is current, else from the tables.
 
-    The file lies beside the tables, or in the user's cache folder where the tables cannot be written to.
+    The file lies beside the tables, or in the user's cache folder where the tables cannot be written to. Tables
+    that were read before an interruption are not read again.
 
     Args:
         root: Folder of the data set.
         version: Name of the version folder, such as `v1.0-trainval`.
         progress: Called with the steps done and all steps while the tables are read.
+        allow_missing: Whether an index is made although files that the tables name are missing.
+        rebuild: Whether to make it again although it is current.
 
     Raises:
         UserError: If the data set lacks something or contradicts itself.
@@ -48,11 +55,14 @@ def open_index(root: Path, version: str, progress: Callable[[int, int], None] | 
     state = table_state(root, version)
     places = index_paths(root, version)
     for path in places:
-        index = load_index(path, root, state)
+        index = None if rebuild else load_index(path, root, state)
         if index is not None:
             return index
-    index = build_index(root, version, progress)
+    partial = _writable(path.with_name(f"{path.name}.partial") for path in places)
+    index = build_index(root, version, progress, partial=partial, allow_missing=allow_missing)
     _save_somewhere(index, places, state)
+    if partial is not None:
+        shutil.rmtree(partial, ignore_errors=True)
     return index
 
 
@@ -60,7 +70,17 @@ def index_paths(root: Path, version: str) -> tuple[Path, Path]:
     """Where the index of a version may lie: beside its tables, or in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevkd"
     place = hashlib.sha256(str(root / version).encode()).hexdigest()[:16]
-    return root / version / f"bevkd-index-{FORMAT}.npz", cache / f"index-{FORMAT}-{place}.npz"
+    return root / version / "bevkd-index.safetensors", cache / f"index-{place}.safetensors"
+
+
+def _writable(folders: Iterable[Path]) -> Path | None:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        return folder
+    return None
 
 
 def _save_somewhere(index: NuScenesIndex, places: tuple[Path, ...], state: str) -> None:
@@ -76,29 +96,32 @@ def _save_somewhere(index: NuScenesIndex, places: tuple[Path, ...], state: str) 
 
 def save_index(index: NuScenesIndex, path: Path, state: str) -> None:
     """Write to `path` through a temporary file; `state` tells later whether the tables have changed."""
-    header = {"format": FORMAT, "version": index.version, "tables_sha256": index.tables_sha256, "state": state}
+    about = {"format": FORMAT, "version": index.version, "tables_sha256": index.tables_sha256, "state": state}
     arrays = {
         f"{part}.{field.name}": getattr(getattr(index, part), field.name)
         for part, kind in PARTS.items()
         for field in fields(kind)
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        np.savez(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
-    temporary.replace(path)
+    write_arrays(path, about, arrays)
 
 
 def load_index(path: Path, root: Path, state: str) -> NuScenesIndex | None:
-    """Read what `save_index` wrote; None where the file is absent, damaged, or of other tables or format."""
+    """Map what `save_index` wrote; None where there is none, or one of other tables or format, which is said."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            header: dict[str, Any] = json.loads(archive["header"].tobytes())
-            if (header["format"], header["state"]) != (FORMAT, state):
-                return None
-            parts = {
-                part: kind(**{field.name: archive[f"{part}.{field.name}"] for field in fields(kind)})
-                for part, kind in PARTS.items()
-            }
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        file = map_arrays(path)
+        about = file.about
+        if about["format"] != FORMAT:
+            _log.warning("%s was made by another version of bevkd and is made again", path)
+            return None
+        if about["state"] != state:
+            _log.warning("the tables of %s have changed since %s was made; it is made again", root, path)
+            return None
+        parts = {
+            part: kind(**{field.name: file.arrays[f"{part}.{field.name}"] for field in fields(kind)})
+            for part, kind in PARTS.items()
+        }
+    except (ArrayFileError, KeyError):
+        if path.is_file():
+            _log.warning("%s is damaged and is made again", path)
         return None
-    return NuScenesIndex(root, header["version"], header["tables_sha256"], **parts)
+    return NuScenesIndex(root, about["version"], about["tables_sha256"], **parts)

@@ -21,7 +21,7 @@ from bevkd_common.data.index import PREVIOUS_SWEEPS, Ints, NuScenesIndex
 from bevkd_common.data.index_file import open_index
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Cameras, Sample
-from bevkd_common.data.sensor_files import SensorFiles
+from bevkd_common.data.sensor_files import SensorFiles, check_files
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.cameras import ImageAug, apply_image_aug
@@ -87,7 +87,7 @@ class NuScenesDataset:
                 f"a detector needs {needs.sweeps} LiDAR sweeps; {self.name} provides up to {1 + PREVIOUS_SWEEPS}"
             )
         rows = self.index.split(self.splits[split])
-        self.files.check(_file_names(self.index, rows, needs, self.reading.spare_sweeps))
+        check_files(self.index.root, _file_names(self.index, rows, needs, self.reading.spare_sweeps))
         return NuScenesSource(self.index, rows, self.files, self.reading, needs)
 
 
@@ -142,7 +142,7 @@ class NuScenesSource:
             cameras=self._cameras(row, aug_T_lidar, image_rng) if self.needs.cameras else None,
             points=self._points(row, aug_T_lidar, lidar_rng) if self.needs.sweeps else None,
             aug_T_lidar=aug_T_lidar.float(),
-            global_T_lidar=torch.from_numpy(key_frames.global_T_lidar[row]),
+            global_T_lidar=torch.tensor(key_frames.global_T_lidar[row]),
         )
 
     def _boxes(self, row: int, aug_T_lidar: Tensor) -> tuple[Boxes, Tensor]:
@@ -175,14 +175,14 @@ class NuScenesSource:
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return Cameras(
             images=stacked.contiguous(),
-            intrinsics=torch.from_numpy(views.intrinsics[row]).float(),
-            lidar_T_cam=(aug_T_lidar @ torch.from_numpy(views.lidar_T_cam[row])).float(),
+            intrinsics=torch.tensor(views.intrinsics[row], dtype=torch.float32),
+            lidar_T_cam=(aug_T_lidar @ torch.tensor(views.lidar_T_cam[row])).float(),
             image_aug=torch.stack(matrices),
         )
 
     def _points(self, row: int, aug_T_lidar: Tensor, rng: np.random.Generator | None) -> Tensor:
         sweeps = self.index.sweeps
-        aug_T_sweep = (aug_T_lidar @ torch.from_numpy(sweeps.lidar_T_sweep[row])).numpy().astype(np.float32)
+        aug_T_sweep = (aug_T_lidar @ torch.tensor(sweeps.lidar_T_sweep[row])).numpy().astype(np.float32)
         lags = (sweeps.timestamp[row, 0] - sweeps.timestamp[row]) * 1e-6
         clouds = []
         for place, column in enumerate(self._choose_sweeps(row, rng)):

@@ -52,27 +52,6 @@ class SensorFiles:
             self._sweeps[name] = self._points(name)
         return self._sweeps[name]
 
-    def check(self, names: Iterable[str]) -> None:
-        """See that all files exist; lists folders rather than asking for every file.
-
-        Raises:
-            UserError: If one is missing.
-        """
-        listed: dict[str, set[str]] = {}
-        missing = []
-        for name in names:
-            folder, _, file = name.rpartition("/")
-            if folder not in listed:
-                path = self.root / folder
-                listed[folder] = {entry.name for entry in os.scandir(path)} if path.is_dir() else set()
-            if file not in listed[folder]:
-                missing.append(name)
-        if missing:
-            raise UserError(
-                f"{len(missing)} files that the tables name are missing under {self.root}, such as {missing[0]}; "
-                "unpack the archives again"
-            )
-
     def _decode(self, name: str) -> npt.NDArray[np.uint8]:
         path = self.root / name
         try:
@@ -95,3 +74,37 @@ class SensorFiles:
                 f"{path} has {len(content)} bytes, not a whole number of points of {size} bytes; unpack it again"
             )
         return np.frombuffer(content, dtype=np.float32).reshape(-1, SWEEP_COLUMNS)
+
+
+def check_files(root: Path, names: Iterable[str]) -> None:
+    """See that files exist; lists folders rather than asking for every file.
+
+    Args:
+        root: Folder to which the names are relative.
+        names: With forward slashes.
+
+    Raises:
+        UserError: If one is missing, or a folder cannot be listed.
+    """
+    listed: dict[str, set[str]] = {}
+    missing = []
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if folder not in listed:
+            listed[folder] = _listing(root / folder)
+        if file not in listed[folder]:
+            missing.append(name)
+    if missing:
+        raise UserError(
+            f"{len(missing)} files that the tables name are missing under {root}, such as {missing[0]}; "
+            "unpack the archives again"
+        )
+
+
+def _listing(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder)}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from error

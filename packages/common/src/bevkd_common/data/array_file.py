@@ -1,0 +1,96 @@
+"""Named arrays in one file that can be mapped into memory: safetensors, with byte strings as rows of bytes.
+
+The format holds no code and its header is readable JSON. Strings are no type of safetensors; their widths stand in
+the metadata of the header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+Array = npt.NDArray[Any]
+
+DTYPES = {"F64": np.float64, "I64": np.int64, "U8": np.uint8, "BOOL": np.bool_}
+_METADATA = "bevkd"
+
+
+class ArrayFileError(Exception):
+    """The file is absent, cut off, or something else."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayFile:
+    """What a file holds.
+
+    Attributes:
+        about: What the writer said of it, JSON-ready.
+        arrays: Read-only views of the mapped file.
+    """
+
+    about: Mapping[str, Any]
+    arrays: Mapping[str, Array]
+
+
+def write_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+    """Write to `path` through a temporary file.
+
+    Args:
+        path: Where; its folder exists.
+        about: JSON-ready.
+        arrays: float64, int64, bool or byte strings.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    widths = {name: array.dtype.itemsize for name, array in arrays.items() if array.dtype.kind == "S"}
+    plain = {name: _bytes_of(array) if name in widths else array for name, array in arrays.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # One entry, because their order in the file is not fixed.
+    metadata = {_METADATA: json.dumps({"about": about, "string_widths": widths})}
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in plain.items()}, temporary, metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def map_arrays(path: Path) -> ArrayFile:
+    """Map what `write_arrays` wrote; nothing but the header is read.
+
+    Raises:
+        ArrayFileError: If the file is not one.
+    """
+    try:
+        content = np.memmap(path, mode="r", dtype=np.uint8)
+        start = 8 + int(content[:8].view(np.uint64)[0])
+        header = json.loads(content[8:start].tobytes())
+        metadata = json.loads(header.pop("__metadata__")[_METADATA])
+        about, widths = metadata["about"], metadata["string_widths"]
+        arrays = {name: _view(content[start:], entry, widths.get(name)) for name, entry in header.items()}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        raise ArrayFileError(f"{path}: {error}") from error
+    return ArrayFile(about, arrays)
+
+
+def _view(content: Array, entry: Mapping[str, Any], width: int | None) -> Array:
+    begin, end = entry["data_offsets"]
+    if end > len(content):
+        raise ValueError("the file is cut off")
+    array: Array = content[begin:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    # Plain arrays over the map: a subclass would cost at every index.
+    array = np.asarray(array)
+    return array if width is None else array.view(f"S{width}")[..., 0]
+
+
+def _bytes_of(strings: Array) -> Array:
+    width = strings.dtype.itemsize
+    return np.ascontiguousarray(strings).view(np.uint8).reshape(*strings.shape, width)
