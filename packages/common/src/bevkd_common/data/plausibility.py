@@ -1,0 +1,191 @@
+"""Do boxes, points and motion agree? What betrays a data set in a foreign convention.
+
+LiDAR points know nothing of how somebody wrote their boxes down. Boxes in another convention hold fewer of them, or
+point elsewhere than the objects move; the repair that mends this names the mistake.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bevkd_common.data.samples import Sample
+from bevkd_common.geometry.boxes import Boxes, points_in_boxes
+from bevkd_common.geometry.conventions import from_mmdet3d_old_info, opposite_yaw
+from bevkd_common.geometry.transforms import rigid, rotation_z, transform_vectors
+
+MOVING = 2.0
+"""Speed in m/s above which a heading must agree with the motion."""
+STANDING = 0.2
+"""Speed in m/s below which an object must be in the same place in every sweep."""
+MARGIN = 1.1
+"""How much better a repair must be than the boxes as they are, to be named."""
+FEWEST_POINTS = 200
+"""Points in boxes below which nothing is concluded."""
+FEWEST_MOVING = 20
+DISPLACED_SHARE = 0.7
+"""Share of a standing object's points, a sweep, below which older sweeps are out of place."""
+
+# nuScenes' mount: the LiDAR 0.94 m ahead of the rear axle and 1.84 m above the ground, its y axis forward.
+_LIDAR_T_EGO = rigid(rotation_z(math.pi / 2), torch.tensor([0.0, -0.94, -1.84]))
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A convention in which the boxes may have been written.
+
+    Attributes:
+        sentence: What is wrong, for the reader.
+        repair: From the boxes of a sample to what they would be if it were so.
+    """
+
+    sentence: str
+    repair: Callable[[Boxes, Sample], Boxes]
+
+
+def _swapped(boxes: Boxes, sample: Sample) -> Boxes:
+    return Boxes.from_parts(boxes.centers, boxes.size[..., [1, 0, 2]], boxes.yaw, boxes.velocity)
+
+
+def _mirrored(boxes: Boxes, sample: Sample) -> Boxes:
+    return Boxes.from_parts(boxes.centers, boxes.size, -boxes.yaw, boxes.velocity)
+
+
+def _old_mmdet3d(boxes: Boxes, sample: Sample) -> Boxes:
+    return from_mmdet3d_old_info(boxes.tensor)
+
+
+def _ego(boxes: Boxes, sample: Sample) -> Boxes:
+    return boxes.transform(_LIDAR_T_EGO.to(boxes.tensor.dtype))
+
+
+def _global_velocity(boxes: Boxes, sample: Sample) -> Boxes:
+    lidar_T_global = torch.linalg.inv(sample.global_T_lidar).to(boxes.tensor.dtype)
+    upright = torch.cat([boxes.velocity, torch.zeros_like(boxes.velocity[..., :1])], dim=-1)
+    velocity = transform_vectors(lidar_T_global[:3, :3], upright)[..., :2]
+    return Boxes.from_parts(boxes.centers, boxes.size, boxes.yaw, velocity)
+
+
+def _reversed(boxes: Boxes, sample: Sample) -> Boxes:
+    return Boxes.from_parts(boxes.centers, boxes.size, opposite_yaw(boxes.yaw), boxes.velocity)
+
+
+SUSPICIONS = {
+    "sizes": Suspicion("width and length of the boxes are swapped", _swapped),
+    "yaw": Suspicion("the yaw of the boxes runs clockwise instead of counter-clockwise", _mirrored),
+    "old mmdetection3d": Suspicion(
+        "the boxes are in the convention of mmdetection3d before 1.0: width before length, yaw -yaw - pi/2",
+        _old_mmdet3d,
+    ),
+    "ego axes": Suspicion("the boxes are in the axes of the ego instead of those of the LiDAR", _ego),
+    "velocity": Suspicion(
+        "the velocities are in global axes, they were not rotated with the boxes", _global_velocity
+    ),
+    "heading": Suspicion("the boxes point backwards", _reversed),
+}
+
+
+@dataclass
+class Agreement:
+    """How well one reading of the boxes agrees with points and motion."""
+
+    points_inside: int = 0
+    heading: float = 0.0
+    """Sum over moving objects of the cosine between heading and motion."""
+
+    def score(self, moving: int) -> float:
+        """Points inside, weighted by how many of the moving objects point where they go."""
+        ahead = 0.5 + 0.5 * self.heading / moving if moving >= FEWEST_MOVING else 1.0
+        return self.points_inside * ahead
+
+
+@dataclass
+class Plausibility:
+    """What is known after some samples.
+
+    Attributes:
+        as_is: Agreement of the boxes as they are read.
+        repaired: Agreement after each repair.
+        moving: Objects faster than `MOVING`.
+        standing: Points of standing objects, [newest sweep, mean of the older ones].
+    """
+
+    as_is: Agreement = field(default_factory=Agreement)
+    repaired: dict[str, Agreement] = field(default_factory=lambda: {name: Agreement() for name in SUSPICIONS})
+    moving: int = 0
+    standing: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    def add(self, sample: Sample) -> None:
+        """Count one plain sample with points."""
+        assert sample.points is not None
+        boxes, points = sample.boxes, sample.points
+        newest = points[points[:, 4] == 0, :3]
+        self.moving += int((boxes.velocity.norm(dim=-1) > MOVING).sum())
+        _count(self.as_is, boxes, newest)
+        for name, suspicion in SUSPICIONS.items():
+            _count(self.repaired[name], suspicion.repair(boxes, sample), newest)
+        self._count_standing(boxes, points)
+
+    def _count_standing(self, boxes: Boxes, points: Tensor) -> None:
+        lags = points[:, 4].unique()
+        older = len(lags) - 1
+        standing = boxes[boxes.velocity.norm(dim=-1) < STANDING]
+        if not older or not len(standing):
+            return
+        inside = points_in_boxes(points[:, :3], standing).any(dim=0)
+        newest = int((inside & (points[:, 4] == 0)).sum())
+        self.standing[0] += newest
+        self.standing[1] += (int(inside.sum()) - newest) / older
+
+    @property
+    def best(self) -> str | None:
+        """The suspicion whose repair is clearly better than the boxes as they are, if there is one."""
+        if max(self.as_is.points_inside, *(a.points_inside for a in self.repaired.values())) < FEWEST_POINTS:
+            return None
+        name = max(self.repaired, key=lambda name: self.repaired[name].score(self.moving))
+        better = self.repaired[name].score(self.moving) > MARGIN * self.as_is.score(self.moving)
+        return name if better else None
+
+    @property
+    def heading(self) -> float | None:
+        """Mean cosine between heading and motion of moving objects; None where there are few."""
+        return self.as_is.heading / self.moving if self.moving >= FEWEST_MOVING else None
+
+    @property
+    def standing_share(self) -> float | None:
+        """Points of standing objects in an older sweep, as a share of the newest; None where there are few."""
+        newest, older = self.standing
+        return older / newest if newest >= FEWEST_POINTS else None
+
+    def findings(self) -> list[str]:
+        """One sentence for each thing that does not agree."""
+        found = []
+        if self.best is not None:
+            repaired = self.repaired[self.best]
+            found.append(
+                f"{SUSPICIONS[self.best].sentence}: read so, the boxes hold {repaired.points_inside} LiDAR points,"
+                f" as they are {self.as_is.points_inside}; heading agrees with motion to"
+                f" {_share(repaired.heading, self.moving)}, as they are {_share(self.as_is.heading, self.moving)}"
+            )
+        share = self.standing_share
+        if share is not None and share < DISPLACED_SHARE:
+            found.append(
+                f"an older LiDAR sweep puts only {share:.0%} as many points into standing objects as the newest:"
+                " the ego-motion between sweeps is wrong"
+            )
+        return found
+
+
+def _count(agreement: Agreement, boxes: Boxes, points: Tensor) -> None:
+    agreement.points_inside += int(points_in_boxes(points, boxes).any(dim=0).sum())
+    fast = boxes[boxes.velocity.norm(dim=-1) > MOVING]
+    direction = fast.velocity / fast.velocity.norm(dim=-1, keepdim=True)
+    agreement.heading += float((direction[:, 0] * fast.yaw.cos() + direction[:, 1] * fast.yaw.sin()).sum())
+
+
+def _share(heading: float, moving: int) -> str:
+    return f"{heading / moving:.2f}" if moving else "unknown"
