@@ -53,6 +53,9 @@ FLAGS = {
     "bevkd config check": "RECIPE --set",
     "bevkd config schema": "",
     "bevkd config diff": "A B",
+    "bevkd data index": "ROOT --version --allow-missing --rebuild",
+    "bevkd data check": "ROOT --version --samples --draw",
+    "bevkd data synth": "OUT --seed --train-scenes --val-scenes --workers",
     "bevkd plugins": "",
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from bevkd_common.errors import UserError
 
-from bevkd import config, plugins, recipes, run
+from bevkd import config, data, plugins, recipes, run
 
 app = typer.Typer(
     name="bevkd",
@@ -28,6 +28,7 @@ app.command("report")(run.report)
 app.command("ablate")(run.ablate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
 app.command("plugins")(plugins.plugins)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from bevkd_common.engine.progress import Reporter
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -27,3 +32,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def warn(message: str) -> None:
     """A yellow line on standard error."""
     typer.secho(f"warning: {message}", fg="yellow", err=True)
+
+
+def progress_reporter() -> Reporter:
+    """Progress on the terminal; of several processes only the first speaks."""
+    from bevkd_common.engine.progress import ConsoleReporter, SilentReporter
+
+    return ConsoleReporter() if os.environ.get("LOCAL_RANK", "0") == "0" else SilentReporter()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bevkd.display import progress_reporter
+
 if TYPE_CHECKING:
     from bevkd_common.config.recipe import Recipe
     from bevkd_common.config.recipes import RecipeFile
-    from bevkd_common.engine.progress import Reporter
     from bevkd_common.experiment.record import RunFolder
     from bevkd_common.experiment.run import Request
 
@@ -121,7 +122,7 @@ def train(
 
     chosen, loaded = _recipe(method, teacher, student, dataset, recipe, overrides)
     root = (out or _default_out(chosen, overrides)).parent
-    reporter = _reporter()
+    reporter = progress_reporter()
     folder = train_one(
         loaded,
         arm,
@@ -144,7 +145,7 @@ def evaluate(
     """Score every trained model of a run again, whatever scores are there."""
     from bevkd_common.experiment.finished import score_again
 
-    score_again(_run_folder(run_folder), _reporter(), _accelerator(gpus), submissions=submission)
+    score_again(_run_folder(run_folder), progress_reporter(), _accelerator(gpus), submissions=submission)
 
 
 def report(run_folder: RunPath, gpus: Gpus = None) -> None:
@@ -157,7 +158,7 @@ def _experiment(recipe: Recipe, request: Request, gpus: int | None) -> None:
         _relaunch(gpus)
     from bevkd_common.experiment.run import run_experiment
 
-    folder = run_experiment(recipe, request, _reporter(), _accelerator(gpus))
+    folder = run_experiment(recipe, request, progress_reporter(), _accelerator(gpus))
     _write_report(folder, gpus)
 
 
@@ -174,7 +175,7 @@ def _write_report(folder: RunFolder, gpus: int | None) -> None:
     accelerator = _accelerator(gpus)
     if not accelerator.is_main_process:
         return
-    reporter = _reporter()
+    reporter = progress_reporter()
     page = write_report(report_input(folder, reporter, accelerator), folder.path / "report")
     reporter.say(f"report: {page}")
 
@@ -232,12 +233,6 @@ def _run_folder(path: Path) -> RunFolder:
     folder = RunFolder(path)
     folder.read()
     return folder
-
-
-def _reporter() -> Reporter:
-    from bevkd_common.engine.progress import ConsoleReporter, SilentReporter
-
-    return ConsoleReporter() if os.environ.get("LOCAL_RANK", "0") == "0" else SilentReporter()
 
 
 def _accelerator(gpus: int | None):  # type: ignore[no-untyped-def]

@@ -10,6 +10,7 @@ from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.conventions import opposite_yaw, to_mmdet3d_old_info
 from bevkd_common.geometry.transforms import rigid, rotation_z, transform_vectors
 
+LIDAR_YAW = 1.2
 EGO_T_LIDAR = rigid(rotation_z(-math.pi / 2), torch.tensor([0.94, 0.0, 1.84]))
 
 
@@ -52,7 +53,7 @@ def street(seed: int, *, shift: float = 0.0, moving: float = 0.6) -> Sample:
         cameras=None,
         points=points,
         aug_T_lidar=torch.eye(4),
-        global_T_lidar=rigid(rotation_z(1.2), torch.tensor([100.0, 50.0, 1.0])).double(),
+        global_T_lidar=rigid(rotation_z(LIDAR_YAW), torch.tensor([100.0, 50.0, 1.0])).double(),
     )
 
 
@@ -83,6 +84,7 @@ def in_global_axes(boxes, sample):
 WRONG = {
     "sizes": lambda boxes, sample: parts(boxes, size=boxes.size[:, [1, 0, 2]]),
     "yaw": lambda boxes, sample: parts(boxes, yaw=-boxes.yaw),
+    "global yaw": lambda boxes, sample: parts(boxes, yaw=-boxes.yaw - 2 * LIDAR_YAW),
     "old mmdetection3d": lambda boxes, sample: Boxes(to_mmdet3d_old_info(boxes)),
     "ego axes": lambda boxes, sample: boxes.transform(EGO_T_LIDAR),
     "velocity": in_global_axes,
@@ -101,7 +103,7 @@ def test_sound_boxes_raise_no_suspicion():
 
 def test_every_wrong_convention_is_named():
     assert WRONG.keys() == SUSPICIONS.keys()
-    assert len(WRONG) == 6
+    assert len(WRONG) == 7
     for name, change in WRONG.items():
         plausibility = judged(change)
         assert plausibility.best == name

@@ -60,6 +60,7 @@ LIDAR = "LIDAR_TOP"
 VELOCITY_WINDOW = 1.5
 """Longest time in seconds over which a velocity is taken from one neighbour; twice that with both."""
 QUATERNION_TOLERANCE = 1e-3
+INCOMPLETE = "or index what is there with `bevkd data index --allow-missing`"
 SMALL_TABLES = ("scene", "sample", "sensor", "calibrated_sensor")
 """What is needed beside `sample_data` to know which files there must be."""
 
@@ -144,7 +145,7 @@ def build_index(
     if not allow_missing:
         used = np.unique(np.concatenate([sweeps, cameras], axis=1))
         names = np.unique(frames["filename"][used[used >= 0]])
-        check_files(root, (name.decode() for name in names.tolist()))
+        check_files(root, (name.decode() for name in names.tolist()), INCOMPLETE)
     known["ego_pose"] = tables.read("ego_pose")
     key_frames, sweep_part, camera_part = _sensors(known, order, scene_of, sweeps, cameras)
     report()

@@ -125,10 +125,28 @@ def version_folder(root: Path, version: str) -> Path:
         raise UserError(f"no data set at {root}: the folder does not exist; give its place with --data-root")
     folder = root / version
     if not folder.is_dir():
-        found = sorted(path.parent.name for path in root.glob("*/sample.json"))
+        found = _versions(root)
         choices = f"it holds {', '.join(found)}" if found else "it holds no version folder such as v1.0-trainval"
         raise UserError(f"{root} has no folder {version}: {choices}; choose with `version` or unpack the tables")
     return folder
+
+
+def only_version(root: Path) -> str:
+    """Name of the version folder of a data set that has one.
+
+    Raises:
+        UserError: If there is none, or a choice.
+    """
+    found = _versions(root)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{root} holds {', '.join(found)}: choose one with --version")
+    return version_folder(root, "v1.0-trainval").name
+
+
+def _versions(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in root.glob("*/sample.json"))
 
 
 def table_state(root: Path, version: str, names: Iterable[str] = tuple(SCHEMA)) -> str:

@@ -27,7 +27,7 @@ MARGIN = 1.1
 FEWEST_POINTS = 200
 """Points in boxes below which nothing is concluded."""
 FEWEST_MOVING = 20
-DISPLACED_SHARE = 0.7
+DISPLACED_SHARE = 0.85
 """Share of a standing object's points, a sweep, below which older sweeps are out of place."""
 
 # nuScenes' mount: the LiDAR 0.94 m ahead of the rear axle and 1.84 m above the ground, its y axis forward.
@@ -55,6 +55,12 @@ def _mirrored(boxes: Boxes, sample: Sample) -> Boxes:
     return Boxes.from_parts(boxes.centers, boxes.size, -boxes.yaw, boxes.velocity)
 
 
+def _mirrored_globally(boxes: Boxes, sample: Sample) -> Boxes:
+    forward = sample.global_T_lidar[:2, 0]
+    lidar_yaw = torch.atan2(forward[1], forward[0]).to(boxes.tensor.dtype)
+    return Boxes.from_parts(boxes.centers, boxes.size, -boxes.yaw - 2 * lidar_yaw, boxes.velocity)
+
+
 def _old_mmdet3d(boxes: Boxes, sample: Sample) -> Boxes:
     return from_mmdet3d_old_info(boxes.tensor)
 
@@ -77,6 +83,9 @@ def _reversed(boxes: Boxes, sample: Sample) -> Boxes:
 SUSPICIONS = {
     "sizes": Suspicion("width and length of the boxes are swapped", _swapped),
     "yaw": Suspicion("the yaw of the boxes runs clockwise instead of counter-clockwise", _mirrored),
+    "global yaw": Suspicion(
+        "the yaw of the boxes runs clockwise instead of counter-clockwise, in global axes", _mirrored_globally
+    ),
     "old mmdetection3d": Suspicion(
         "the boxes are in the convention of mmdetection3d before 1.0: width before length, yaw -yaw - pi/2",
         _old_mmdet3d,

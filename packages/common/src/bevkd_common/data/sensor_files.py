@@ -76,12 +76,13 @@ class SensorFiles:
         return np.frombuffer(content, dtype=np.float32).reshape(-1, SWEEP_COLUMNS)
 
 
-def check_files(root: Path, names: Iterable[str]) -> None:
+def check_files(root: Path, names: Iterable[str], otherwise: str = "") -> None:
     """See that files exist; lists folders rather than asking for every file.
 
     Args:
         root: Folder to which the names are relative.
         names: With forward slashes.
+        otherwise: What else the user may do, for the message.
 
     Raises:
         UserError: If one is missing, or a folder cannot be listed.
@@ -97,7 +98,7 @@ def check_files(root: Path, names: Iterable[str]) -> None:
     if missing:
         raise UserError(
             f"{len(missing)} files that the tables name are missing under {root}, such as {missing[0]}; "
-            "unpack the archives again"
+            f"unpack the archives again{f', {otherwise}' if otherwise else ''}"
         )
 
 

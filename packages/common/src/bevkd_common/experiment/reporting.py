@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from bevkd_common.config.loading import dump
 from bevkd_common.config.plugins import load
 from bevkd_common.config.recipe import Recipe
-from bevkd_common.data.samples import Batch, Cameras, collate
+from bevkd_common.data.samples import Batch, collate
 from bevkd_common.distill.method import Panel
 from bevkd_common.engine.checkpoint import read_json
 from bevkd_common.engine.progress import Reporter
@@ -26,15 +26,13 @@ from bevkd_common.experiment.build import build_evaluator, build_pretraining, me
 from bevkd_common.experiment.finished import FinishedRun, open_run
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
-from bevkd_common.geometry.boxes import Boxes
-from bevkd_common.models.detector import Detections
+from bevkd_common.experiment.scenes import scene_of
 from bevkd_common.models.taps import HeadMaps
 from bevkd_common.report import inputs
 
 if TYPE_CHECKING:
     from bevkd_common.models.detector import DetectorModule
 
-DRAWN_SCORE = 0.3
 PICTURED_SAMPLES = 2
 
 
@@ -130,7 +128,7 @@ def _pictures(
         sample = source.load((2 * picture + 1) * len(source) // (2 * PICTURED_SAMPLES), seed=None)
         batch = collate([sample]).to(device)
         found = {name: detector.decode(detector(batch, HEAD), batch)[0] for name, detector in detectors.items()}
-        scenes.append(_scene(batch, found, lab.dataset.cameras, _extent(detectors["teacher"])))
+        scenes.append(scene_of(batch, found, lab.dataset.cameras, _extent(detectors["teacher"])))
         if not picture:
             panels = _panels(lab, shown, stages, detectors, batch)
     return panels, scenes
@@ -152,36 +150,8 @@ def _panels(
     return method.explain(seen, outputs, student.targets(outputs, batch), batch)
 
 
-def _scene(
-    batch: Batch,
-    found: Mapping[str, Detections],
-    cameras_in_order: tuple[str, ...],
-    extent: tuple[float, float, float, float],
-) -> inputs.Scene:
-    truth = Detections(Boxes(batch.boxes.tensor[0]), torch.ones(batch.labels.shape[1]), batch.labels[0])
-    cameras = batch.cameras
-    return inputs.Scene(
-        token=batch.tokens[0],
-        images=cameras.images[0].permute(0, 2, 3, 1).cpu().numpy() if cameras else None,
-        camera_names=cameras_in_order if cameras else (),
-        img_T_lidar=_img_T_lidar(cameras) if cameras else None,
-        points=batch.points[:, :3].cpu().numpy() if batch.points is not None else None,
-        truth=truth,
-        detections=found,
-        threshold=DRAWN_SCORE,
-        extent=extent,
-    )
-
-
 def _extent(detector: DetectorModule) -> tuple[float, float, float, float]:
     head = detector.taps["head"]
     assert isinstance(head, HeadMaps)
     x0, y0, x1, y1 = head.grid.extent
     return x0, x1, y0, y1
-
-
-def _img_T_lidar(cameras: Cameras) -> Any:  # noqa: N802 - named like every matrix
-    """[N, 4, 4] of the first sample: LiDAR axes to (u d, v d, d, 1) of the augmented image."""
-    pixels_T_cam = torch.eye(4, dtype=torch.float64).repeat(cameras.images.shape[1], 1, 1)
-    pixels_T_cam[:, :3, :3] = (cameras.image_aug[0] @ cameras.intrinsics[0]).cpu()
-    return (pixels_T_cam @ torch.linalg.inv(cameras.lidar_T_cam[0].double().cpu())).numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -24,6 +24,8 @@ REGIONS = ("#eceef1", "#c2304b", "#edae49", "#3b6ea5", "#66a182")
 SMOOTHING = 5
 NEAREST = 0.5
 """Metres in front of a camera from which boxes are drawn."""
+FAR = 60.0
+"""Metres at which the colour of points ends."""
 # Corners of a box by index in the order of `Boxes.corners`: bottom ring, top ring, and the posts between them.
 EDGES = tuple((i, (i + 1) % 4) for i in range(4)) + tuple((4 + i, 4 + (i + 1) % 4) for i in range(4))
 POSTS = tuple((i, 4 + i) for i in range(4))
@@ -82,20 +84,53 @@ def birds_eye(scene: Scene, arms: Sequence[Arm]) -> Figure:
 
 def cameras(scene: Scene, arm: Arm) -> Figure | None:
     """The camera images of a key frame with the true boxes and those of one model, or None without cameras."""
+    figure = Figure()
+    for axes, img_T_lidar in _image_axes(figure, scene):
+        _draw_in_image(axes, scene.truth.boxes, img_T_lidar, COLORS["truth"], 1.4)
+        _draw_in_image(axes, _confident(scene, arm.name).boxes, img_T_lidar, COLORS[arm.role], 0.9)
+    return figure if figure.axes else None
+
+
+def annotated_cameras(scene: Scene) -> Figure | None:
+    """The camera images of a key frame with LiDAR points by depth and the true boxes, or None without cameras."""
+    figure = Figure()
+    for axes, img_T_lidar in _image_axes(figure, scene):
+        if scene.points is not None:
+            points = np.pad(scene.points.astype(np.float64), ((0, 0), (0, 1)), constant_values=1.0)
+            pixels = points @ img_T_lidar.T
+            ahead = pixels[pixels[:, 2] >= NEAREST]
+            u, v = (ahead[:, :2] / ahead[:, 2:3]).T
+            axes.scatter(u, v, s=0.6, c=ahead[:, 2], cmap="turbo", vmin=0, vmax=FAR, linewidths=0)
+        _draw_in_image(axes, scene.truth.boxes, img_T_lidar, COLORS["truth"], 1.0)
+    return figure if figure.axes else None
+
+
+def annotated_above(scene: Scene) -> Figure:
+    """The key frame from above: points and true boxes."""
+    figure = Figure(figsize=(6.5, 6.5))
+    axes = figure.add_subplot()
+    if scene.points is not None:
+        axes.scatter(scene.points[:, 0], scene.points[:, 1], s=0.3, c="#9aa3ad", linewidths=0)
+    _draw_above(axes, scene.truth.boxes, COLORS["truth"], 1.2)
+    x0, x1, y0, y1 = scene.extent
+    axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal", xlabel="x / m", ylabel="y / m")
+    return figure
+
+
+def _image_axes(figure: Figure, scene: Scene) -> Iterator[tuple[Axes, npt.NDArray[np.float64]]]:
+    """Lays the images out in two rows; one axes and its `img_T_lidar` a camera."""
     if scene.images is None or scene.img_T_lidar is None:
-        return None
+        return
     count, height, width = scene.images.shape[:3]
     columns = (count + 1) // 2
-    figure = Figure(figsize=(4.2 * columns, 2 * 4.4 * height / width + 0.6))
+    figure.set_size_inches(4.2 * columns, 2 * 4.4 * height / width + 0.6)
     for index in range(count):
         axes = figure.add_subplot(2, columns, index + 1)
         axes.imshow(scene.images[index])
-        _draw_in_image(axes, scene.truth.boxes, scene.img_T_lidar[index], COLORS["truth"], 1.4)
-        _draw_in_image(axes, _confident(scene, arm.name).boxes, scene.img_T_lidar[index], COLORS[arm.role], 0.9)
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
         axes.set_title(scene.camera_names[index], fontsize=8)
+        yield axes, scene.img_T_lidar[index]
     figure.tight_layout(pad=0.3)
-    return figure
 
 
 def panel(shown: Panel) -> Figure:

@@ -1,0 +1,80 @@
+"""`bevkd data`: index, check and make data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bevkd.display import progress_reporter
+
+app = typer.Typer(help="Index, check and make data sets.", no_args_is_help=True, rich_markup_mode=None)
+
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the version folder, samples and sweeps.")]
+Version = Annotated[
+    str | None, typer.Option(help="Version folder, such as v1.0-trainval; the only one where not given.")
+]
+
+
+@app.command("index")
+def index(
+    root: Root,
+    version: Version = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Make it although files that the tables name are missing.")
+    ] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make it again although it is current.")] = False,
+) -> None:
+    """Read the tables of a nuScenes folder once, and keep what every later run needs of them."""
+    from bevkd_common.data.index_file import open_index
+    from bevkd_common.data.nuscenes_tables import only_version
+
+    chosen = version or only_version(root)
+    reporter = progress_reporter()
+    with reporter.bar(f"index of {chosen}", 1) as bar:
+        made = open_index(root, chosen, bar.update, allow_missing=allow_missing, rebuild=rebuild)
+    boxes = len(made.annotations.token)
+    reporter.say(f"{chosen}: {len(made.key_frames.token)} key frames, {boxes} annotations")
+
+
+@app.command("check")
+def check(
+    root: Root,
+    version: Version = None,
+    samples: Annotated[int, typer.Option(min=1, help="Key frames to read, spread over all scenes.")] = 60,
+    draw: Annotated[Path | None, typer.Option(help="Folder for pictures of some key frames.")] = None,
+) -> None:
+    """Count what is there, and see whether boxes, points and motion agree; exit code 2 where they do not."""
+    from bevkd_common.config.datasets import NuScenesConfig
+    from bevkd_common.data.nuscenes_tables import only_version
+    from bevkd_common.errors import UserError
+    from bevkd_common.experiment.data_check import check_data
+
+    config = NuScenesConfig(version=version or only_version(root))
+    found = check_data(config, root, samples=samples, draw=draw, reporter=progress_reporter())
+    for line in found.lines:
+        typer.echo(line)
+    for picture in found.pictures:
+        typer.echo(f"picture       {picture}")
+    if found.findings:
+        raise UserError("\n".join(found.findings))
+    typer.echo("nothing is wrong")
+
+
+@app.command("synth")
+def synth(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that will hold the data set's folder.")],
+    seed: Annotated[int, typer.Option(min=0, help="The only source of randomness.")] = 0,
+    train_scenes: Annotated[int, typer.Option(min=1, help="Scenes of the split synthetic_train.")] = 48,
+    val_scenes: Annotated[int, typer.Option(min=1, help="Scenes of the split synthetic_val.")] = 20,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the bytes do not depend on them.")] = 1,
+) -> None:
+    """Make a synthetic world as a genuine nuScenes data set, and print its folder."""
+    from bevkd_common.config.world import WorldConfig
+    from bevkd_common.data.synthetic import ensure_world
+
+    world = WorldConfig(seed=seed, train_scenes=train_scenes, val_scenes=val_scenes)
+    with progress_reporter().bar("scenes", train_scenes + val_scenes) as bar:
+        folder = ensure_world(world, out, workers, bar.update)
+    typer.echo(str(folder))

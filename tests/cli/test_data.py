@@ -1,0 +1,148 @@
+"""`bevkd data` on a small synthetic world, and on worlds that somebody wrote wrongly."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from bevkd.app import main
+from bevkd_common.data.index_file import index_paths
+from PIL import Image
+
+
+@pytest.fixture
+def bevkd(capsys):
+    """Runs the command: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["data", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A world that the command has made."""
+    out = tmp_path_factory.mktemp("made")
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "synth", str(out), "--seed", "4", "--train-scenes", "4", "--val-scenes", "1"])
+    assert ended.value.code == 0
+    (folder,) = out.iterdir()
+    return folder
+
+
+@pytest.fixture
+def world(made, tmp_path):
+    """A copy whose tables can be changed; the sensor files are shared."""
+    root = tmp_path / "world"
+    root.mkdir()
+    for entry in made.iterdir():
+        if entry.name == "v1.0-synthetic":
+            shutil.copytree(entry, root / entry.name, ignore=shutil.ignore_patterns("bevkd-index*"))
+        else:
+            (root / entry.name).symlink_to(entry)
+    return root
+
+
+def rewrite(world, table, change):
+    path = world / "v1.0-synthetic" / f"{table}.json"
+    records = json.loads(path.read_text())
+    for record in records:
+        change(record)
+    path.write_text(json.dumps(records))
+
+
+def test_a_made_world_is_sound(bevkd, made, tmp_path):
+    code, out, err = bevkd("check", made, "--samples", "10", "--draw", tmp_path / "pictures")
+    assert (code, "Traceback" in err) == (0, False)
+    assert "scenes        5 with 25 key frames" in out
+    assert "images of 176 x 64" in out
+    assert out.count("LiDAR points\n") == 10
+    assert out.endswith("nothing is wrong\n")
+    pictures = [Path(line.split()[1]) for line in out.splitlines() if line.startswith("picture")]
+    assert len(pictures) == len(list((tmp_path / "pictures").iterdir())) == 3 * 2 * 2
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert min(image.size) > 300
+
+
+def test_an_index_is_made_once(bevkd, world):
+    path = index_paths(world, "v1.0-synthetic")[0]
+    code, out, err = bevkd("index", world)
+    assert code == 0
+    assert "v1.0-synthetic: 25 key frames, " in out + err
+    stamp = path.stat().st_mtime_ns
+    assert bevkd("index", world)[0] == 0
+    assert path.stat().st_mtime_ns == stamp
+    assert bevkd("index", world, "--rebuild")[0] == 0
+    assert path.stat().st_mtime_ns != stamp
+
+
+def clockwise(record):
+    w, x, y, z = record["rotation"]
+    record["rotation"] = [w, -x, -y, -z]
+
+
+def swapped(record):
+    width, length, height = record["size"]
+    record["size"] = [length, width, height]
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "message"),
+    [
+        ("sample_annotation", clockwise, "the yaw of the boxes runs clockwise instead of counter-clockwise"),
+        ("sample_annotation", swapped, "are wider than long"),
+    ],
+)
+def test_what_is_wrong_is_named(bevkd, world, table, change, message):
+    rewrite(world, table, change)
+    code, _, err = bevkd("check", world, "--samples", "25")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_sweeps_without_ego_motion_are_named(bevkd, world):
+    folder = world / "v1.0-synthetic"
+    frames = json.loads((folder / "sample_data.json").read_text())
+    poses = {record["token"]: record for record in json.loads((folder / "ego_pose.json").read_text())}
+    lidar = [frame for frame in frames if "LIDAR_TOP" in frame["filename"]]
+    key_pose = {frame["sample_token"]: poses[frame["ego_pose_token"]] for frame in lidar if frame["is_key_frame"]}
+    still = {frame["ego_pose_token"]: key_pose[frame["sample_token"]] for frame in lidar}
+
+    def stop(record):
+        pose = still.get(record["token"], record)
+        record.update(translation=pose["translation"], rotation=pose["rotation"])
+
+    rewrite(world, "ego_pose", stop)
+    code, _, err = bevkd("check", world, "--samples", "25")
+    assert code == 2
+    assert "the ego-motion between sweeps is wrong" in err
+
+
+def test_missing_files_are_one_message_and_may_be_allowed(bevkd, world):
+    rewrite(
+        world, "sample_data", lambda record: record.update(filename=record["filename"].replace("CAM_BACK/", "X/"))
+    )
+    code, _, err = bevkd("index", world)
+    assert code == 2
+    assert "files that the tables name are missing" in err
+    assert "--allow-missing" in err
+    code, _, _ = bevkd("index", world, "--allow-missing")
+    assert code == 0
+
+
+def test_folders_that_are_none(bevkd, tmp_path):
+    code, _, err = bevkd("check", tmp_path / "absent")
+    assert (code, "no data set at" in err) == (2, True)
+    code, _, err = bevkd("index", tmp_path)
+    assert (code, "it holds no version folder" in err) == (2, True)
+    for version in ("v1.0-mini", "v1.0-trainval"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "sample.json").write_text("[]")
+    code, _, err = bevkd("index", tmp_path)
+    assert (code, "v1.0-mini, v1.0-trainval: choose one with --version" in err) == (2, True)
