@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +80,18 @@ def devkit(small_world: SmallWorld):
 def own_world(tmp_path: Path) -> SmallWorld:
     """A world of the test's own, to damage."""
     return _build(tmp_path / "nuscenes")
+
+
+@pytest.fixture
+def make_world(small_world: SmallWorld, tmp_path: Path) -> Callable[[], SmallWorld]:
+    """Makes copies of the world, to damage."""
+
+    def make() -> SmallWorld:
+        root = Path(tempfile.mkdtemp(dir=tmp_path)) / "nuscenes"
+        shutil.copytree(small_world.root, root, ignore=shutil.ignore_patterns("bevkd-index*"))
+        return SmallWorld(root, copy.deepcopy(small_world.tables))
+
+    return make
 
 
 def _build(root: Path) -> SmallWorld:

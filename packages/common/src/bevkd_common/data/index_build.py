@@ -164,6 +164,12 @@ def _order(tables: Mapping[str, Table]) -> tuple[Ints, Ints]:
         raise UserError(f"{samples.path} holds no key frame; unpack the tables again")
     scene = tables["scene"].rows(samples["scene_token"])
     order = np.lexsort((samples["timestamp"], scene))
+    same = (np.diff(scene[order]) == 0) & (np.diff(samples["timestamp"][order]) == 0)
+    for row in np.flatnonzero(same)[:1]:
+        first, second = (samples["token"][place].decode() for place in order[row : row + 2])
+        raise UserError(
+            f"the key frames {first} and {second} in {samples.path} have the same time; unpack it again"
+        )
     return order, scene[order]
 
 
@@ -190,7 +196,17 @@ def _sensor_rows(tables: Mapping[str, Table], order: Ints, scene_of: Ints) -> tu
         row = np.where(before >= 0, previous[before], -1)
         # A chain that leads into another scene ends.
         sweeps[:, column] = np.where((row >= 0) & (scene_of[place[row]] == scene_of), row, -1)
+        _check_order(frames, before, sweeps[:, column])
     return sweeps, key[:, 1:]
+
+
+def _check_order(frames: Table, rows: Ints, previous: Ints) -> None:
+    known = previous >= 0
+    late = known & (frames["timestamp"][previous] >= frames["timestamp"][rows])
+    for row in rows[late][:1]:
+        raise UserError(
+            f"sweep {frames['token'][row].decode()} in {frames.path} follows one that is not older; unpack it again"
+        )
 
 
 def _channels(tables: Mapping[str, Table]) -> Ints:
@@ -308,8 +324,14 @@ def _velocities(table: Table, timestamps: Ints) -> Floats:
     previous, following = (_linked(table, column) for column in ("prev", "next"))
     seconds = 1e-6 * timestamps
     elapsed = seconds[following] - seconds[previous]
+    linked = previous != following
+    for row in np.flatnonzero(linked & (elapsed <= 0))[:1]:
+        raise UserError(
+            f"annotation {table['token'][row].decode()} in {table.path} comes after its next or before its previous"
+            " one; unpack it again"
+        )
     window = np.where((previous != here) & (following != here), 2 * VELOCITY_WINDOW, VELOCITY_WINDOW)
-    known = (previous != following) & (elapsed <= window)
+    known = linked & (elapsed <= window)
     center = table["translation"]
     with np.errstate(divide="ignore", invalid="ignore"):
         velocity = (center[following, :2] - center[previous, :2]) / elapsed[:, None]

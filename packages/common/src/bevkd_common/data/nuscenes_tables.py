@@ -20,7 +20,7 @@ Column = npt.NDArray[Any]
 
 SCHEMA: Mapping[str, Mapping[str, str]] = {
     "scene": {"token": "text", "name": "text"},
-    "sample": {"token": "text", "scene_token": "text", "timestamp": "integer"},
+    "sample": {"token": "text", "scene_token": "text", "timestamp": "count"},
     "sensor": {"token": "text", "channel": "text"},
     "calibrated_sensor": {
         "token": "text", "sensor_token": "text", "translation": "3 numbers", "rotation": "4 numbers",
@@ -28,8 +28,8 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
     },
     "sample_data": {
         "token": "text", "sample_token": "text", "calibrated_sensor_token": "text", "ego_pose_token": "text",
-        "timestamp": "integer", "filename": "text", "is_key_frame": "flag", "height": "integer",
-        "width": "integer", "prev": "text",
+        "timestamp": "count", "filename": "text", "is_key_frame": "flag", "height": "count",
+        "width": "count", "prev": "text",
     },
     "ego_pose": {"token": "text", "translation": "3 numbers", "rotation": "4 numbers"},
     "attribute": {"token": "text", "name": "text"},
@@ -38,7 +38,7 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
     "sample_annotation": {
         "token": "text", "sample_token": "text", "instance_token": "text", "attribute_tokens": "texts",
         "translation": "3 numbers", "size": "3 numbers", "rotation": "4 numbers", "prev": "text", "next": "text",
-        "num_lidar_pts": "integer", "num_radar_pts": "integer",
+        "num_lidar_pts": "count", "num_radar_pts": "count",
     },
 }  # fmt: skip
 """The columns that are read, by table, and what stands in them; the other three tables (log, map, visibility) say
@@ -245,8 +245,8 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and "\0" not in value
 
 
-def _is_integer(value: object) -> bool:
-    return type(value) is int and abs(value) < 2**63
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _numbers(count: int) -> tuple[Callable[[object], bool], Callable[[list[Any]], Column], str]:
@@ -270,7 +270,7 @@ _KINDS: Mapping[str, tuple[Callable[[object], bool], Callable[[list[Any]], Colum
         lambda values: _texts([",".join(value) for value in values]),
         "a list of texts",
     ),
-    "integer": (_is_integer, lambda values: np.array(values, dtype=np.int64), "a whole number"),
+    "count": (_is_count, lambda values: np.array(values, dtype=np.int64), "a whole number from zero"),
     "flag": (lambda value: type(value) is bool, lambda values: np.array(values, dtype=np.bool_), "true or false"),
     "json": (
         lambda value: isinstance(value, list),

@@ -59,7 +59,7 @@ class SensorFiles:
                 return np.asarray(image.convert("RGB"))
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; unpack the archive that holds it again") from error
-        except (OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path} is not a complete image ({error}); unpack it again") from error
 
     def _points(self, name: str) -> npt.NDArray[np.float32]:
@@ -68,12 +68,18 @@ class SensorFiles:
             content = path.read_bytes()
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; unpack the archive that holds it again") from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); unpack it again") from error
         size = SWEEP_COLUMNS * 4
         if not content or len(content) % size:
             raise UserError(
                 f"{path} has {len(content)} bytes, not a whole number of points of {size} bytes; unpack it again"
             )
-        return np.frombuffer(content, dtype=np.float32).reshape(-1, SWEEP_COLUMNS)
+        points = np.frombuffer(content, dtype=np.float32).reshape(-1, SWEEP_COLUMNS)
+        if not np.isfinite(points).all():
+            wrong = int((~np.isfinite(points)).any(axis=1).sum())
+            raise UserError(f"{path} has {wrong} points of {len(points)} that are not finite; unpack it again")
+        return points
 
 
 def check_files(root: Path, names: Iterable[str], otherwise: str = "") -> None:

@@ -105,13 +105,13 @@ def check_intrinsics(intrinsics: Tensor, what: str) -> None:
             entry below the diagonal is not that of 0 0 1.
     """
     if intrinsics.shape[-2:] != (3, 3):
-        raise UserError(f"{what} has shape {tuple(intrinsics.shape)}, expected 3x3 intrinsics")
+        raise UserError(f"{what} has shape {tuple(intrinsics.shape)}, expected 3x3; check the calibration file")
     if not torch.isfinite(intrinsics).all():
         raise UserError(f"{what} has entries that are not finite; check the calibration file")
     lower = intrinsics.tril()
     lower = lower - torch.diag_embed(lower.diagonal(dim1=-2, dim2=-1))
     if lower.any() or (intrinsics[..., 2, 2] != 1).any():
-        raise UserError(f"{what} is not upper triangular with a bottom row of 0 0 1; is the matrix transposed?")
+        raise UserError(f"{what} is not upper triangular above a row of 0 0 1, is it transposed? check the file")
     if (intrinsics[..., 0, 0] <= 0).any() or (intrinsics[..., 1, 1] <= 0).any():
         raise UserError(f"{what} has a focal length that is not positive; check the calibration file")
 
