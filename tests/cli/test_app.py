@@ -43,7 +43,7 @@ FLAGS = {
     "bevkd run": "METHOD --teacher --student --dataset --data-root --recipe --set"
     " --out --seed --seeds --gpus --restart --no-baseline",
     "bevkd train": "METHOD --arm --teacher --student --dataset --data-root --recipe --set --out --seed --gpus",
-    "bevkd eval": "RUN --gpus --submission",
+    "bevkd eval": "RUN|FILE --gpus --submission --data-root --version --split --engine --results",
     "bevkd report": "RUN --gpus",
     "bevkd ablate": "METHOD [ABLATION]... --teacher --student --dataset --data-root --recipe --set"
     " --out --seed --gpus --restart --list",

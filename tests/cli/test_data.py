@@ -146,3 +146,60 @@ def test_folders_that_are_none(bevkd, tmp_path):
         (tmp_path / version / "sample.json").write_text("[]")
     code, _, err = bevkd("index", tmp_path)
     assert (code, "v1.0-mini, v1.0-trainval: choose one with --version" in err) == (2, True)
+
+
+@pytest.fixture
+def evaluate(capsys):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["eval", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return call
+
+
+def test_a_submission_is_scored_and_its_scores_are_kept(evaluate, made, tmp_path):
+    """The cars as they are annotated; then with width and length exchanged."""
+    tables = {
+        name: json.loads((made / "v1.0-synthetic" / f"{name}.json").read_text())
+        for name in ("sample", "scene", "sample_annotation", "instance", "category", "splits")
+    }
+    scene = next(s["token"] for s in tables["scene"] if s["name"] in tables["splits"]["synthetic_val"])
+    results = {s["token"]: [] for s in tables["sample"] if s["scene_token"] == scene}
+    category = {c["token"]: c["name"] for c in tables["category"]}
+    cars = {i["token"] for i in tables["instance"] if category[i["category_token"]] == "vehicle.car"}
+    for record in tables["sample_annotation"]:
+        if record["sample_token"] in results and record["instance_token"] in cars:
+            results[record["sample_token"]].append(
+                {key: record[key] for key in ("sample_token", "translation", "size", "rotation")}
+                | {"velocity": [0.0, 0.0], "detection_name": "car", "detection_score": 0.5, "attribute_name": ""}
+            )
+    meta = dict.fromkeys(("use_camera", "use_lidar", "use_radar", "use_map", "use_external"), False)
+    path = tmp_path / "submission.json"
+    path.write_text(json.dumps({"meta": meta, "results": results}))
+    flags = (path, "--data-root", made, "--split", "synthetic_val")
+    code, out, err = evaluate(*flags, "--results", tmp_path / "results.json")
+    headline = json.loads((tmp_path / "results.json").read_text())["headline"]
+    assert (code, "Traceback" in err) == (0, False)
+    assert f"mAP {headline['mAP']['value']:.4f}" in out
+    assert headline["mAP"]["value"] > 0.05
+    _, theirs, _ = evaluate(*flags, "--engine", "devkit")
+    assert theirs.splitlines()[-1] == next(line for line in out.splitlines() if line.startswith("mAP"))
+    for boxes in results.values():
+        for box in boxes:
+            width, length, height = box["size"]
+            box["size"] = [length, width, height]
+    path.write_text(json.dumps({"meta": meta, "results": results}))
+    code, _, err = evaluate(*flags)
+    assert code == 2
+    assert "width and length of the boxes are swapped" in err
+
+
+def test_a_submission_needs_to_know_its_data(evaluate, made, tmp_path):
+    path = tmp_path / "submission.json"
+    path.write_text("{")
+    assert "name the folder of its data set with --data-root" in evaluate(path)[2]
+    assert "choose ours or devkit" in evaluate(path, "--data-root", made, "--engine", "theirs")[2]
+    code, _, err = evaluate(path, "--data-root", made, "--split", "synthetic_val")
+    assert (code, "cannot be read as JSON" in err) == (2, True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bevkd.display import progress_reporter
+from bevkd.display import print_table, progress_reporter
 
 if TYPE_CHECKING:
     from bevkd_common.config.recipe import Recipe
@@ -85,8 +86,6 @@ def ablate(
     """Train a method's own ablations beside the recipe itself; teacher and baseline are shared."""
     from bevkd_common.config.plugins import MethodSpec, installed
 
-    from bevkd.display import print_table
-
     spec = installed(MethodSpec).find(method)
     if list_only:
         print_table(("ablation", "what changes"), [(name, row.summary) for name, row in spec.ablations.items()])
@@ -136,21 +135,71 @@ def train(
 
 
 def evaluate(
-    run_folder: RunPath,
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN|FILE", help="Folder of a run, or a submission that any tool wrote.")
+    ],
     gpus: Gpus = None,
     submission: Annotated[
-        Path | None, typer.Option(help="Folder for the official submission files, one a model and seed.")
+        Path | None, typer.Option(help="Of a run: folder for the official submission files, one a model and seed.")
     ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Of a file: folder of the nuScenes data set.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Of a file: version folder; the only one where not given.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a file: the split it was made for.")] = "val",
+    engine: Annotated[str, typer.Option(help="Of a file: `ours`, or `devkit` for nuscenes-devkit.")] = "ours",
+    results: Annotated[Path | None, typer.Option(help="Of a file: JSON file for all scores.")] = None,
 ) -> None:
-    """Score every trained model of a run again, whatever scores are there."""
+    """Score every trained model of a run again, or a submission; exit code 2 where its convention is wrong."""
+    if path.is_file():
+        _evaluate_submission(path, data_root, version, split, engine, results)
+        return
     from bevkd_common.experiment.finished import score_again
 
-    score_again(_run_folder(run_folder), progress_reporter(), _accelerator(gpus), submissions=submission)
+    score_again(_run_folder(path), progress_reporter(), _accelerator(gpus), submissions=submission)
 
 
 def report(run_folder: RunPath, gpus: Gpus = None) -> None:
     """Write the report of a run again."""
     _write_report(_run_folder(run_folder), gpus)
+
+
+def _evaluate_submission(
+    path: Path, data_root: Path | None, version: str | None, split: str, engine: str, results: Path | None
+) -> None:
+    from bevkd_common.data.index_file import open_index
+    from bevkd_common.data.nuscenes_tables import only_version
+    from bevkd_common.errors import UserError
+    from bevkd_common.evaluation.foreign import devkit_headline, score_submission
+
+    if data_root is None:
+        raise UserError(f"{path} is a file: name the folder of its data set with --data-root")
+    if engine not in ("ours", "devkit"):
+        raise UserError(f"--engine {engine}: choose ours or devkit")
+    chosen = version or only_version(data_root)
+    reporter = progress_reporter()
+    with reporter.bar(f"index of {chosen}", 1) as bar:
+        index = open_index(data_root, chosen, bar.update, allow_missing=True)
+    if engine == "devkit":
+        _print_scores(devkit_headline(data_root, chosen, split, path))
+        return
+    with reporter.bar("samples scored", 1) as bar:
+        scored = score_submission(index, split, path, bar.update)
+    _print_scores({name: metric.value for name, metric in scored.results.headline.items()})
+    precision = scored.results.tables["average precision"]
+    rows = zip(precision.rows, precision.values, strict=True)
+    print_table(
+        ("class", *(f"AP {column}" for column in precision.columns)),
+        [(name, *("" if value is None else f"{value:.3f}" for value in values)) for name, values in rows],
+    )
+    if results is not None:
+        results.write_text(scored.results.to_json())
+    if scored.findings:
+        raise UserError("\n".join(scored.findings))
+
+
+def _print_scores(scores: Mapping[str, float]) -> None:
+    typer.echo("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
 
 def _experiment(recipe: Recipe, request: Request, gpus: int | None) -> None:

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from bevkd_common.data.plausibility import SUSPICIONS, Plausibility
+from bevkd_common.data.plausibility import Plausibility
 from bevkd_common.data.samples import Sample
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.conventions import opposite_yaw, to_mmdet3d_old_info
+from bevkd_common.geometry.suspicions import SUSPICIONS
 from bevkd_common.geometry.transforms import rigid, rotation_z, transform_vectors
 
 LIDAR_YAW = 1.2

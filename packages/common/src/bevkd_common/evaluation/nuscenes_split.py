@@ -13,7 +13,7 @@ import torch
 
 from bevkd_common.config.datasets import ReadingConfig
 from bevkd_common.data.dataset import SplitName
-from bevkd_common.data.index import BICYCLE_RACK, Annotations
+from bevkd_common.data.index import BICYCLE_RACK, Annotations, NuScenesIndex
 from bevkd_common.data.nuscenes import NuScenesDataset
 from bevkd_common.data.samples import Batch
 from bevkd_common.errors import UserError
@@ -75,7 +75,7 @@ class NuScenesSplitEvaluator:
                 found.scores.detach().float().cpu().numpy(),
                 found.labels.cpu().numpy().astype(np.uint8),
             )
-            self._metric.update(token, self._global(token, kept), self._truth(self._rows[token]))
+            self._metric.update(token, self._global(token, kept), truth_arrays(self.index, self._rows[token]))
             self._kept[token] = kept
 
     def compute(self) -> Results:
@@ -116,33 +116,35 @@ class NuScenesSplitEvaluator:
             raise ValueError(f"{len(self._kept)} of {len(self._rows)} samples of the split were evaluated")
 
     def _global(self, token: str, kept: _Kept) -> DetectionArrays:
-        pose = torch.from_numpy(self.index.key_frames.global_T_lidar[self._rows[token]])
+        pose = torch.tensor(self.index.key_frames.global_T_lidar[self._rows[token]])
         devkit = to_devkit(Boxes(torch.from_numpy(kept.boxes)), pose)
         labels = kept.labels.astype(np.int64)
         velocity = devkit.velocity[:, :2].numpy()
         return DetectionArrays(
-            cuboids=_cuboids(devkit.translation.numpy(), devkit.size.numpy(), devkit.rotation.numpy()),
+            cuboids=cuboids(devkit.translation.numpy(), devkit.size.numpy(), devkit.rotation.numpy()),
             labels=labels,
             velocity=velocity,
             attributes=default_attributes(labels, velocity),
             scores=kept.scores.astype(np.float64),
         )
 
-    def _truth(self, row: int) -> TruthArrays:
-        annotations = self.index.annotations
-        rows = np.arange(*annotations.rows(row).indices(len(annotations.label)))
-        scored = rows[annotations.label[rows] >= 0]
-        racks = rows[annotations.label[rows] == BICYCLE_RACK]
-        return TruthArrays(
-            cuboids=_annotated(annotations, scored),
-            labels=annotations.label[scored],
-            velocity=annotations.global_velocity[scored],
-            attributes=_attribute_codes(annotations, scored),
-            num_points=annotations.lidar_points[scored] + annotations.radar_points[scored],
-            scene_token=self.index.key_frames.scene[row].decode(),
-            ego_translation=self.index.key_frames.ego_translation[row],
-            bicycle_racks=_annotated(annotations, racks),
-        )
+
+def truth_arrays(index: NuScenesIndex, row: int) -> TruthArrays:
+    """What is annotated in one key frame, as the metric takes it."""
+    annotations = index.annotations
+    rows = np.arange(*annotations.rows(row).indices(len(annotations.label)))
+    scored = rows[annotations.label[rows] >= 0]
+    racks = rows[annotations.label[rows] == BICYCLE_RACK]
+    return TruthArrays(
+        cuboids=_annotated(annotations, scored),
+        labels=annotations.label[scored],
+        velocity=annotations.global_velocity[scored],
+        attributes=_attribute_codes(annotations, scored),
+        num_points=annotations.lidar_points[scored] + annotations.radar_points[scored],
+        scene_token=index.key_frames.scene[row].decode(),
+        ego_translation=index.key_frames.ego_translation[row],
+        bicycle_racks=_annotated(annotations, racks),
+    )
 
 
 def build(config: ReadingConfig, dataset: NuScenesDataset, split: SplitName) -> NuScenesSplitEvaluator:
@@ -155,12 +157,12 @@ def build(config: ReadingConfig, dataset: NuScenesDataset, split: SplitName) -> 
 
 
 def _annotated(annotations: Annotations, rows: npt.NDArray[np.int64]) -> Cuboids:
-    return _cuboids(
+    return cuboids(
         annotations.global_center[rows], annotations.global_size[rows], annotations.global_rotation[rows]
     )
 
 
-def _cuboids(
+def cuboids(
     center: npt.NDArray[np.float64], size: npt.NDArray[np.float64], rotation: npt.NDArray[np.float64]
 ) -> Cuboids:
     """From sizes in the devkit's order: width, length, height."""

@@ -1,0 +1,92 @@
+"""Conventions in which boxes may have been written by mistake, and what undoes each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.conventions import from_mmdet3d_old_info, opposite_yaw
+from bevkd_common.geometry.transforms import rigid, rotation_z, transform_vectors
+
+# nuScenes' mount: the LiDAR 0.94 m ahead of the rear axle and 1.84 m above the ground, its y axis forward.
+_LIDAR_T_EGO = rigid(rotation_z(math.pi / 2), torch.tensor([0.0, -0.94, -1.84]))
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A convention in which the boxes may have been written.
+
+    Attributes:
+        sentence: What is wrong, for the reader.
+        repair: From boxes and `global_T_lidar` to what the boxes would be if it were so; all in LiDAR axes.
+    """
+
+    sentence: str
+    repair: Callable[[Boxes, Tensor], Boxes]
+
+
+def _swapped(boxes: Boxes, global_T_lidar: Tensor) -> Boxes:
+    return Boxes.from_parts(boxes.centers, boxes.size[..., [1, 0, 2]], boxes.yaw, boxes.velocity)
+
+
+def _mirrored(boxes: Boxes, global_T_lidar: Tensor) -> Boxes:
+    return Boxes.from_parts(boxes.centers, boxes.size, -boxes.yaw, boxes.velocity)
+
+
+def _mirrored_globally(boxes: Boxes, global_T_lidar: Tensor) -> Boxes:
+    forward = global_T_lidar[:2, 0]
+    lidar_yaw = torch.atan2(forward[1], forward[0]).to(boxes.tensor.dtype)
+    return Boxes.from_parts(boxes.centers, boxes.size, -boxes.yaw - 2 * lidar_yaw, boxes.velocity)
+
+
+def _old_mmdet3d(boxes: Boxes, global_T_lidar: Tensor) -> Boxes:
+    return from_mmdet3d_old_info(boxes.tensor)
+
+
+def _ego(boxes: Boxes, global_T_lidar: Tensor) -> Boxes:
+    return boxes.transform(_LIDAR_T_EGO.to(boxes.tensor.dtype))
+
+
+def _global_velocity(boxes: Boxes, global_T_lidar: Tensor) -> Boxes:
+    lidar_T_global = torch.linalg.inv(global_T_lidar).to(boxes.tensor.dtype)
+    upright = torch.cat([boxes.velocity, torch.zeros_like(boxes.velocity[..., :1])], dim=-1)
+    velocity = transform_vectors(lidar_T_global[:3, :3], upright)[..., :2]
+    return Boxes.from_parts(boxes.centers, boxes.size, boxes.yaw, velocity)
+
+
+def _reversed(boxes: Boxes, global_T_lidar: Tensor) -> Boxes:
+    return Boxes.from_parts(boxes.centers, boxes.size, opposite_yaw(boxes.yaw), boxes.velocity)
+
+
+SUSPICIONS = {
+    "sizes": Suspicion("width and length of the boxes are swapped", _swapped),
+    "yaw": Suspicion("the yaw of the boxes runs clockwise instead of counter-clockwise", _mirrored),
+    "global yaw": Suspicion(
+        "the yaw of the boxes runs clockwise instead of counter-clockwise, in global axes", _mirrored_globally
+    ),
+    "old mmdetection3d": Suspicion(
+        "the boxes are in the convention of mmdetection3d before 1.0: width before length, yaw -yaw - pi/2",
+        _old_mmdet3d,
+    ),
+    "ego axes": Suspicion("the boxes are in the axes of the ego instead of those of the LiDAR", _ego),
+    "velocity": Suspicion(
+        "the velocities are in global axes, they were not rotated with the boxes", _global_velocity
+    ),
+    "heading": Suspicion("the boxes point backwards", _reversed),
+}
+"""What can be wrong with boxes in LiDAR axes, by a short name."""
+
+
+def _never_moved(boxes: Boxes, global_T_lidar: Tensor) -> Boxes:
+    return boxes.transform(global_T_lidar.to(boxes.tensor.dtype))
+
+
+GLOBAL_SUSPICIONS = SUSPICIONS | {
+    "frame": Suspicion("the boxes are in LiDAR axes instead of global axes", _never_moved),
+}
+"""The same for boxes that came in global axes and were brought into LiDAR axes."""

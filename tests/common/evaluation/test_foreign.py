@@ -1,0 +1,152 @@
+"""Submissions that other tools wrote, right and in a wrong convention."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from bevkd_common.config.nuscenes_names import CLASSES
+from bevkd_common.config.world import WorldConfig
+from bevkd_common.data.index_file import open_index
+from bevkd_common.data.synthetic import ensure_world
+from bevkd_common.errors import UserError
+from bevkd_common.evaluation.foreign import devkit_headline, score_submission
+from bevkd_common.evaluation.submission import default_attributes
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.conventions import opposite_yaw, to_devkit, to_mmdet3d_old_info
+from bevkd_common.geometry.suspicions import GLOBAL_SUSPICIONS
+from bevkd_common.geometry.transforms import rigid, rotation_z, transform_vectors
+
+VERSION, SPLIT = "v1.0-synthetic", "synthetic_train"
+EGO_T_LIDAR = rigid(rotation_z(-math.pi / 2), torch.tensor([0.94, 0.0, 1.84])).double()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    config = WorldConfig(
+        train_scenes=4, val_scenes=1, keyframes_per_scene=3, image_size=(16, 32), lidar_azimuths=180,
+        camera_rate=2.0, lidar_rate=2.0,
+    )  # fmt: skip
+    return ensure_world(config, tmp_path_factory.mktemp("worlds"))
+
+
+@pytest.fixture(scope="module")
+def index(world):
+    return open_index(world, VERSION)
+
+
+def detections(index, wrong=None):
+    """The annotations as a detector in LiDAR axes gives them, a little off; `wrong` changes the convention."""
+    rng = np.random.default_rng(0)
+    results = {}
+    for row in index.split(SPLIT):
+        token = index.key_frames.token[row].decode()
+        pose = torch.tensor(index.key_frames.global_T_lidar[row])
+        rows = index.annotations.rows(row)
+        known = index.annotations.label[rows] >= 0
+        noise = rng.normal(size=(int(known.sum()), 9)) * [0.2, 0.2, 0.1, 0.1, 0.05, 0.05, 0.1, 0.1, 0.1]
+        boxes = Boxes(torch.from_numpy(np.nan_to_num(index.annotations.boxes[rows][known]) + noise))
+        boxes = Boxes(torch.cat([boxes.tensor[:, :3], boxes.size.abs() + 0.05, boxes.tensor[:, 6:]], dim=1))
+        if wrong is not None:
+            boxes = wrong(boxes, pose)
+        moved = to_devkit(boxes, torch.eye(4) if wrong is unmoved else pose)
+        labels = index.annotations.label[rows][known]
+        attributes = default_attributes(labels, moved.velocity[:, :2].numpy())
+        from bevkd_common.evaluation.global_boxes import ATTRIBUTES
+
+        results[token] = [
+            {
+                "sample_token": token,
+                "translation": moved.translation[k].tolist(),
+                "size": moved.size[k].tolist(),
+                "rotation": moved.rotation[k].tolist(),
+                "velocity": moved.velocity[k, :2].tolist(),
+                "detection_name": CLASSES[labels[k]],
+                "detection_score": float(rng.uniform(0.3, 1.0)),
+                "attribute_name": ATTRIBUTES[attributes[k]] if attributes[k] >= 0 else "",
+            }
+            for k in range(len(labels))
+        ]
+    flags = dict.fromkeys(("use_camera", "use_lidar", "use_radar", "use_map", "use_external"), False)
+    return {"meta": flags, "results": results}
+
+
+def parts(boxes, *, size=None, yaw=None, velocity=None):
+    return Boxes.from_parts(
+        boxes.centers,
+        boxes.size if size is None else size,
+        boxes.yaw if yaw is None else yaw,
+        boxes.velocity if velocity is None else velocity,
+    )
+
+
+def unmoved(boxes, pose):
+    return boxes
+
+
+def lidar_yaw(pose):
+    return torch.atan2(pose[1, 0], pose[0, 0])
+
+
+def in_global_axes(boxes, pose):
+    upright = torch.nn.functional.pad(boxes.velocity, (0, 1))
+    return parts(boxes, velocity=transform_vectors(pose[:3, :3], upright)[:, :2])
+
+
+WRONG = {
+    "sizes": lambda boxes, pose: parts(boxes, size=boxes.size[:, [1, 0, 2]]),
+    "yaw": lambda boxes, pose: parts(boxes, yaw=-boxes.yaw),
+    "global yaw": lambda boxes, pose: parts(boxes, yaw=-boxes.yaw - 2 * lidar_yaw(pose)),
+    "old mmdetection3d": lambda boxes, pose: Boxes(to_mmdet3d_old_info(boxes)),
+    "ego axes": lambda boxes, pose: boxes.transform(EGO_T_LIDAR),
+    "velocity": in_global_axes,
+    "heading": lambda boxes, pose: parts(boxes, yaw=opposite_yaw(boxes.yaw)),
+    "frame": unmoved,
+}
+
+
+def write(path, submission):
+    path.write_text(json.dumps(submission))
+    return path
+
+
+def test_a_sound_submission_is_scored_as_in_the_devkit_and_raises_no_suspicion(world, index, tmp_path):
+    pytest.importorskip("nuscenes")
+    path = write(tmp_path / "submission.json", detections(index))
+    steps = []
+    scored = score_submission(index, SPLIT, path, lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (12, 12)
+    assert scored.findings == []
+    ours = {name: metric.value for name, metric in scored.results.headline.items()}
+    assert ours["mAP"] > 0.7
+    theirs = devkit_headline(world, VERSION, SPLIT, path)
+    assert set(ours) == set(theirs)
+    assert len(theirs) == 7
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_every_wrong_convention_is_named(index, tmp_path):
+    assert WRONG.keys() == GLOBAL_SUSPICIONS.keys()
+    assert len(WRONG) == 8
+    for name, wrong in WRONG.items():
+        path = write(tmp_path / "submission.json", detections(index, wrong))
+        findings = score_submission(index, SPLIT, path).findings
+        assert findings[-1].startswith(GLOBAL_SUSPICIONS[name].sentence), (name, findings)
+        assert "12 samples score" in findings[-1]
+
+
+def test_a_submission_of_another_split_is_refused_by_both(world, index, tmp_path):
+    pytest.importorskip("nuscenes")
+    path = write(tmp_path / "submission.json", detections(index))
+    with pytest.raises(UserError, match="lacks 3 samples of the split"):
+        score_submission(index, "synthetic_val", path)
+    with pytest.raises(UserError, match="nuscenes-devkit refuses it"):
+        devkit_headline(world, VERSION, "synthetic_val", path)
+
+
+def test_without_the_devkit_its_engine_is_refused(world, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "nuscenes", None)
+    with pytest.raises(UserError, match="nuscenes-devkit is not installed"):
+        devkit_headline(world, VERSION, SPLIT, tmp_path / "submission.json")
