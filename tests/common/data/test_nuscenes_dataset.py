@@ -12,6 +12,7 @@ from bevkd_common.data.dataset import Dataset, SampleSource
 from bevkd_common.data.index_file import open_index
 from bevkd_common.data.needs import AdjacentFrames, DataNeeds
 from bevkd_common.data.nuscenes import build
+from bevkd_common.data.samples import collate
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import points_in_boxes
 from bevkd_common.geometry.cameras import project
@@ -431,3 +432,40 @@ def test_yaw_stays_below_half_a_turn_in_single_precision(own_world):
     boxes = source(own_world, DataNeeds()).load(0, seed=None).boxes
     assert abs(abs(float(boxes.yaw[0])) - np.pi) < 1e-6
     assert float(boxes.yaw[0]) < np.pi
+
+
+def test_damaged_training_samples_are_skipped_and_counted_where_that_is_asked_for(own_world):
+    (own_world.root / "samples/CAM_BACK/scene-9001_1.jpg").write_bytes(b"no image")
+    (own_world.root / "samples/CAM_BACK/scene-9001_2.jpg").write_bytes(b"")
+    samples = source(own_world, damaged="skip")
+    assert [samples.load(index, seed=1).token for index in range(len(samples))] == [
+        "scene-9001-key0", "scene-9002-key0", "scene-9002-key0", "scene-9002-key0", "scene-9002-key1",
+    ]  # fmt: skip
+    skipped = samples.load(1, seed=1).skipped
+    assert len(skipped) == 2
+    assert "scene-9001_1.jpg is not a complete image" in skipped[0]
+    assert "scene-9001_2.jpg is not a complete image" in skipped[1]
+    assert samples.load(0, seed=1).skipped == ()
+    batch = collate([samples.load(1, seed=1), samples.load(2, seed=1)])
+    assert batch.skipped == (*skipped, skipped[1])
+    # What is not drawn for training, or where nothing was asked for, stops.
+    for refusing, seed in ((samples, None), (source(own_world), 1)):
+        with pytest.raises(UserError, match="is not a complete image"):
+            refusing.load(1, seed=seed)
+
+
+def test_missing_files_may_be_skipped_in_training_only(own_world):
+    for name in ("scene-9001_0", "scene-9003_0"):
+        (own_world.root / f"samples/CAM_BACK/{name}.jpg").unlink()
+    open_index(own_world.root, own_world.version, allow_missing=True)
+    assert source(own_world, damaged="skip").load(0, seed=3).token == "scene-9001-key1"
+    with pytest.raises(UserError, match="files that the tables name are missing"):
+        source(own_world, split="val", damaged="skip")
+
+
+def test_nothing_but_damage_is_an_error(own_world):
+    samples = source(own_world, damaged="skip")
+    for path in (own_world.root / "samples/CAM_BACK").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"every sample of the training split is damaged, .*scene-9001_0"):
+        samples.load(0, seed=1)

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -270,3 +271,24 @@ def test_an_interrupted_pretraining_goes_on_with_its_objective(run, interrupted,
     run(folder="whole", task=pretraining(make_detector))
     interrupted(CONFIG, lambda: pretraining(make_detector), "halves")
     assert_equal_files(tmp_path, "raw", "objective")
+
+
+def test_skipped_samples_are_counted_in_the_log_and_said(run, tmp_path, clouds, monkeypatch):
+    source = clouds()
+    original = type(source).load
+
+    def load(self, index, *, seed):
+        sample = original(self, index, seed=seed)
+        return replace(sample, skipped=("file x is damaged",)) if index == 3 else sample
+
+    monkeypatch.setattr(type(source), "load", load)
+    said = []
+    monkeypatch.setattr(SilentReporter, "say", lambda self, message: said.append(message))
+    trained = run(source=source)
+    # 25 steps of 4 samples are 10 epochs of 10 samples.
+    assert trained.skipped == 10
+    assert lines(tmp_path / "a")[-1]["skipped"] == 10
+    assert said == ["training: 10 damaged samples were skipped, the first: file x is damaged"]
+    monkeypatch.setattr(type(source), "load", original)
+    assert run(folder="b").skipped == 0
+    assert "skipped" not in lines(tmp_path / "b")[-1]

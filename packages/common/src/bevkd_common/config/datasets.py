@@ -58,6 +58,9 @@ class ReadingConfig(Config):
 
     Upstream: mmdetection3d sets it to zero.
     """
+    damaged: Literal["stop", "skip"] = "stop"
+    """What happens where a training sample cannot be read: the training stops; or it takes the next sample of the
+    data set instead, and counts that in the log and the report. Evaluation always stops."""
     max_range: PositiveFloat | None = None
     """Evaluate nearer than this many metres from the ego only; None keeps the official range of each class."""
     cache: bool = False

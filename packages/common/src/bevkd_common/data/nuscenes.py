@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -87,7 +87,8 @@ class NuScenesDataset:
                 f"a detector needs {needs.sweeps} LiDAR sweeps; {self.name} provides up to {1 + PREVIOUS_SWEEPS}"
             )
         rows = self.index.split(self.splits[split])
-        check_files(self.index.root, _file_names(self.index, rows, needs, self.reading.spare_sweeps))
+        if split == "val" or self.reading.damaged == "stop":
+            check_files(self.index.root, _file_names(self.index, rows, needs, self.reading.spare_sweeps))
         return NuScenesSource(self.index, rows, self.files, self.reading, needs)
 
 
@@ -124,8 +125,21 @@ class NuScenesSource:
         """Read one key frame; see `SampleSource.load`.
 
         Raises:
-            UserError: If a file is missing or damaged.
+            UserError: If a file is missing or damaged, and nothing else is taken in its place.
         """
+        if seed is None or self.reading.damaged == "stop":
+            return self._load(index, seed)
+        skipped: list[str] = []
+        for step in range(len(self)):
+            try:
+                sample = self._load((index + step) % len(self), seed)
+            except UserError as error:
+                skipped.append(str(error))
+            else:
+                return replace(sample, skipped=tuple(skipped))
+        raise UserError(f"every sample of the training split is damaged, the first: {skipped[0]}")
+
+    def _load(self, index: int, seed: int | None) -> Sample:
         row = int(self.rows[index])
         bev_rng, image_rng, lidar_rng = _streams(seed)
         aug_T_lidar = torch.eye(4, dtype=torch.float64)

@@ -65,6 +65,7 @@ class Sample:
         points: [P, 5] float32 x, y, z, intensity (as stored), seconds before the key frame; or None.
         aug_T_lidar: [4, 4] float32, the bird's-eye-view augmentation.
         global_T_lidar: [4, 4] float64, pose of the unaugmented LiDAR axes.
+        skipped: What was wrong with each damaged sample in whose place this one stands.
     """
 
     token: str
@@ -76,6 +77,7 @@ class Sample:
     points: Tensor | None
     aug_T_lidar: Tensor
     global_T_lidar: Tensor
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,7 @@ class Batch:
         point_counts: B numbers of points.
         aug_T_lidar: [B, 4, 4] float32.
         global_T_lidar: [B, 4, 4] float64.
+        skipped: See `Sample`, of all samples.
     """
 
     tokens: tuple[str, ...]
@@ -103,6 +106,7 @@ class Batch:
     point_counts: tuple[int, ...]
     aug_T_lidar: Tensor
     global_T_lidar: Tensor
+    skipped: tuple[str, ...] = ()
     _voxels: dict[VoxelSpec, Voxels] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -166,4 +170,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         point_counts=tuple(len(cloud) for cloud in points),
         aug_T_lidar=torch.stack([sample.aug_T_lidar for sample in samples]),
         global_T_lidar=torch.stack([sample.global_T_lidar for sample in samples]),
+        skipped=tuple(message for sample in samples for message in sample.skipped),
     )

@@ -38,6 +38,8 @@ class Trained:
 
     steps: int
     seconds: float
+    skipped: int = 0
+    """Damaged samples in whose place another was taken, since the training was last resumed."""
 
 
 def total_steps(config: TrainingConfig, source: SampleSource, seed: int) -> int:
@@ -96,7 +98,11 @@ def train(
     with reporter.bar(title, steps) as bar:
         training.run(batches, metrics, bar)
     training.save(finished=True)
-    return Trained(steps, training.seconds)
+    if training.skipped:
+        reporter.say(
+            f"{title}: {training.skipped} damaged samples were skipped, the first: {training.first_skipped}"
+        )
+    return Trained(steps, training.seconds, training.skipped)
 
 
 class _Training:
@@ -124,6 +130,8 @@ class _Training:
         self.ema = Ema(task.detector, config.ema) if config.ema else None
         self.step = 0
         self.seconds = 0.0
+        self.skipped = 0
+        self.first_skipped = ""
 
     def resume(self) -> None:
         """Go back to the newest checkpoint, if there is one."""
@@ -170,6 +178,8 @@ class _Training:
             group["betas"] = (beta, config.optimizer.betas[1])
         totals: dict[str, Any] = {"loss": 0.0, "lr": config.optimizer.lr * factor, "terms": {}, "metrics": {}}
         for batch in micro_batches:
+            self.skipped += len(batch.skipped)
+            self.first_skipped = self.first_skipped or next(iter(batch.skipped), "")
             self._backward(batch.to(self.accelerator.device), totals)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(trained_parameters(self.task), config.clip_norm or math.inf)
@@ -178,7 +188,8 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update(self.task.detector)
-        return totals | {"grad_norm": round(float(norm), 5)}
+        record = totals | {"grad_norm": round(float(norm), 5)}
+        return record | {"skipped": self.skipped} if self.skipped else record
 
     def _backward(self, batch: Batch, totals: dict[str, Any]) -> None:
         dtype = AUTOCAST[self.config.precision]

@@ -162,11 +162,13 @@ class Laboratory:
             reporter=self.reporter,
             accelerator=self.accelerator,
         )
-        record = {
+        record: dict[str, Any] = {
             "steps": trained.steps,
             "seconds": round(trained.seconds, 2),
             "parameters": parameters(task.detector),
         }
+        if trained.skipped:
+            record["skipped"] = trained.skipped
         if self.accelerator.is_main_process:
             stage.finish_training(record)
         return record

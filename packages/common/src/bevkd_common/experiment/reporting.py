@@ -99,6 +99,7 @@ def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.Arm:
             steps=trained["steps"],
             seconds=trained["seconds"],
             run_id=path.name,
+            skipped=trained.get("skipped", 0),
         )
         parameters = trained["parameters"]
     return inputs.Arm(arm.name, arm.title, arm.role, arm.summary, parameters, runs)
@@ -109,6 +110,8 @@ def _warnings(arms: list[inputs.Arm], evaluator: Evaluator) -> list[str]:
     for arm in arms:
         for seed, run in arm.runs.items():
             found += [f"{arm.title}, seed {seed}: {finding}" for finding in evaluator.findings(run.results)]
+            if run.skipped:
+                found.append(f"{arm.title}, seed {seed}: {run.skipped} damaged samples were skipped in training.")
     return found
 
 

@@ -30,6 +30,7 @@ class ArmRun:
         steps: Optimizer steps.
         seconds: Wall-clock time of the training.
         run_id: Name of the stage folder; a number without one is not printed.
+        skipped: Damaged samples in whose place another was trained on.
     """
 
     results: Results
@@ -39,6 +40,7 @@ class ArmRun:
     steps: int
     seconds: float
     run_id: str
+    skipped: int = 0
 
 
 @dataclass(frozen=True, eq=False)
