@@ -122,6 +122,8 @@ def test_every_arm_of_the_student_starts_from_the_same_trained_part(make_lab, re
     )
     changed = {name for name in saved if not torch.equal(saved[name], random[name])}
     assert changed == {"features.weight", "features.bias"}
+    assert list(stages) == ["teacher", "pretraining", "baseline", "distilled"]
+    assert stages["pretraining"].folder == first.folder
     assert json.loads((stages["baseline"].folder / "inputs.json").read_text())["pretrained"] == first.fingerprint
 
 

@@ -50,6 +50,7 @@ def test_what_the_student_learns_first_is_in_the_plan_and_among_the_departures(
     recipe = make_recipe("student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}")
     folder = run_experiment(recipe, request_for(), reporter, accelerator)
     learned = "whether the features tell how many points there are"
+    assert list(folder.read()["stages"]["0"]) == ["teacher", "pretraining", "baseline", "distilled"]
     assert any(f"first {learned}; 2 steps, batch 4 =" in line for line in folder.read()["plan"])
     (departure,) = report_input(folder, reporter, accelerator).departures
     assert learned in departure

@@ -126,20 +126,23 @@ class Laboratory:
         if done is not None:
             self.reporter.say(f"{arm.title}: trained before, taken from {stage.folder.name}")
             return done
-        pretrained = None if arm.pretraining is None else self._pretrain(arm, arm.pretraining)
+        first = self.pretrain(arm)
+        pretrained = None if first is None else stage_weights(first.folder)["raw"]
         task = self._task(arm, stage, teacher, pretrained)
         return self._run_training(task, arm.training, stage, arm.detector, arm.method, arm.title)
 
-    def _pretrain(self, arm: Arm, training: TrainingConfig) -> Path:
-        """Weights of the arm's detector with a part of it trained; trains it if nobody did."""
-        stage = self.pretraining_stage(arm, training)
+    def pretrain(self, arm: Arm) -> Stage | None:
+        """Train a part of the arm's detector first, unless that was done; None where the arm has no such stage."""
+        if arm.pretraining is None:
+            return None
+        stage = self.pretraining_stage(arm, arm.pretraining)
         if stage.trained is None:
             classes = self.dataset.classes
             detector = build_detector(arm.detector, classes, seed=self.seed)
             objective = build_pretraining(arm.detector, classes, seed=self.seed)
             task = PretrainingTask(detector, objective)
-            self._run_training(task, training, stage, arm.detector, None, "student, a part of it first")
-        return stage_weights(stage.folder)["raw"]
+            self._run_training(task, arm.pretraining, stage, arm.detector, None, "student, a part of it first")
+        return stage
 
     def _run_training(
         self,

@@ -138,9 +138,12 @@ def open_dataset(recipe: Recipe, seed: int, *, data_root: Path | None, runs: Pat
 
 
 def run_seed(lab: Laboratory, recipe: Recipe, arms: Sequence[Arm]) -> Iterator[tuple[str, Stage]]:
-    """Train and score the teacher and every arm of one seed."""
+    """Train and score the teacher and every arm of one seed; what the student learns first precedes its arms."""
     teacher = _teacher(lab, recipe)
     yield "teacher", teacher
+    first = lab.pretrain(baseline_arm(recipe))
+    if first is not None:
+        yield "pretraining", first
     seconds: dict[str, float] = {}
     for arm in arms:
         stage = _one(lab, fixed_length(arm, seconds), teacher)
