@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -56,6 +57,8 @@ DETECTION_CLASS = {
 Source: the nuScenes detection task.
 """
 
+_log = logging.getLogger(__name__)
+
 LIDAR = "LIDAR_TOP"
 VELOCITY_WINDOW = 1.5
 """Longest time in seconds over which a velocity is taken from one neighbour; twice that with both."""
@@ -83,17 +86,22 @@ class Tables:
 
     def read(self, name: str) -> Table:
         """One table, from the folder of what has been read if it is there and current."""
-        kept = self._kept(name)
-        table = kept or read_table(self.root, self.version, name)
-        if kept is None and self.partial is not None:
-            about = {"state": self._state(name), "sha256": table.sha256}
-            try:
-                self.partial.mkdir(parents=True, exist_ok=True)
-                write_arrays(self.partial / f"{name}.safetensors", about, table.columns)
-            except OSError:
-                pass  # the building goes on, an interruption will cost more
+        table = self._kept(name)
+        if table is None:
+            table = read_table(self.root, self.version, name)
+            self._keep(name, table)
         self.report()
         return table
+
+    def _keep(self, name: str, table: Table) -> None:
+        if self.partial is None:
+            return
+        about = {"state": self._state(name), "sha256": table.sha256}
+        try:
+            self.partial.mkdir(parents=True, exist_ok=True)
+            write_arrays(self.partial / f"{name}.safetensors", about, table.columns)
+        except OSError:
+            _log.warning("%s cannot be kept in %s; an interruption would cost more", name, self.partial)
 
     def _kept(self, name: str) -> Table | None:
         if self.partial is None:
