@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -292,3 +293,18 @@ def test_skipped_samples_are_counted_in_the_log_and_said(run, tmp_path, clouds, 
     monkeypatch.setattr(type(source), "load", original)
     assert run(folder="b").skipped == 0
     assert "skipped" not in lines(tmp_path / "b")[-1]
+
+
+def test_a_stall_does_not_change_the_pace(run, clouds, monkeypatch):
+    source = clouds()
+    original = type(source).load
+    waits = iter([0.3])
+
+    def load(self, index, *, seed):
+        time.sleep(next(waits, 0.0))
+        return original(self, index, seed=seed)
+
+    monkeypatch.setattr(type(source), "load", load)
+    trained = run(source=source)
+    assert trained.seconds > 0.3
+    assert trained.step_s * trained.steps < 0.3

@@ -77,7 +77,7 @@ def test_equal_time_takes_the_steps_that_fit(recipe):
 
 def test_a_baseline_too_short_to_be_timed_sets_some_pace(recipe):
     arm = control_arm(recipe, Control(name="same_time", base="baseline", equal_time=True))
-    assert fixed_length(arm, {"baseline": 0.0, "distilled": 0.02}).training.steps == 40
+    assert fixed_length(arm, {"baseline": 0.0, "distilled": 0.002}).training.steps == 40
 
 
 def test_an_arm_of_its_own_length_stays_as_it_is(recipe):

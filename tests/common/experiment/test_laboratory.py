@@ -166,7 +166,12 @@ def test_a_teacher_is_loaded_from_a_file(make_lab, make_recipe, checkpoint, repo
     assert len(expected) == 4
     assert all(torch.equal(adopted[name], value) for name, value in expected.items())
     teacher = lab.detector(lab.recipe.teacher, stages["teacher"].folder)
-    assert stages["teacher"].trained == {"steps": 0, "seconds": 0.0, "parameters": parameters(teacher)}
+    assert stages["teacher"].trained == {
+        "steps": 0,
+        "seconds": 0.0,
+        "step_s": 0.0,
+        "parameters": parameters(teacher),
+    }
     assert any(line.startswith("teacher (big): hit rate") for line in reporter.said)
     again = lab.adopt(teacher_arm(lab.recipe), stages["teacher"], checkpoint)
     assert again == stages["teacher"].trained

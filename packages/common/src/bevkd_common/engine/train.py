@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -34,12 +35,19 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training took."""
+    """What a training took.
+
+    Attributes:
+        steps: Optimizer steps.
+        seconds: Wall-clock time, that before an interruption included.
+        step_s: Median wall-clock time of a step with its data: the pace, whatever else the machine did meanwhile.
+        skipped: Damaged samples in whose place another was taken, since the training was last resumed.
+    """
 
     steps: int
     seconds: float
-    skipped: int = 0
-    """Damaged samples in whose place another was taken, since the training was last resumed."""
+    step_s: float
+    skipped: int
 
 
 def total_steps(config: TrainingConfig, source: SampleSource, seed: int) -> int:
@@ -102,7 +110,7 @@ def train(
         reporter.say(
             f"{title}: {training.skipped} damaged samples were skipped, the first: {training.first_skipped}"
         )
-    return Trained(steps, training.seconds, training.skipped)
+    return Trained(steps, training.seconds, training.pace, training.skipped)
 
 
 class _Training:
@@ -130,8 +138,14 @@ class _Training:
         self.ema = Ema(task.detector, config.ema) if config.ema else None
         self.step = 0
         self.seconds = 0.0
+        self.durations: list[float] = []
         self.skipped = 0
         self.first_skipped = ""
+
+    @property
+    def pace(self) -> float:
+        """Median seconds a step, of those done since the training was last resumed."""
+        return median(self.durations) if self.durations else self.seconds / max(self.step, 1)
 
     def resume(self) -> None:
         """Go back to the newest checkpoint, if there is one."""
@@ -161,6 +175,7 @@ class _Training:
             now = time.monotonic()
             self.step += 1
             self.seconds = before + now - started
+            self.durations.append(now - waited)
             record |= {"data_s": round(loaded - waited, 5), "step_s": round(now - loaded, 5)}
             if self.step % LOG_EVERY == 0 or self.step in (1, self.steps):
                 metrics.write({"step": self.step} | record)

@@ -15,8 +15,8 @@ from bevkd_common.config.training import TrainingConfig
 from bevkd_common.errors import UserError
 from bevkd_common.report.inputs import Role
 
-SHORTEST_S = 0.01
-"""Training time below which no pace can be told; times are recorded to this precision."""
+SHORTEST_S = 1e-3
+"""Training time in seconds below which no pace can be told."""
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,7 @@ class Laboratory:
         record: dict[str, Any] = {
             "steps": trained.steps,
             "seconds": round(trained.seconds, 2),
+            "step_s": round(trained.step_s, 6),
             "parameters": parameters(task.detector),
         }
         if trained.skipped:
@@ -190,7 +191,7 @@ class Laboratory:
         load_weights(checkpoint, detector)
         about = {"raw": self._architecture(arm.detector)}
         save_checkpoint(stage.folder / "checkpoints", 0, {"raw": detector.state_dict()}, about, None)
-        record = {"steps": 0, "seconds": 0.0, "parameters": parameters(detector)}
+        record = {"steps": 0, "seconds": 0.0, "step_s": 0.0, "parameters": parameters(detector)}
         stage.finish_training(record)
         return record
 
