@@ -6,6 +6,7 @@ from hashlib import sha256
 import pytest
 from bevkd import run as verbs
 from bevkd.app import main
+from bevkd.display import progress_reporter
 from bevkd_common.experiment.record import RunFolder
 
 SHORT = ("--set", "student_training.steps=2", "--set", "teacher_training.steps=2", "--gpus", "0")
@@ -154,7 +155,7 @@ def test_only_the_first_process_speaks_and_reports(monkeypatch, tmp_path):
     from bevkd_common.engine.progress import SilentReporter
 
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert isinstance(verbs._reporter(), SilentReporter)
+    assert isinstance(progress_reporter(), SilentReporter)
 
     class Second:
         is_main_process = False

@@ -110,7 +110,8 @@ class Plausibility:
                 f" {_share(repaired.heading, self.moving)}, as they are {_share(self.as_is.heading, self.moving)}"
             )
         share = self.standing_share
-        if share is not None and share < DISPLACED_SHARE:
+        # Boxes that are out of place themselves say nothing about sweeps.
+        if not found and share is not None and share < DISPLACED_SHARE:
             found.append(
                 f"an older LiDAR sweep puts only {share:.0%} as many points into standing objects as the newest:"
                 " the ego-motion between sweeps is wrong"
