@@ -259,6 +259,9 @@ def pretraining(make_detector):
 
 def test_pretraining_moves_its_part_of_the_detector(run, tmp_path, make_detector):
     task = pretraining(make_detector)
+    # A frozen parameter is no business of several processes either.
+    trained = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
+    assert trained == {"detector.scale.weight", "detector.scale.bias", "objective.offset"}
     scale = task.detector.scale.weight.detach().clone()
     run(task=task)
     assert not torch.equal(task.detector.scale.weight, scale)
