@@ -108,6 +108,8 @@ def test_every_wrong_convention_is_named():
     for name, change in WRONG.items():
         plausibility = judged(change)
         assert plausibility.best == name
+        # The repair brings back (nearly) every point, it is not merely better than nothing.
+        assert plausibility.repaired[name].points_inside > 0.95 * 8 * 12 * 60
         (finding,) = plausibility.findings()
         assert finding.startswith(SUSPICIONS[name].sentence)
 
