@@ -203,3 +203,12 @@ def test_a_submission_needs_to_know_its_data(evaluate, made, tmp_path):
     assert "choose ours or devkit" in evaluate(path, "--data-root", made, "--engine", "theirs")[2]
     code, _, err = evaluate(path, "--data-root", made, "--split", "synthetic_val")
     assert (code, "cannot be read as JSON" in err) == (2, True)
+
+
+def test_flags_that_would_be_ignored_are_refused(evaluate, tmp_path):
+    path = tmp_path / "submission.json"
+    path.write_text("{")
+    code, _, err = evaluate(path, "--gpus", "1", "--submission", tmp_path)
+    assert (code, "is a file: leave out --gpus, --submission" in err) == (2, True)
+    code, _, err = evaluate(tmp_path, "--engine", "devkit", "--split", "val")
+    assert (code, "is a run: leave out --split, --engine" in err) == (2, True)

@@ -146,13 +146,20 @@ def evaluate(
     version: Annotated[
         str | None, typer.Option(help="Of a file: version folder; the only one where not given.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of a file: the split it was made for.")] = "val",
-    engine: Annotated[str, typer.Option(help="Of a file: `ours`, or `devkit` for nuscenes-devkit.")] = "ours",
+    split: Annotated[str | None, typer.Option(help="Of a file: the split it was made for; val.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Of a file: `devkit` for nuscenes-devkit's own scores, or `ours`.")
+    ] = None,
     results: Annotated[Path | None, typer.Option(help="Of a file: JSON file for all scores.")] = None,
 ) -> None:
     """Score every trained model of a run again, or a submission; exit code 2 where its convention is wrong."""
+    of_run = {"--gpus": gpus, "--submission": submission}
+    of_file = {
+        "--data-root": data_root, "--version": version, "--split": split, "--engine": engine, "--results": results,
+    }  # fmt: skip
+    _refuse_flags(path, of_run if path.is_file() else of_file, "a file" if path.is_file() else "a run")
     if path.is_file():
-        _evaluate_submission(path, data_root, version, split, engine, results)
+        _evaluate_submission(path, data_root, version, split or "val", engine or "ours", results)
         return
     from bevkd_common.experiment.finished import score_again
 
@@ -162,6 +169,15 @@ def evaluate(
 def report(run_folder: RunPath, gpus: Gpus = None) -> None:
     """Write the report of a run again."""
     _write_report(_run_folder(run_folder), gpus)
+
+
+def _refuse_flags(path: Path, flags: Mapping[str, object], what: str) -> None:
+    """Flags that would be ignored are errors."""
+    from bevkd_common.errors import UserError
+
+    given = [name for name, value in flags.items() if value is not None]
+    if given:
+        raise UserError(f"{path} is {what}: leave out {', '.join(given)}")
 
 
 def _evaluate_submission(

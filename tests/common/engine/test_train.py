@@ -311,3 +311,14 @@ def test_a_stall_does_not_change_the_pace(run, clouds, monkeypatch):
     trained = run(source=source)
     assert trained.seconds > 0.3
     assert trained.step_s * trained.steps < 0.3
+
+
+def test_skipped_samples_are_counted_over_an_interruption(interrupted, tmp_path, make_detector, monkeypatch):
+    original = train_module.training_batches
+    monkeypatch.setattr(
+        train_module,
+        "training_batches",
+        lambda *args, **kwargs: (replace(batch, skipped=("x",)) for batch in original(*args, **kwargs)),
+    )
+    interrupted(CONFIG, lambda: SupervisedTask(make_detector()), "halves")
+    assert lines(tmp_path / "halves")[-1]["skipped"] == 25

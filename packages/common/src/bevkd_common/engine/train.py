@@ -41,7 +41,7 @@ class Trained:
         steps: Optimizer steps.
         seconds: Wall-clock time, that before an interruption included.
         step_s: Median wall-clock time of a step with its data: the pace, whatever else the machine did meanwhile.
-        skipped: Damaged samples in whose place another was taken, since the training was last resumed.
+        skipped: Damaged samples in whose place this process took another, interruptions included.
     """
 
     steps: int
@@ -161,7 +161,7 @@ class _Training:
         if self.ema:
             average = load_file(found.folder / "ema.safetensors")
             self.ema.load(average, state["ema_updates"])
-        self.step, self.seconds = found.step, state["seconds"]
+        self.step, self.seconds, self.skipped = found.step, state["seconds"], state["skipped"]
 
     def run(self, batches: Any, metrics: _MetricsLog, bar: Bar) -> None:
         """Every step that is left."""
@@ -245,6 +245,7 @@ class _Training:
             "rng": torch.get_rng_state(),
             "ema_updates": self.ema.updates if self.ema else 0,
             "seconds": self.seconds,
+            "skipped": self.skipped,
         }
         checkpoint.save_checkpoint(self.checkpoints, self.step, files, about, None if finished else state)
 

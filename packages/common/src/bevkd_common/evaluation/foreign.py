@@ -59,7 +59,7 @@ def score_submission(
         progress: Called with the samples done and all samples.
 
     Raises:
-        UserError: If the file is no submission of this split, or the split has no annotations.
+        UserError: If the file is no submission of this split.
     """
     rows = index.split(split)
     tokens = [token.decode() for token in index.key_frames.token[rows].tolist()]
@@ -82,9 +82,9 @@ def devkit_headline(root: Path, version: str, split: str, path: Path) -> dict[st
     except ImportError:
         raise UserError("nuscenes-devkit is not installed: install it, or choose --engine ours") from None
     with tempfile.TemporaryDirectory() as folder:
-        tables = NuScenes(version, str(root), verbose=False)
         config = config_factory("detection_cvpr_2019")
         try:
+            tables = NuScenes(version, str(root), verbose=False)
             evaluation = DetectionEval(tables, config, str(path), split, folder, verbose=False)
         except (AssertionError, KeyError) as error:
             raise UserError(f"{path}: nuscenes-devkit refuses it: {error}; --engine ours says more") from None
