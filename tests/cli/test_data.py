@@ -16,7 +16,7 @@ def bevkd(capsys):
 
     def call(*arguments):
         with pytest.raises(SystemExit) as ended:
-            main(["data", *map(str, arguments)])
+            main(list(map(str, arguments)))
         out, err = capsys.readouterr()
         return ended.value.code, out, err
 
@@ -56,7 +56,7 @@ def rewrite(world, table, change):
 
 
 def test_a_made_world_is_sound(bevkd, made, tmp_path):
-    code, out, err = bevkd("check", made, "--samples", "10", "--draw", tmp_path / "pictures")
+    code, out, err = bevkd("data", "check", made, "--samples", "10", "--draw", tmp_path / "pictures")
     assert (code, "Traceback" in err) == (0, False)
     assert "scenes        5 with 25 key frames" in out
     assert "images of 176 x 64" in out
@@ -71,13 +71,13 @@ def test_a_made_world_is_sound(bevkd, made, tmp_path):
 
 def test_an_index_is_made_once(bevkd, world):
     path = index_paths(world, "v1.0-synthetic")[0]
-    code, out, err = bevkd("index", world)
+    code, out, err = bevkd("data", "index", world)
     assert code == 0
     assert "v1.0-synthetic: 25 key frames, " in out + err
     stamp = path.stat().st_mtime_ns
-    assert bevkd("index", world)[0] == 0
+    assert bevkd("data", "index", world)[0] == 0
     assert path.stat().st_mtime_ns == stamp
-    assert bevkd("index", world, "--rebuild")[0] == 0
+    assert bevkd("data", "index", world, "--rebuild")[0] == 0
     assert path.stat().st_mtime_ns != stamp
 
 
@@ -100,7 +100,7 @@ def swapped(record):
 )
 def test_what_is_wrong_is_named(bevkd, world, table, change, message):
     rewrite(world, table, change)
-    code, _, err = bevkd("check", world, "--samples", "25")
+    code, _, err = bevkd("data", "check", world, "--samples", "25")
     assert code == 2
     assert message in err
     assert "Traceback" not in err
@@ -119,7 +119,7 @@ def test_sweeps_without_ego_motion_are_named(bevkd, world):
         record.update(translation=pose["translation"], rotation=pose["rotation"])
 
     rewrite(world, "ego_pose", stop)
-    code, _, err = bevkd("check", world, "--samples", "25")
+    code, _, err = bevkd("data", "check", world, "--samples", "25")
     assert code == 2
     assert "the ego-motion between sweeps is wrong" in err
 
@@ -128,38 +128,27 @@ def test_missing_files_are_one_message_and_may_be_allowed(bevkd, world):
     rewrite(
         world, "sample_data", lambda record: record.update(filename=record["filename"].replace("CAM_BACK/", "X/"))
     )
-    code, _, err = bevkd("index", world)
+    code, _, err = bevkd("data", "index", world)
     assert code == 2
     assert "files that the tables name are missing" in err
     assert "--allow-missing" in err
-    code, _, _ = bevkd("index", world, "--allow-missing")
+    code, _, _ = bevkd("data", "index", world, "--allow-missing")
     assert code == 0
 
 
 def test_folders_that_are_none(bevkd, tmp_path):
-    code, _, err = bevkd("check", tmp_path / "absent")
+    code, _, err = bevkd("data", "check", tmp_path / "absent")
     assert (code, "no data set at" in err) == (2, True)
-    code, _, err = bevkd("index", tmp_path)
+    code, _, err = bevkd("data", "index", tmp_path)
     assert (code, "it holds no version folder" in err) == (2, True)
     for version in ("v1.0-mini", "v1.0-trainval"):
         (tmp_path / version).mkdir()
         (tmp_path / version / "sample.json").write_text("[]")
-    code, _, err = bevkd("index", tmp_path)
+    code, _, err = bevkd("data", "index", tmp_path)
     assert (code, "v1.0-mini, v1.0-trainval: choose one with --version" in err) == (2, True)
 
 
-@pytest.fixture
-def evaluate(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(["eval", *map(str, arguments)])
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return call
-
-
-def test_a_submission_is_scored_and_its_scores_are_kept(evaluate, made, tmp_path):
+def test_a_submission_is_scored_and_its_scores_are_kept(bevkd, made, tmp_path):
     """The cars as they are annotated; then with width and length exchanged."""
     tables = {
         name: json.loads((made / "v1.0-synthetic" / f"{name}.json").read_text())
@@ -179,36 +168,36 @@ def test_a_submission_is_scored_and_its_scores_are_kept(evaluate, made, tmp_path
     path = tmp_path / "submission.json"
     path.write_text(json.dumps({"meta": meta, "results": results}))
     flags = (path, "--data-root", made, "--split", "synthetic_val")
-    code, out, err = evaluate(*flags, "--results", tmp_path / "results.json")
+    code, out, err = bevkd("eval", *flags, "--results", tmp_path / "results.json")
     headline = json.loads((tmp_path / "results.json").read_text())["headline"]
     assert (code, "Traceback" in err) == (0, False)
     assert f"mAP {headline['mAP']['value']:.4f}" in out
     assert headline["mAP"]["value"] > 0.05
-    _, theirs, _ = evaluate(*flags, "--engine", "devkit")
+    _, theirs, _ = bevkd("eval", *flags, "--engine", "devkit")
     assert theirs.splitlines()[-1] == next(line for line in out.splitlines() if line.startswith("mAP"))
     for boxes in results.values():
         for box in boxes:
             width, length, height = box["size"]
             box["size"] = [length, width, height]
     path.write_text(json.dumps({"meta": meta, "results": results}))
-    code, _, err = evaluate(*flags)
+    code, _, err = bevkd("eval", *flags)
     assert code == 2
     assert "width and length of the boxes are swapped" in err
 
 
-def test_a_submission_needs_to_know_its_data(evaluate, made, tmp_path):
+def test_a_submission_needs_to_know_its_data(bevkd, made, tmp_path):
     path = tmp_path / "submission.json"
     path.write_text("{")
-    assert "name the folder of its data set with --data-root" in evaluate(path)[2]
-    assert "choose ours or devkit" in evaluate(path, "--data-root", made, "--engine", "theirs")[2]
-    code, _, err = evaluate(path, "--data-root", made, "--split", "synthetic_val")
+    assert "name the folder of its data set with --data-root" in bevkd("eval", path)[2]
+    assert "choose ours or devkit" in bevkd("eval", path, "--data-root", made, "--engine", "theirs")[2]
+    code, _, err = bevkd("eval", path, "--data-root", made, "--split", "synthetic_val")
     assert (code, "cannot be read as JSON" in err) == (2, True)
 
 
-def test_flags_that_would_be_ignored_are_refused(evaluate, tmp_path):
+def test_flags_that_would_be_ignored_are_refused(bevkd, tmp_path):
     path = tmp_path / "submission.json"
     path.write_text("{")
-    code, _, err = evaluate(path, "--gpus", "1", "--submission", tmp_path)
+    code, _, err = bevkd("eval", path, "--gpus", "1", "--submission", tmp_path)
     assert (code, "is a file: leave out --gpus, --submission" in err) == (2, True)
-    code, _, err = evaluate(tmp_path, "--engine", "devkit", "--split", "val")
+    code, _, err = bevkd("eval", tmp_path, "--engine", "devkit", "--split", "val")
     assert (code, "is a run: leave out --split, --engine" in err) == (2, True)

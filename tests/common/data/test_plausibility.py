@@ -7,12 +7,10 @@ import torch
 from bevkd_common.data.plausibility import Plausibility
 from bevkd_common.data.samples import Sample
 from bevkd_common.geometry.boxes import Boxes
-from bevkd_common.geometry.conventions import opposite_yaw, to_mmdet3d_old_info
 from bevkd_common.geometry.suspicions import SUSPICIONS
-from bevkd_common.geometry.transforms import rigid, rotation_z, transform_vectors
+from bevkd_common.geometry.transforms import rigid, rotation_z
 
 LIDAR_YAW = 1.2
-EGO_T_LIDAR = rigid(rotation_z(-math.pi / 2), torch.tensor([0.94, 0.0, 1.84]))
 
 
 def street(seed: int, *, shift: float = 0.0, moving: float = 0.6) -> Sample:
@@ -63,34 +61,9 @@ def judged(change=None, **kwargs) -> Plausibility:
     for seed in range(8):
         sample = street(seed, **kwargs)
         if change is not None:
-            sample = Sample(**{**vars(sample), "boxes": change(sample.boxes, sample)})
+            sample = Sample(**{**vars(sample), "boxes": change(sample.boxes, sample.global_T_lidar)})
         plausibility.add(sample)
     return plausibility
-
-
-def parts(boxes, *, size=None, yaw=None, velocity=None):
-    return Boxes.from_parts(
-        boxes.centers,
-        boxes.size if size is None else size,
-        boxes.yaw if yaw is None else yaw,
-        boxes.velocity if velocity is None else velocity,
-    )
-
-
-def in_global_axes(boxes, sample):
-    upright = torch.cat([boxes.velocity, torch.zeros(len(boxes), 1)], dim=1)
-    return parts(boxes, velocity=transform_vectors(sample.global_T_lidar[:3, :3].float(), upright)[:, :2])
-
-
-WRONG = {
-    "sizes": lambda boxes, sample: parts(boxes, size=boxes.size[:, [1, 0, 2]]),
-    "yaw": lambda boxes, sample: parts(boxes, yaw=-boxes.yaw),
-    "global yaw": lambda boxes, sample: parts(boxes, yaw=-boxes.yaw - 2 * LIDAR_YAW),
-    "old mmdetection3d": lambda boxes, sample: Boxes(to_mmdet3d_old_info(boxes)),
-    "ego axes": lambda boxes, sample: boxes.transform(EGO_T_LIDAR),
-    "velocity": in_global_axes,
-    "heading": lambda boxes, sample: parts(boxes, yaw=opposite_yaw(boxes.yaw)),
-}
 
 
 def test_sound_boxes_raise_no_suspicion():
@@ -102,10 +75,10 @@ def test_sound_boxes_raise_no_suspicion():
     assert plausibility.standing_share == pytest.approx(1.0, abs=0.05)
 
 
-def test_every_wrong_convention_is_named():
-    assert WRONG.keys() == SUSPICIONS.keys()
-    assert len(WRONG) == 7
-    for name, change in WRONG.items():
+def test_every_wrong_convention_is_named(wrong_conventions):
+    assert wrong_conventions.keys() == SUSPICIONS.keys()
+    assert len(wrong_conventions) == 7
+    for name, change in wrong_conventions.items():
         plausibility = judged(change)
         assert plausibility.best == name
         # The repair brings back (nearly) every point, it is not merely better than nothing.
@@ -114,8 +87,8 @@ def test_every_wrong_convention_is_named():
         assert finding.startswith(SUSPICIONS[name].sentence)
 
 
-def test_sizes_are_told_without_any_motion():
-    assert judged(WRONG["sizes"], moving=0.0).best == "sizes"
+def test_sizes_are_told_without_any_motion(wrong_conventions):
+    assert judged(wrong_conventions["sizes"], moving=0.0).best == "sizes"
     assert judged(moving=0.0).best is None
 
 
@@ -125,12 +98,18 @@ def test_sweeps_that_are_out_of_place_are_told():
     assert judged(shift=0.03).findings() == []
 
 
-def test_little_evidence_concludes_nothing():
+def test_little_evidence_concludes_nothing(wrong_conventions):
     plausibility = Plausibility()
     assert plausibility.findings() == []
     assert plausibility.heading is None
     assert plausibility.standing_share is None
     sample = street(0)
-    few = Sample(**{**vars(sample), "points": sample.points[::12], "boxes": WRONG["sizes"](sample.boxes, sample)})
+    few = Sample(
+        **{
+            **vars(sample),
+            "points": sample.points[::12],
+            "boxes": wrong_conventions["sizes"](sample.boxes, sample.global_T_lidar),
+        }
+    )
     plausibility.add(few)
     assert plausibility.findings() == []

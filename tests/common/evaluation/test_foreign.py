@@ -1,7 +1,6 @@
 """Submissions that other tools wrote, right and in a wrong convention."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -14,12 +13,10 @@ from bevkd_common.errors import UserError
 from bevkd_common.evaluation.foreign import devkit_headline, score_submission
 from bevkd_common.evaluation.submission import default_attributes
 from bevkd_common.geometry.boxes import Boxes
-from bevkd_common.geometry.conventions import opposite_yaw, to_devkit, to_mmdet3d_old_info
+from bevkd_common.geometry.conventions import to_devkit
 from bevkd_common.geometry.suspicions import GLOBAL_SUSPICIONS
-from bevkd_common.geometry.transforms import rigid, rotation_z, transform_vectors
 
 VERSION, SPLIT = "v1.0-synthetic", "synthetic_train"
-EGO_T_LIDAR = rigid(rotation_z(-math.pi / 2), torch.tensor([0.94, 0.0, 1.84])).double()
 
 
 @pytest.fixture(scope="module")
@@ -72,38 +69,8 @@ def detections(index, wrong=None):
     return {"meta": flags, "results": results}
 
 
-def parts(boxes, *, size=None, yaw=None, velocity=None):
-    return Boxes.from_parts(
-        boxes.centers,
-        boxes.size if size is None else size,
-        boxes.yaw if yaw is None else yaw,
-        boxes.velocity if velocity is None else velocity,
-    )
-
-
 def unmoved(boxes, pose):
     return boxes
-
-
-def lidar_yaw(pose):
-    return torch.atan2(pose[1, 0], pose[0, 0])
-
-
-def in_global_axes(boxes, pose):
-    upright = torch.nn.functional.pad(boxes.velocity, (0, 1))
-    return parts(boxes, velocity=transform_vectors(pose[:3, :3], upright)[:, :2])
-
-
-WRONG = {
-    "sizes": lambda boxes, pose: parts(boxes, size=boxes.size[:, [1, 0, 2]]),
-    "yaw": lambda boxes, pose: parts(boxes, yaw=-boxes.yaw),
-    "global yaw": lambda boxes, pose: parts(boxes, yaw=-boxes.yaw - 2 * lidar_yaw(pose)),
-    "old mmdetection3d": lambda boxes, pose: Boxes(to_mmdet3d_old_info(boxes)),
-    "ego axes": lambda boxes, pose: boxes.transform(EGO_T_LIDAR),
-    "velocity": in_global_axes,
-    "heading": lambda boxes, pose: parts(boxes, yaw=opposite_yaw(boxes.yaw)),
-    "frame": unmoved,
-}
 
 
 def write(path, submission):
@@ -127,10 +94,11 @@ def test_a_sound_submission_is_scored_as_in_the_devkit_and_raises_no_suspicion(w
         assert ours[name] == pytest.approx(value, abs=1e-9), name
 
 
-def test_every_wrong_convention_is_named(index, tmp_path):
-    assert WRONG.keys() == GLOBAL_SUSPICIONS.keys()
-    assert len(WRONG) == 8
-    for name, wrong in WRONG.items():
+def test_every_wrong_convention_is_named(index, tmp_path, wrong_conventions):
+    all_wrong = wrong_conventions | {"frame": unmoved}
+    assert all_wrong.keys() == GLOBAL_SUSPICIONS.keys()
+    assert len(all_wrong) == 8
+    for name, wrong in all_wrong.items():
         path = write(tmp_path / "submission.json", detections(index, wrong))
         findings = score_submission(index, SPLIT, path).findings
         assert findings[-1].startswith(GLOBAL_SUSPICIONS[name].sentence), (name, findings)

@@ -69,7 +69,7 @@ SMALL_TABLES = ("scene", "sample", "sensor", "calibrated_sensor")
 
 
 @dataclass(frozen=True, eq=False)
-class Tables:
+class TableReader:
     """Reads tables when they are asked for, and keeps large ones for a building that is interrupted.
 
     Attributes:
@@ -145,7 +145,7 @@ def build_index(
         if progress is not None:
             progress(next(done), steps)
 
-    tables = Tables(root, version, partial, report)
+    tables = TableReader(root, version, partial, report)
     known = {name: tables.read(name) for name in SMALL_TABLES}
     frames = known["sample_data"] = tables.read("sample_data")
     order, scene_of = _order(known)
