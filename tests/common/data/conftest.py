@@ -29,6 +29,7 @@ SPLITS = {"small_train": ["scene-9001", "scene-9002"], "small_val": ["scene-9003
 # Seconds of the key frames; the last gap is too long for a velocity from one neighbour.
 KEY_TIMES = {"scene-9001": (0.0, 0.5, 1.0), "scene-9002": (0.0, 0.5), "scene-9003": (0.0, 0.5, 2.5)}
 SWEEP_STEP = 0.05
+IMAGE_STEP = 0.25
 
 # name: category, offset from the ego at t = 0 (right-handed, ego axes), speed (m/s, global), w l h, lidar and
 # radar points, attribute, key frames in which it is annotated (None: all)
@@ -195,15 +196,19 @@ def _sweeps(world: SmallWorld, scene: str, number: int, samples: list[str]) -> N
 
 def _images(world: SmallWorld, scene: str, number: int, samples: list[str], channel: str) -> None:
     rng = np.random.default_rng([number, *channel.encode()])
+    times = KEY_TIMES[scene]
     rows = []
-    for k, time in enumerate(KEY_TIMES[scene]):
-        path = world.root / "samples" / channel / f"{scene}_{k}.jpg"
+    for time in np.arange(round(times[-1] / IMAGE_STEP) + 1) * IMAGE_STEP:
+        key = times.index(time) if time in times else None
+        owner = next(k for k, t in enumerate(times) if t >= time)
+        folder, name = ("sweeps", f"{round(time * 1000):04d}") if key is None else ("samples", f"{key}")
+        path = world.root / folder / channel / f"{scene}_{name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = rng.integers(0, 256, (6, 16, 3), dtype=np.uint8)
         pixels = Image.fromarray(coarse).resize(IMAGE_SIZE[::-1], Image.Resampling.BILINEAR)
         pixels.save(path, quality=95)
         lag = 0.04 - 0.012 * CAMERAS.index(channel)
-        rows.append(_record(world, scene, number, channel, time - lag, samples[k], True, path))
+        rows.append(_record(world, scene, number, channel, time - lag, samples[owner], key is not None, path))
     _chain(world.tables, rows)
 
 

@@ -124,7 +124,9 @@ def test_velocities_equal_the_devkits(index, devkit):
         np.testing.assert_allclose(
             rotation, (Quaternion(ego["rotation"]) * Quaternion(rig["rotation"])).rotation_matrix, atol=1e-12
         )
-        np.testing.assert_array_equal(index.key_frames.ego_translation[row], ego["translation"])
+        global_T_ego = index.key_frames.global_T_ego[row]
+        np.testing.assert_array_equal(global_T_ego[:3, 3], ego["translation"])
+        np.testing.assert_allclose(global_T_ego[:3, :3], Quaternion(ego["rotation"]).rotation_matrix, atol=1e-12)
     # Unknown: the pedestrian, seen once in each scene, and nine objects at the end of the last scene's long gap.
     assert (known, len(index.annotations.token) - known) == (69, 12)
 
@@ -184,7 +186,7 @@ def test_a_second_opening_reads_the_file(own_world, monkeypatch):
         for name, value in vars(getattr(first, part)).items():
             np.testing.assert_array_equal(getattr(getattr(second, part), name), value)
             compared += 1
-    assert compared == 25
+    assert compared == 33
     assert (second.root, second.version, second.tables_sha256) == (first.root, first.version, first.tables_sha256)
 
 
@@ -392,7 +394,7 @@ def _change(table, row, **values):
          r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .* has shape \(0,\), expected 3x3"),
         ("ego_pose", _change("ego_pose", 3, translation=[float("nan"), 0, 0]),
          r"pose-LIDAR_TOP-scene-9001-150 in .*ego_pose\.json has a translation that is not a list of 3 finite"),
-        ("sample_data", lambda tables: tables["sample_data"].pop(22),
+        ("sample_data", lambda tables: tables["sample_data"].pop(23),
          r"key frame scene-9001-key1 has no CAM_FRONT in .*sample_data\.json"),
         ("sample", lambda tables: tables["sample"].clear(), r"sample\.json holds no key frame"),
         ("sensor", lambda tables: tables["sensor"].pop(0),

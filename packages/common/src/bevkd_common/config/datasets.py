@@ -58,6 +58,9 @@ class ReadingConfig(Config):
 
     Upstream: mmdetection3d sets it to zero.
     """
+    can_bus: Literal["expansion", "ego_poses"] = "expansion"
+    """Where a detector that needs the CAN bus has the ego's motion from: nuScenes' CAN-bus expansion, unpacked to
+    `can_bus` in the data root, or the change of the ego's pose between key frames."""
     damaged: Literal["stop", "skip"] = "stop"
     """What happens where a training sample cannot be read: the training stops; or it takes the next sample of the
     data set instead, and counts that in the log and the report. Evaluation always stops."""

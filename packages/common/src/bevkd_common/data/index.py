@@ -36,14 +36,14 @@ class KeyFrames:
         scene: [S] name of the scene.
         timestamp: [S] microseconds, of the LiDAR.
         global_T_lidar: [S, 4, 4].
-        ego_translation: [S, 3] global position of the ego at the time of the LiDAR.
+        global_T_ego: [S, 4, 4] at the time of the LiDAR.
     """
 
     token: Strings
     scene: Strings
     timestamp: Ints
     global_T_lidar: Floats
-    ego_translation: Floats
+    global_T_ego: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +79,33 @@ class CameraViews:
     timestamp: Ints
     intrinsics: Floats
     lidar_T_cam: Floats
+    size: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class CameraMoments:
+    """[F] moments at the rate of the cameras, key frames and those between.
+
+    Each is an image of `CAM_FRONT`, scene by scene in time order, and of each other camera the nearest in time.
+
+    Attributes:
+        begin: [S] the first moment of the scene of each key frame.
+        end: [S] one past its last.
+        timestamp: [F] microseconds, of `CAM_FRONT`.
+        global_T_lidar: [F, 4, 4], where the LiDAR was when `CAM_FRONT` took its image.
+        path: [F, 6] relative to the root, cameras in the order of `CAMERAS`.
+        intrinsics: [F, 6, 3, 3].
+        global_T_cam: [F, 6, 4, 4], each camera at its own time.
+        size: [F, 6, 2] height and width in pixels.
+    """
+
+    begin: Ints
+    end: Ints
+    timestamp: Ints
+    global_T_lidar: Floats
+    path: Strings
+    intrinsics: Floats
+    global_T_cam: Floats
     size: Ints
 
 
@@ -133,6 +160,7 @@ class NuScenesIndex:
     key_frames: KeyFrames
     sweeps: Sweeps
     cameras: CameraViews
+    moments: CameraMoments
     annotations: Annotations
 
     def split(self, name: str) -> Ints:

@@ -20,6 +20,7 @@ from bevkd_common.data.index import (
     IGNORED,
     PREVIOUS_SWEEPS,
     Annotations,
+    CameraMoments,
     CameraViews,
     Floats,
     Ints,
@@ -149,20 +150,22 @@ def build_index(
     known = {name: tables.read(name) for name in SMALL_TABLES}
     frames = known["sample_data"] = tables.read("sample_data")
     order, scene_of = _order(known)
-    sweeps, cameras = _sensor_rows(known, order, scene_of)
+    channel, place = _channels(known)[_rigs(known)], _key_frame_of_each(known, order)
+    sweeps, cameras = _sensor_rows(known, order, scene_of, channel, place)
     if not allow_missing:
         used = np.unique(np.concatenate([sweeps, cameras], axis=1))
         names = np.unique(frames["filename"][used[used >= 0]])
         check_files(root, (name.decode() for name in names.tolist()), INCOMPLETE)
     known["ego_pose"] = tables.read("ego_pose")
     key_frames, sweep_part, camera_part = _sensors(known, order, scene_of, sweeps, cameras)
+    moments = _moments(known, channel, scene_of[place], scene_of, sweeps[:, 0])
     report()
     for name in ("attribute", "category", "instance", "sample_annotation"):
         known[name] = tables.read(name)
     annotations = _annotations(known, order, key_frames)
     report()
     digest = hashlib.sha256("".join(known[name].sha256 for name in SCHEMA).encode()).hexdigest()
-    return NuScenesIndex(root, version, digest, key_frames, sweep_part, camera_part, annotations)
+    return NuScenesIndex(root, version, digest, key_frames, sweep_part, camera_part, moments, annotations)
 
 
 def _order(tables: Mapping[str, Table]) -> tuple[Ints, Ints]:
@@ -181,13 +184,26 @@ def _order(tables: Mapping[str, Table]) -> tuple[Ints, Ints]:
     return order, scene[order]
 
 
-def _sensor_rows(tables: Mapping[str, Table], order: Ints, scene_of: Ints) -> tuple[Ints, Ints]:
-    """Rows of `sample_data`: [S, 1 + K] sweeps, the key frame's first, -1 where there is none; [S, 6] images."""
-    frames = tables["sample_data"]
+def _key_frame_of_each(tables: Mapping[str, Table], order: Ints) -> Ints:
+    """Key frame to which each row of `sample_data` belongs: its own or, between two, the later."""
     place_of = np.empty(len(order), dtype=np.int64)
     place_of[order] = np.arange(len(order))
-    place = place_of[tables["sample"].rows(frames["sample_token"])]
-    channel = _channels(tables)[tables["calibrated_sensor"].rows(frames["calibrated_sensor_token"])]
+    return place_of[tables["sample"].rows(tables["sample_data"]["sample_token"])]
+
+
+def _sensor_rows(
+    tables: Mapping[str, Table], order: Ints, scene_of: Ints, channel: Ints, place: Ints
+) -> tuple[Ints, Ints]:
+    """Rows of `sample_data`: [S, 1 + K] sweeps, the key frame's first, -1 where there is none; [S, 6] images.
+
+    Args:
+        tables: The tables.
+        order: As `_order` gives it.
+        scene_of: Likewise.
+        channel: Of each row of `sample_data`, see `_channels`.
+        place: Key frame of each row of `sample_data`.
+    """
+    frames = tables["sample_data"]
     key = np.full((len(order), 1 + len(CAMERAS)), -1)
     of_key = np.flatnonzero(frames["is_key_frame"] & (channel >= 0))
     key[place[of_key], channel[of_key]] = of_key
@@ -215,6 +231,11 @@ def _check_order(frames: Table, rows: Ints, previous: Ints) -> None:
         raise UserError(
             f"sweep {frames['token'][row].decode()} in {frames.path} follows one that is not older; unpack it again"
         )
+
+
+def _rigs(tables: Mapping[str, Table]) -> Ints:
+    """Row of the calibrated sensor of each row of `sample_data`."""
+    return tables["calibrated_sensor"].rows(tables["sample_data"]["calibrated_sensor_token"])
 
 
 def _channels(tables: Mapping[str, Table]) -> Ints:
@@ -248,7 +269,7 @@ def _sensors(
         scene=tables["scene"]["name"][scene_of],
         timestamp=timestamp[:, 0],
         global_T_lidar=global_T_lidar.numpy(),
-        ego_translation=global_T_ego[place[:, 0], :3, 3].numpy(),
+        global_T_ego=global_T_ego[place[:, 0]].numpy(),
     )
     sweep_part = Sweeps(
         count=known.sum(axis=1),
@@ -264,6 +285,58 @@ def _sensors(
         size=size[:, split:],
     )
     return key_frames, sweep_part, camera_part
+
+
+def _moments(
+    tables: Mapping[str, Table], channel: Ints, scene: Ints, scene_of: Ints, key_sweeps: Ints
+) -> CameraMoments:
+    """All moments of the scenes of the key frames.
+
+    Args:
+        tables: The tables.
+        channel: Of each row of `sample_data`, see `_channels`.
+        scene: Row of the scene of each row of `sample_data`.
+        scene_of: Row of the scene of each key frame.
+        key_sweeps: Row in `sample_data` of each key frame's LiDAR sweep.
+    """
+    frames, rigs, egos = (tables[name] for name in ("sample_data", "calibrated_sensor", "ego_pose"))
+    rows = _nearest_images(frames["timestamp"], channel, scene)
+    front = rows[:, CAMERAS.index("CAM_FRONT")]
+    begin, end = (np.searchsorted(scene[front], scene_of, side=side) for side in ("left", "right"))
+    rig_rows = _rigs(tables)
+    lidar_rig = np.empty(len(tables["scene"]), dtype=np.int64)
+    lidar_rig[scene_of] = rig_rows[key_sweeps]
+    global_T_ego = _poses(egos, egos.rows(frames["ego_pose_token"][rows.ravel()])).unflatten(0, rows.shape)
+    ego_T_cam = _poses(rigs, rig_rows[rows.ravel()]).unflatten(0, rows.shape)
+    ego_T_lidar = _poses(rigs, lidar_rig[scene[front]])
+    return CameraMoments(
+        begin=begin,
+        end=end,
+        timestamp=frames["timestamp"][front],
+        global_T_lidar=(global_T_ego[:, CAMERAS.index("CAM_FRONT")] @ ego_T_lidar).numpy(),
+        path=frames["filename"][rows],
+        intrinsics=_intrinsics(tables)[rig_rows[rows]],
+        global_T_cam=(global_T_ego @ ego_T_cam).numpy(),
+        size=np.stack([frames["height"][rows], frames["width"][rows]], axis=-1),
+    )
+
+
+def _nearest_images(timestamp: Ints, channel: Ints, scene: Ints) -> Ints:
+    """Rows [F, 6] of the images nearest in time to each of `CAM_FRONT`, which come by scene and time."""
+    images = [np.flatnonzero(channel == 1 + camera) for camera in range(len(CAMERAS))]
+    images = [rows[np.lexsort((timestamp[rows], scene[rows]))] for rows in images]
+    front = images[CAMERAS.index("CAM_FRONT")]
+    nearest = np.empty((len(front), len(CAMERAS)), dtype=np.int64)
+    for number in np.unique(scene[front]):
+        here = slice(*np.searchsorted(scene[front], (number, number + 1)))
+        wanted = timestamp[front[here]]
+        for camera, rows in enumerate(images):
+            own = rows[slice(*np.searchsorted(scene[rows], (number, number + 1)))]
+            later = np.searchsorted(timestamp[own], wanted).clip(1, max(len(own) - 1, 1))
+            pair = np.stack([own[later - 1], own[later.clip(max=len(own) - 1)]])
+            distance = np.abs(timestamp[pair] - wanted)
+            nearest[here, camera] = np.where(distance[1] < distance[0], pair[1], pair[0])
+    return nearest
 
 
 def _intrinsics(tables: Mapping[str, Table]) -> Floats:

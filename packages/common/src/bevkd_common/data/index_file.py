@@ -11,19 +11,20 @@ from dataclasses import fields
 from pathlib import Path
 
 from bevkd_common.data.array_file import ArrayFileError, map_arrays, write_arrays
-from bevkd_common.data.index import Annotations, CameraViews, KeyFrames, NuScenesIndex, Sweeps
+from bevkd_common.data.index import Annotations, CameraMoments, CameraViews, KeyFrames, NuScenesIndex, Sweeps
 from bevkd_common.data.index_build import build_index
 from bevkd_common.data.nuscenes_tables import table_state
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the meaning or layout of a field changes; older files are then made anew."""
 
 PARTS: dict[str, type] = {
     "key_frames": KeyFrames,
     "sweeps": Sweeps,
     "cameras": CameraViews,
+    "moments": CameraMoments,
     "annotations": Annotations,
 }
 

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class AdjacentFrames:
-    """Camera frames at camera rate before the key frame (BEVDet4D, BEVDepth)."""
+    """Camera frames before the key frame, at the rate of the cameras (BEVDet4D, BEVDepth).
+
+    Training draws them from a window; evaluation takes those at the middles of equal parts of it.
+
+    Attributes:
+        frames: How many, beside the key frame.
+        nearest_s: Near end of the window, seconds before the key frame.
+        farthest_s: Far end.
+
+    Source: BEVDet4D, arXiv 2203.17054, and its released configurations.
+    """
 
     frames: int = 1
+    nearest_s: float = 0.75
+    farthest_s: float = 2.25
+
+    @property
+    def earlier(self) -> int:
+        """Frames beside the key frame."""
+        return self.frames
 
 
 @dataclass(frozen=True)
 class KeyframeQueue:
-    """The key frames before this one, oldest first (BEVFormer)."""
+    """The key frame and those before it (BEVFormer).
+
+    Attributes:
+        frames: In the queue, the key frame included.
+        spare: Training draws the earlier ones from this many more than it takes.
+
+    Source: BEVFormer, arXiv 2203.17270, and its released configurations: one of the earlier frames is left out.
+    """
 
     frames: int = 3
+    spare: int = 1
+
+    @property
+    def earlier(self) -> int:
+        """Frames beside the key frame."""
+        return self.frames - 1
 
 
 @dataclass(frozen=True)
@@ -27,8 +57,8 @@ class DataNeeds:
         cameras: The six images with their calibration.
         sweeps: LiDAR sweeps in all, the key frame's own included; 0 asks for no points.
         history: Earlier frames, or none.
-        depth: Sparse depth maps of the key frame's LiDAR, for depth supervision.
-        can_bus: Ego motion from the CAN bus.
+        depth: Depths of the key frame's LiDAR points in the images, for depth supervision.
+        can_bus: Pose and motion of the ego, at the key frames of the queue.
         virtual_points: Points lifted from instance masks (MVP).
     """
 
@@ -43,15 +73,16 @@ class DataNeeds:
         """The union of two needs.
 
         Raises:
-            ValueError: If the two ask for different kinds of history.
+            ValueError: If the two ask for different kinds of history, or draw it otherwise.
         """
         histories = [history for history in (self.history, other.history) if history is not None]
-        if len({type(history) for history in histories}) > 1:
+        longest = max(histories, key=lambda history: history.earlier, default=None)
+        if longest is not None and any(replace(h, frames=longest.frames) != longest for h in histories):
             raise ValueError(f"one batch cannot carry both {self.history} and {other.history}")
         return DataNeeds(
             cameras=self.cameras or other.cameras,
             sweeps=max(self.sweeps, other.sweeps),
-            history=max(histories, key=lambda history: history.frames, default=None),
+            history=longest,
             depth=self.depth or other.depth,
             can_bus=self.can_bus or other.can_bus,
             virtual_points=self.virtual_points or other.virtual_points,

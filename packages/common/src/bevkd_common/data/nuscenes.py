@@ -16,11 +16,13 @@ from torch import Tensor
 from bevkd_common.config.datasets import NuScenesConfig, ReadingConfig
 from bevkd_common.config.nuscenes_names import CAMERAS, CLASSES
 from bevkd_common.data.augment import draw_bev, draw_image, plain_image
+from bevkd_common.data.can_bus import derived_motion, recorded_motion
 from bevkd_common.data.dataset import SplitName
-from bevkd_common.data.index import PREVIOUS_SWEEPS, Ints, NuScenesIndex
+from bevkd_common.data.frames import CameraFrame, depth_hits, earlier_frames, own_frame
+from bevkd_common.data.index import PREVIOUS_SWEEPS, Floats, Ints, NuScenesIndex
 from bevkd_common.data.index_file import open_index
-from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.samples import Cameras, Sample
+from bevkd_common.data.needs import AdjacentFrames, DataNeeds
+from bevkd_common.data.samples import Cameras, DepthHits, EgoMotion, History, Sample
 from bevkd_common.data.sensor_files import SensorFiles, check_files
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
@@ -77,11 +79,10 @@ class NuScenesDataset:
             UserError: If the version lacks scenes of the split, files are missing, or `needs` asks for something
                 that is not provided.
         """
-        lacking = [name for name in ("history", "depth", "can_bus", "virtual_points") if getattr(needs, name)]
-        if lacking:
-            raise UserError(
-                f"the reader of {self.name} does not provide {', '.join(lacking)}, which a detector needs"
-            )
+        if needs.virtual_points:
+            raise UserError(f"the reader of {self.name} does not provide virtual points, which a detector needs")
+        if needs.can_bus and isinstance(needs.history, AdjacentFrames):
+            raise UserError("a detector needs the CAN bus between key frames; it is read at key frames only")
         if needs.sweeps > 1 + PREVIOUS_SWEEPS:
             raise UserError(
                 f"a detector needs {needs.sweeps} LiDAR sweeps; {self.name} provides up to {1 + PREVIOUS_SWEEPS}"
@@ -89,18 +90,26 @@ class NuScenesDataset:
         rows = self.index.split(self.splits[split])
         if split == "val" or self.reading.damaged == "stop":
             check_files(self.index.root, _file_names(self.index, rows, needs, self.reading.spare_sweeps))
-        return NuScenesSource(self.index, rows, self.files, self.reading, needs)
+        motion = None
+        if needs.can_bus:
+            recorded = self.reading.can_bus == "expansion"
+            motion = recorded_motion(self.index, rows) if recorded else derived_motion(self.index)
+        return NuScenesSource(self.index, rows, self.files, self.reading, needs, motion)
 
 
 @dataclass(frozen=True, eq=False)
 class NuScenesSource:
-    """Key frames `rows` of an index; see `bevkd_common.data.dataset.SampleSource`."""
+    """Key frames `rows` of an index; see `bevkd_common.data.dataset.SampleSource`.
+
+    `motion` is that of the ego by key frame of the index, see `bevkd_common.data.can_bus`.
+    """
 
     index: NuScenesIndex
     rows: Ints
     files: SensorFiles
     reading: ReadingConfig
     needs: DataNeeds
+    motion: Floats | None = None
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
@@ -141,11 +150,16 @@ class NuScenesSource:
 
     def _load(self, index: int, seed: int | None) -> Sample:
         row = int(self.rows[index])
-        bev_rng, image_rng, lidar_rng = _streams(seed)
+        bev_rng, image_rng, lidar_rng, history_rng = _streams(seed)
         aug_T_lidar = torch.eye(4, dtype=torch.float64)
         if bev_rng is not None and self.reading.bev_augmentation is not None:
             aug_T_lidar = draw_bev(bev_rng, self.reading.bev_augmentation)
         boxes, labels = self._boxes(row, aug_T_lidar)
+        own = own_frame(self.index, row)
+        earlier = (
+            [] if self.needs.history is None else earlier_frames(self.index, row, self.needs.history, history_rng)
+        )
+        augs = self._draw_images(own, image_rng)
         key_frames = self.index.key_frames
         return Sample(
             token=key_frames.token[row].decode(),
@@ -153,10 +167,13 @@ class NuScenesSource:
             timestamp=int(key_frames.timestamp[row]),
             boxes=boxes,
             labels=labels,
-            cameras=self._cameras(row, aug_T_lidar, image_rng) if self.needs.cameras else None,
+            cameras=self._cameras(own, augs, aug_T_lidar) if self.needs.cameras else None,
             points=self._points(row, aug_T_lidar, lidar_rng) if self.needs.sweeps else None,
             aug_T_lidar=aug_T_lidar.float(),
             global_T_lidar=torch.tensor(key_frames.global_T_lidar[row]),
+            history=self._history(earlier, augs, aug_T_lidar) if self.needs.cameras and earlier else None,
+            ego=self._ego(row, earlier) if self.needs.can_bus else None,
+            depth=self._depth(row, own, augs) if self.needs.depth else None,
         )
 
     def _boxes(self, row: int, aug_T_lidar: Tensor) -> tuple[Boxes, Tensor]:
@@ -172,27 +189,51 @@ class NuScenesSource:
             kept = Boxes(kept.tensor.nan_to_num(nan=0.0))
         return kept, labels[inside]
 
-    def _cameras(self, row: int, aug_T_lidar: Tensor, rng: np.random.Generator | None) -> Cameras:
-        views = self.index.cameras
-        images, matrices = [], []
-        for name, (height, width) in zip(views.path[row].tolist(), views.size[row].tolist(), strict=True):
-            pixels = self.files.image(name.decode())
+    def _draw_images(self, frame: CameraFrame, rng: np.random.Generator | None) -> list[ImageAug]:
+        """One augmentation a camera, which all frames of the sample share."""
+        config = self.reading.images
+        sizes = [(int(height), int(width)) for height, width in frame.sizes]
+        return [plain_image(config, size) if rng is None else draw_image(rng, config, size) for size in sizes]
+
+    def _cameras(self, frame: CameraFrame, augs: Sequence[ImageAug], aug_T_lidar: Tensor) -> Cameras:
+        images = []
+        for name, (height, width), aug in zip(frame.paths, frame.sizes.tolist(), augs, strict=True):
+            pixels = self.files.image(name)
             if pixels.shape[:2] != (height, width):
                 raise UserError(
-                    f"{self.files.root / name.decode()} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the "
+                    f"{self.files.root / name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the "
                     f"tables say {width} x {height}; unpack it again"
                 )
-            config = self.reading.images
-            aug = plain_image(config, (height, width)) if rng is None else draw_image(rng, config, (height, width))
             images.append(_augmented(pixels, aug))
-            matrices.append(aug.matrix())
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return Cameras(
             images=stacked.contiguous(),
-            intrinsics=torch.tensor(views.intrinsics[row], dtype=torch.float32),
-            lidar_T_cam=(aug_T_lidar @ torch.tensor(views.lidar_T_cam[row])).float(),
-            image_aug=torch.stack(matrices),
+            intrinsics=torch.tensor(frame.intrinsics, dtype=torch.float32),
+            lidar_T_cam=(aug_T_lidar @ torch.tensor(frame.lidar_T_cam)).float(),
+            image_aug=torch.stack([aug.matrix() for aug in augs]),
         )
+
+    def _history(self, frames: Sequence[CameraFrame], augs: Sequence[ImageAug], aug_T_lidar: Tensor) -> History:
+        lidar_T_past = torch.tensor(np.stack([frame.lidar_T_past for frame in frames]))
+        # The earlier axes are augmented as those of the key frame are.
+        aug_T_past = aug_T_lidar @ lidar_T_past @ torch.linalg.inv(aug_T_lidar)
+        return History(
+            cameras=Cameras.stack([self._cameras(frame, augs, aug_T_lidar) for frame in frames]),
+            lidar_T_past=aug_T_past.float(),
+            seconds=torch.tensor([frame.seconds for frame in frames]),
+            present=torch.tensor([frame.present for frame in frames]),
+        )
+
+    def _ego(self, row: int, earlier: Sequence[CameraFrame]) -> EgoMotion:
+        assert self.motion is not None
+        rows = [*(frame.row for frame in earlier if frame.row is not None), row]
+        acceleration, rotation_rate, velocity = torch.tensor(self.motion[rows]).float().split(3, dim=-1)
+        pose = torch.tensor(self.index.key_frames.global_T_ego[rows])
+        return EgoMotion(pose, acceleration, rotation_rate, velocity)
+
+    def _depth(self, row: int, frame: CameraFrame, augs: Sequence[ImageAug]) -> DepthHits:
+        points = self.files.sweep(self.index.sweeps.path[row, 0].decode())
+        return depth_hits(torch.from_numpy(points[:, :3].astype(np.float64)), frame, augs)
 
     def _points(self, row: int, aug_T_lidar: Tensor, rng: np.random.Generator | None) -> Tensor:
         sweeps = self.index.sweeps
@@ -258,8 +299,8 @@ def build(
 def _streams(seed: int | None) -> Sequence[np.random.Generator | None]:
     """One generator for each thing that is drawn: what a detector does not ask for leaves the other draws alone."""
     if seed is None:
-        return (None, None, None)
-    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)]
+        return (None, None, None, None)
+    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
 
 
 def _valid(index: NuScenesIndex, rows: slice) -> npt.NDArray[np.bool_]:
@@ -288,8 +329,15 @@ def _augmented(pixels: npt.NDArray[np.uint8], aug: ImageAug) -> npt.NDArray[np.u
 
 
 def _file_names(index: NuScenesIndex, rows: Ints, needs: DataNeeds, spare_sweeps: int) -> Iterator[str]:
+    paths = []
     if needs.sweeps:
-        paths = index.sweeps.path[rows, : needs.sweeps + spare_sweeps]
-        yield from (name.decode() for name in np.unique(paths).tolist() if name)
+        paths.append(index.sweeps.path[rows, : needs.sweeps + spare_sweeps])
+    elif needs.depth:
+        paths.append(index.sweeps.path[rows, 0])
     if needs.cameras:
-        yield from (name.decode() for name in np.unique(index.cameras.path[rows]).tolist())
+        paths.append(index.cameras.path[rows])
+    if needs.cameras and isinstance(needs.history, AdjacentFrames):
+        spans = np.unique(np.stack([index.moments.begin[rows], index.moments.end[rows]], axis=1), axis=0)
+        paths += [index.moments.path[begin:end] for begin, end in spans]
+    for part in paths:
+        yield from (name.decode() for name in np.unique(part).tolist() if name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,8 +22,35 @@ if TYPE_CHECKING:
 PADDING_LABEL = -1
 
 
+class TensorGroup:
+    """A frozen dataclass of tensors and such groups, which move and are collated together."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on `device`."""
+        moved = {
+            name: value.to(device) if isinstance(value, TensorGroup) else value.to(device, non_blocking=True)
+            for name, value in _fields(self)
+        }
+        return type(self)(**moved)
+
+    @classmethod
+    def stack(cls, groups: Sequence[Self]) -> Self:
+        """Collate samples to a batch."""
+        columns = zip(*(_fields(group) for group in groups), strict=True)
+        return cls(**{column[0][0]: _stacked([value for _, value in column]) for column in columns})
+
+
+def _fields(group: TensorGroup) -> list[tuple[str, Any]]:
+    return list(vars(group).items())
+
+
+def _stacked(values: Sequence[Any]) -> Any:
+    first = values[0]
+    return first.stack(values) if isinstance(first, TensorGroup) else torch.stack(list(values))
+
+
 @dataclass(frozen=True, eq=False)
-class Cameras:
+class Cameras(TensorGroup):
     """Images and their calibration, for one sample (no B) or a batch.
 
     Attributes:
@@ -38,17 +65,62 @@ class Cameras:
     lidar_T_cam: Tensor
     image_aug: Tensor
 
-    def to(self, device: torch.device | str) -> Cameras:
-        """The same on `device`."""
-        return Cameras(*(value.to(device, non_blocking=True) for value in self._tensors()))
 
-    @staticmethod
-    def stack(cameras: Sequence[Cameras]) -> Cameras:
-        """Collate samples to a batch."""
-        return Cameras(*(torch.stack(values) for values in zip(*(c._tensors() for c in cameras), strict=True)))
+@dataclass(frozen=True, eq=False)
+class History(TensorGroup):
+    """Other camera frames of the scene, oldest first, for one sample (no B) or a batch.
 
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.images, self.intrinsics, self.lidar_T_cam, self.image_aug
+    Attributes:
+        cameras: As of the key frame, with a dimension T after B: [B, T, N, ...]; `lidar_T_cam` leads to the *key
+            frame's* augmented LiDAR axes, and each camera has the image augmentation of the key frame.
+        lidar_T_past: [B, T, 4, 4] float32, LiDAR axes of the frame to those of the key frame, both augmented.
+        seconds: [B, T] float32, how long before the key frame; negative for a later frame, which stands in at the
+            start of a scene where frames are adjacent ones.
+        present: [B, T] bool; where False the scene has no such frame and the key frame itself stands in.
+    """
+
+    cameras: Cameras
+    lidar_T_past: Tensor
+    seconds: Tensor
+    present: Tensor
+
+    def last(self, frames: int) -> History:
+        """The `frames` nearest to the key frame, of a batch: what the detector with the shorter history takes."""
+        cameras = Cameras(**{name: value[:, -frames:] for name, value in _fields(self.cameras)})
+        tail = (value[:, -frames:] for value in (self.lidar_T_past, self.seconds, self.present))
+        return History(cameras, *tail)
+
+
+@dataclass(frozen=True, eq=False)
+class EgoMotion(TensorGroup):
+    """How the ego moves at each frame of the history and, last, at the key frame; nothing here is augmented.
+
+    Attributes:
+        global_T_ego: [B, T + 1, 4, 4] float64, at the time of the LiDAR.
+        acceleration: [B, T + 1, 3] float32, m/s^2 in ego axes, gravity included.
+        rotation_rate: [B, T + 1, 3] float32, rad/s in ego axes.
+        velocity: [B, T + 1, 3] float32, m/s in ego axes.
+    """
+
+    global_T_ego: Tensor
+    acceleration: Tensor
+    rotation_rate: Tensor
+    velocity: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DepthHits(TensorGroup):
+    """Where the LiDAR points of the key frame lie in its images.
+
+    Attributes:
+        image: [K] int64, number of the image, over all samples and cameras of a batch.
+        pixels: [K, 2] float32 u, v after the image augmentation; some lie outside the image.
+        depth: [K] float32, metres along the camera's axis, positive.
+    """
+
+    image: Tensor
+    pixels: Tensor
+    depth: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +137,9 @@ class Sample:
         points: [P, 5] float32 x, y, z, intensity (as stored), seconds before the key frame; or None.
         aug_T_lidar: [4, 4] float32, the bird's-eye-view augmentation.
         global_T_lidar: [4, 4] float64, pose of the unaugmented LiDAR axes.
+        history: Other frames, or None where nobody needs them.
+        ego: The ego's motion, or None.
+        depth: Depths in the images, or None.
         skipped: What was wrong with each damaged sample in whose place this one stands.
     """
 
@@ -77,6 +152,9 @@ class Sample:
     points: Tensor | None
     aug_T_lidar: Tensor
     global_T_lidar: Tensor
+    history: History | None = None
+    ego: EgoMotion | None = None
+    depth: DepthHits | None = None
     skipped: tuple[str, ...] = ()
 
 
@@ -94,6 +172,9 @@ class Batch:
         point_counts: B numbers of points.
         aug_T_lidar: [B, 4, 4] float32.
         global_T_lidar: [B, 4, 4] float64.
+        history: See `History`.
+        ego: See `EgoMotion`.
+        depth: See `DepthHits`.
         skipped: See `Sample`, of all samples.
     """
 
@@ -106,6 +187,9 @@ class Batch:
     point_counts: tuple[int, ...]
     aug_T_lidar: Tensor
     global_T_lidar: Tensor
+    history: History | None = None
+    ego: EgoMotion | None = None
+    depth: DepthHits | None = None
     skipped: tuple[str, ...] = ()
     _voxels: dict[VoxelSpec, Voxels] = field(default_factory=dict, repr=False)
 
@@ -128,10 +212,13 @@ class Batch:
             self,
             boxes=self.boxes.to(device),
             labels=self.labels.to(device, non_blocking=True),
-            cameras=self.cameras.to(device) if self.cameras is not None else None,
+            cameras=_moved(self.cameras, device),
             points=self.points.to(device, non_blocking=True) if self.points is not None else None,
             aug_T_lidar=self.aug_T_lidar.to(device, non_blocking=True),
             global_T_lidar=self.global_T_lidar.to(device, non_blocking=True),
+            history=_moved(self.history, device),
+            ego=_moved(self.ego, device),
+            depth=_moved(self.depth, device),
             _voxels={},
         )
 
@@ -158,17 +245,43 @@ def collate(samples: Sequence[Sample]) -> Batch:
     for row, sample in enumerate(samples):
         boxes[row, : len(sample.boxes)] = sample.boxes.tensor
         labels[row, : len(sample.boxes)] = sample.labels
-    cameras = [sample.cameras for sample in samples if sample.cameras is not None]
     points = [sample.points for sample in samples if sample.points is not None]
     return Batch(
         tokens=tuple(sample.token for sample in samples),
         scenes=tuple(sample.scene for sample in samples),
         boxes=Boxes(boxes),
         labels=labels,
-        cameras=Cameras.stack(cameras) if cameras else None,
+        cameras=_collated([sample.cameras for sample in samples]),
         points=torch.cat(points) if points else None,
         point_counts=tuple(len(cloud) for cloud in points),
         aug_T_lidar=torch.stack([sample.aug_T_lidar for sample in samples]),
         global_T_lidar=torch.stack([sample.global_T_lidar for sample in samples]),
+        history=_collated([sample.history for sample in samples]),
+        ego=_collated([sample.ego for sample in samples]),
+        depth=_all_hits(samples),
         skipped=tuple(message for sample in samples for message in sample.skipped),
     )
+
+
+G = TypeVar("G", bound=TensorGroup)
+
+
+def _moved(group: G | None, device: torch.device | str) -> G | None:
+    return None if group is None else group.to(device)
+
+
+def _collated(groups: Sequence[G | None]) -> G | None:
+    """The groups stacked; None where the samples carry none."""
+    given = [group for group in groups if group is not None]
+    return given[0].stack(given) if given else None
+
+
+def _all_hits(samples: Sequence[Sample]) -> DepthHits | None:
+    offset = 0
+    parts = []
+    for sample in samples:
+        if sample.depth is None or sample.cameras is None:
+            return None
+        parts.append(replace(sample.depth, image=sample.depth.image + offset))
+        offset += len(sample.cameras.images)
+    return DepthHits(**{name: torch.cat([getattr(part, name) for part in parts]) for name, _ in _fields(parts[0])})

@@ -18,6 +18,9 @@ from bevkd_common.evaluation.global_boxes import BoolArray, FloatArray, IntArray
 
 RECALLS = np.linspace(0, 1, 101)
 
+# Bounds the memory for counts by scene and true positive to some ten megabytes.
+MOST_CELLS = 1 << 19
+
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
@@ -64,16 +67,30 @@ class RecallCurves:
 
     def precision(self) -> FloatArray:
         """Return the interpolated precision [R, 101]; 0 beyond the recall attained."""
-        false = np.flatnonzero(~self.ranking.hits)
-        scenes, gaps = self.repeats.shape[1], len(self.rows) + 1
-        cell = self.ranking.scenes[false] * gaps + np.searchsorted(self.rows, false)
-        by_gap = np.bincount(cell, minlength=scenes * gaps).reshape(scenes, gaps).astype(np.float64)
-        wrong = np.take_along_axis(self.repeats @ by_gap.cumsum(axis=1), self.following, axis=1)
+        wrong = np.take_along_axis(self._false_before(), self.following, axis=1)
         ranked = self.reached + wrong
         # Nothing ranked before: interpolation starts with the first prediction, a true positive.
         before = np.divide(self.reached, ranked, out=np.ones_like(ranked), where=ranked > 0)
         at = (self.reached + 1) / (ranked + 1)
         return self._interpolate(before, at)
+
+    def _false_before(self) -> FloatArray:
+        """Return how many copies of false positives come before each true positive and, last, in all [R, M + 1]."""
+        scenes, gaps = self.repeats.shape[1], len(self.rows) + 1
+        false = np.flatnonzero(~self.ranking.hits)
+        scene, gap = self.ranking.scenes[false].astype(np.int64), np.searchsorted(self.rows, false)
+        before = np.empty((len(self.repeats), gaps))
+        counted = np.zeros((scenes, 1))
+        width = max(1, MOST_CELLS // scenes)
+        for first in range(0, gaps, width):
+            part = slice(*np.searchsorted(gap, (first, first + width)))
+            columns = min(width, gaps - first)
+            cell = scene[part] * columns + gap[part] - first
+            counts = np.bincount(cell, minlength=scenes * columns).reshape(scenes, columns)
+            by_scene = counted + counts.cumsum(axis=1)
+            before[:, first : first + columns] = self.repeats @ by_scene
+            counted = by_scene[:, -1:]
+        return before
 
     def confidence(self) -> FloatArray:
         """Return the interpolated score [R, 101]; 0 beyond the recall attained."""

@@ -142,7 +142,7 @@ def truth_arrays(index: NuScenesIndex, row: int) -> TruthArrays:
         attributes=_attribute_codes(annotations, scored),
         num_points=annotations.lidar_points[scored] + annotations.radar_points[scored],
         scene_token=index.key_frames.scene[row].decode(),
-        ego_translation=index.key_frames.ego_translation[row],
+        ego_translation=index.key_frames.global_T_ego[row, :3, 3],
         bicycle_racks=_annotated(annotations, racks),
     )
 

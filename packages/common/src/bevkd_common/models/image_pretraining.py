@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from bevkd_common.config.bevdet import BevDetConfig
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.samples import Batch, Cameras
+from bevkd_common.data.samples import Batch, Cameras, DepthHits
 from bevkd_common.geometry.cameras import project
 from bevkd_common.models.detector import Term
 from bevkd_common.models.detectors.bevdet import BevDet
+from bevkd_common.ops.depth_maps import depth_labels, depth_map
 
 CLASS_WEIGHT = 5.0
 POSITIVE_WEIGHT = 5.0
@@ -58,13 +59,9 @@ class DepthAndClasses(nn.Module):
         logits, _ = detector.lift_splat.depth_and_context(features)
         stride, bins = detector.lift_splat.stride, detector.lift_splat.depth_bins
 
-        depth = nearest_depth(batch, stride)
-        index = ((depth - bins.start) / bins.step).floor()
-        seen = (index >= 0) & (index < bins.count)
-        wrong = F.cross_entropy(
-            logits.float().flatten(0, 1), index.clamp(0, bins.count - 1).long().flatten(0, 1), reduction="none"
-        )
-        depth_loss = (wrong * seen.flatten(0, 1)).sum() / seen.sum().clamp(min=1)
+        label = depth_labels(nearest_depth(batch, stride), bins).flatten(0, 1)
+        wrong = F.cross_entropy(logits.float().flatten(0, 1), label, reduction="sum", ignore_index=-1)
+        depth_loss = wrong / (label >= 0).sum().clamp(min=1)
 
         shown = class_cells(batch, stride, self.classify.out_channels)
         told = self.classify(features.flatten(0, 1)).float().unflatten(0, features.shape[:2])
@@ -88,15 +85,15 @@ def nearest_depth(batch: Batch, stride: int) -> Tensor:
     assert batch.points is not None
     cameras = batch.cameras
     samples, count = cameras.images.shape[:2]
-    height, width = (size // stride for size in cameras.images.shape[-2:])
-    nearest = torch.full((samples, count, height * width), torch.inf, device=batch.device)
+    hits = []
     for sample, cloud in enumerate(batch.points.split(batch.point_counts)):
         pixels, depth = project(cloud[:, :3], *_projection(cameras, sample))
-        column, row = (pixels / stride).floor().unbind(-1)
-        inside = (depth > NEAREST_M) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        cell = torch.where(inside, row * width + column, 0).long()
-        nearest[sample].scatter_reduce_(1, cell, depth.where(inside, torch.inf), "amin")
-    return nearest.unflatten(-1, (height, width))
+        image = torch.arange(sample * count, (sample + 1) * count, device=batch.device)
+        hits.append(DepthHits(image[:, None].expand_as(depth).flatten(), pixels.flatten(0, 1), depth.flatten()))
+    every = DepthHits(*(torch.cat(parts) for parts in zip(*(vars(hit).values() for hit in hits), strict=True)))
+    shape = (int(cameras.images.shape[-2]), int(cameras.images.shape[-1]))
+    nearest = depth_map(every, samples * count, shape, stride=stride, between=(NEAREST_M, torch.inf))
+    return nearest.unflatten(0, (samples, count))
 
 
 @torch.no_grad()

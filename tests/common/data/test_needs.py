@@ -1,0 +1,34 @@
+"""What serves two detectors at once."""
+
+from __future__ import annotations
+
+import pytest
+from bevkd_common.data.needs import AdjacentFrames, DataNeeds, KeyframeQueue
+
+
+def test_the_union_serves_both():
+    teacher = DataNeeds(sweeps=10, virtual_points=True, history=KeyframeQueue(frames=4))
+    student = DataNeeds(cameras=True, sweeps=1, depth=True, can_bus=True, history=KeyframeQueue(frames=3))
+    both = DataNeeds(
+        cameras=True, sweeps=10, depth=True, can_bus=True, virtual_points=True, history=KeyframeQueue(frames=4)
+    )
+    assert teacher | student == student | teacher == both
+    assert student | DataNeeds() == student
+
+
+@pytest.mark.parametrize(
+    "other",
+    [AdjacentFrames(), KeyframeQueue(frames=4, spare=0)],
+)
+def test_histories_of_two_kinds_cannot_be_one(other):
+    with pytest.raises(ValueError, match=r"one batch cannot carry both .*KeyframeQueue"):
+        DataNeeds(history=KeyframeQueue()) | DataNeeds(history=other)
+
+
+def test_windows_must_agree():
+    with pytest.raises(ValueError, match=r"farthest_s=2\.25.*farthest_s=1\.0"):
+        DataNeeds(history=AdjacentFrames()) | DataNeeds(history=AdjacentFrames(frames=2, farthest_s=1.0))
+
+
+def test_frames_beside_the_key_frame():
+    assert (AdjacentFrames(frames=2).earlier, KeyframeQueue(frames=3).earlier) == (2, 2)
