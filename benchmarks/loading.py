@@ -19,10 +19,10 @@ from typing import Any
 from bevkd_common.config.datasets import NuScenesConfig
 from bevkd_common.config.images import ImageInputConfig
 from bevkd_common.config.world import WorldConfig
-from bevkd_common.data import nuscenes
+from bevkd_common.data import nuscenes, nuscenes_source
 from bevkd_common.data.loader import training_batches
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.nuscenes import NuScenesSource
+from bevkd_common.data.nuscenes_source import NuScenesSource
 from bevkd_common.data.sensor_files import SensorFiles
 from bevkd_common.data.synthetic import ensure_world
 
@@ -69,7 +69,7 @@ def _shares(source: NuScenesSource, samples: int) -> dict[str, float]:
     spent = dict.fromkeys(("decode", "resize", "points"), 0.0)
     timed = {
         (SensorFiles, "image"): "decode",
-        (nuscenes, "_augmented"): "resize",
+        (nuscenes_source, "_augmented"): "resize",
         (NuScenesSource, "_points"): "points",
     }
     originals = {(owner, name): getattr(owner, name) for owner, name in timed}

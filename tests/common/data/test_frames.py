@@ -24,7 +24,7 @@ def index(small_world) -> NuScenesIndex:
 
 
 def camera_frames(before: int, after: int) -> np.ndarray:
-    """Seconds before the key frame of frames at 12 Hz; its own image was taken 20 ms before the LiDAR's turn ended."""
+    """Seconds before the key frame of frames at 12 Hz; its own image is 20 ms older than the LiDAR sweep."""
     return np.arange(before, -after - 1, -1) / RATE + 0.02
 
 

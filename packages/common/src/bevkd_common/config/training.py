@@ -67,6 +67,15 @@ class EmaConfig(Config):
     initial_updates: Annotated[int, Field(ge=0)] = 0
 
 
+class PasteConfig(Config):
+    """Objects from other key frames in the LiDAR points of each (GT-database sampling)."""
+
+    counts: Mapping[str, PositiveInt]
+    """How many objects of each class a key frame shall hold; as many as it lacks are drawn."""
+    min_points: PositiveInt = 5
+    """LiDAR points, of all sweeps, that an object must hold."""
+
+
 class TrainingConfig(Config):
     """One training."""
 
@@ -87,6 +96,8 @@ class TrainingConfig(Config):
     """Loader processes a device."""
     class_balanced: bool = False
     """Class-balanced grouping and sampling (CBGS) of the training split."""
+    paste: PasteConfig | None = None
+    """Paste objects into the points; for detectors without cameras, whose images would not show them."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 Array = npt.NDArray[Any]
 
-DTYPES = {"F64": np.float64, "I64": np.int64, "U8": np.uint8, "BOOL": np.bool_}
+DTYPES = {"F64": np.float64, "F32": np.float32, "I64": np.int64, "U8": np.uint8, "BOOL": np.bool_}
 _METADATA = "bevkd"
 
 
@@ -46,7 +46,7 @@ def write_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, Arra
     Args:
         path: Where; its folder exists.
         about: JSON-ready.
-        arrays: float64, int64, bool or byte strings.
+        arrays: float64, float32, int64, bool or byte strings.
 
     Raises:
         OSError: If the file cannot be written.

@@ -67,11 +67,16 @@ def open_index(
     return index
 
 
-def index_paths(root: Path, version: str) -> tuple[Path, Path]:
-    """Where the index of a version may lie: beside its tables, or in the user's cache folder."""
+def made_paths(root: Path, version: str, name: str) -> tuple[Path, Path]:
+    """Where a file made of a version may lie: beside its tables, or in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevkd"
     place = hashlib.sha256(str(root / version).encode()).hexdigest()[:16]
-    return root / version / "bevkd-index.safetensors", cache / f"index-{place}.safetensors"
+    return root / version / f"bevkd-{name}.safetensors", cache / f"{name}-{place}.safetensors"
+
+
+def index_paths(root: Path, version: str) -> tuple[Path, Path]:
+    """Where the index of a version may lie."""
+    return made_paths(root, version, "index")
 
 
 def _writable(folders: Iterable[Path]) -> Path | None:

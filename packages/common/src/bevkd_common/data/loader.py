@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +11,7 @@ import numpy as np
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset
 
+from bevkd_common.config.training import PasteConfig
 from bevkd_common.data.dataset import SampleSource
 from bevkd_common.data.index import Ints
 from bevkd_common.data.samples import Batch, Sample, collate
@@ -31,6 +32,34 @@ class ClassAwareSource(Protocol):
 
     def classes_present(self, index: int) -> frozenset[int]:
         """Labels of the boxes that a detector is trained on, before augmentation."""
+        ...
+
+
+@runtime_checkable
+class PastableSource(Protocol):
+    """A source whose objects can be pasted from one sample into another."""
+
+    def pasting(
+        self,
+        config: PasteConfig,
+        classes: Sequence[str],
+        *,
+        workers: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> SampleSource:
+        """The same source, whose augmented samples hold pasted objects.
+
+        The first time this cuts the objects out of all samples, which takes long.
+
+        Args:
+            config: What is pasted.
+            classes: Class names in label order.
+            workers: Processes that cut out; 0 does it in this one.
+            progress: Called with the samples done and all samples.
+
+        Raises:
+            UserError: If the samples carry images, a class is unknown, or a file cannot be read.
+        """
         ...
 
 

@@ -12,6 +12,8 @@ from PIL import Image
 
 from bevkd_common.errors import UserError
 
+Points = npt.NDArray[np.float32]
+
 SWEEP_COLUMNS = 5
 """x, y, z, intensity, ring: float32, one row a point."""
 
@@ -26,7 +28,7 @@ class SensorFiles:
         self.root = root
         self.cache = cache
         self._images: dict[str, npt.NDArray[np.uint8]] = {}
-        self._sweeps: dict[str, npt.NDArray[np.float32]] = {}
+        self._sweeps: dict[str, Points] = {}
 
     def image(self, name: str) -> npt.NDArray[np.uint8]:
         """RGB pixels [H, W, 3].
@@ -40,7 +42,7 @@ class SensorFiles:
             self._images[name] = self._decode(name)
         return self._images[name]
 
-    def sweep(self, name: str) -> npt.NDArray[np.float32]:
+    def sweep(self, name: str) -> Points:
         """Points [P, 5] of a LiDAR sweep in its own axes: x, y, z, intensity as stored, ring.
 
         Raises:
@@ -62,7 +64,7 @@ class SensorFiles:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path} is not a complete image ({error}); unpack it again") from error
 
-    def _points(self, name: str) -> npt.NDArray[np.float32]:
+    def _points(self, name: str) -> Points:
         path = self.root / name
         try:
             content = path.read_bytes()

@@ -12,7 +12,7 @@ from bevkd_common.config.nuscenes_names import CAMERAS
 from bevkd_common.data.index import Ints
 from bevkd_common.data.index_file import open_index
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.nuscenes import NuScenesSource
+from bevkd_common.data.nuscenes_source import NuScenesSource
 from bevkd_common.data.plausibility import Plausibility
 from bevkd_common.data.samples import collate
 from bevkd_common.data.sensor_files import SensorFiles

@@ -16,8 +16,8 @@ from torch import nn
 from bevkd_common.config.model import Config
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.training import TrainingConfig
-from bevkd_common.data.dataset import Dataset
-from bevkd_common.data.loader import calibration_batches
+from bevkd_common.data.dataset import Dataset, SampleSource
+from bevkd_common.data.loader import PastableSource, calibration_batches
 from bevkd_common.engine.checkpoint import latest, load_weights, read_json, save_checkpoint, write_atomically
 from bevkd_common.engine.evaluate import evaluate
 from bevkd_common.engine.progress import Reporter
@@ -156,7 +156,7 @@ class Laboratory:
         stage.open()
         trained = train(
             task,
-            self.dataset.source("train", self._needs(task)),
+            self._training_source(task, training),
             training,
             seed=self.seed,
             folder=stage.folder,
@@ -176,6 +176,17 @@ class Laboratory:
         if self.accelerator.is_main_process:
             stage.finish_training(record)
         return record
+
+    def _training_source(self, task: Task, training: TrainingConfig) -> SampleSource:
+        source = self.dataset.source("train", self._needs(task))
+        if training.paste is None:
+            return source
+        if not isinstance(source, PastableSource):
+            raise UserError(f"objects of {self.dataset.name} cannot be pasted; leave `paste` out")
+        with self.accelerator.main_process_first(), self.reporter.bar("objects to paste", len(source)) as bar:
+            return source.pasting(
+                training.paste, self.dataset.classes, workers=training.workers, progress=bar.update
+            )
 
     def adopt(self, arm: Arm, stage: Stage, checkpoint: Path) -> dict[str, Any]:
         """Take a teacher's weights from a file instead of training it.
