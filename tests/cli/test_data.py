@@ -199,5 +199,10 @@ def test_flags_that_would_be_ignored_are_refused(bevkd, tmp_path):
     path.write_text("{")
     code, _, err = bevkd("eval", path, "--gpus", "1", "--submission", tmp_path)
     assert (code, "is a file: leave out --gpus, --submission" in err) == (2, True)
-    code, _, err = bevkd("eval", tmp_path, "--engine", "devkit", "--split", "val")
-    assert (code, "is a run: leave out --split, --engine" in err) == (2, True)
+    for flags, message in (
+        (["--engine", "devkit", "--results", "x", "--split", "val"], "is a run: leave out --engine, --results"),
+        (["--split", "val", "--version", "x"], "without --submission: leave out --version, --split"),
+        (["--submission", "x", "--version", "x"], "without --split: leave out --version"),
+    ):
+        code, _, err = bevkd("eval", tmp_path, *flags)
+        assert (code, message in err) == (2, True), err

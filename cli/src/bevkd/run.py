@@ -142,28 +142,42 @@ def evaluate(
     submission: Annotated[
         Path | None, typer.Option(help="Of a run: folder for the official submission files, one a model and seed.")
     ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Of a file: folder of the nuScenes data set.")] = None,
-    version: Annotated[
-        str | None, typer.Option(help="Of a file: version folder; the only one where not given.")
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the nuScenes data set: of a file, or of --split.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of a file: the split it was made for; val.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Version folder of a file, the only one where not given; or of --split.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a file: the split it was made for; val. With --submission: what to submit, as `test`."
+        ),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="Of a file: `devkit` for nuscenes-devkit's own scores, or `ours`.")
     ] = None,
     results: Annotated[Path | None, typer.Option(help="Of a file: JSON file for all scores.")] = None,
 ) -> None:
     """Score every trained model of a run again, or a submission; exit code 2 where its convention is wrong."""
-    of_run = {"--gpus": gpus, "--submission": submission}
-    of_file = {
-        "--data-root": data_root, "--version": version, "--split": split, "--engine": engine, "--results": results,
-    }  # fmt: skip
-    _refuse_flags(path, of_run if path.is_file() else of_file, "a file" if path.is_file() else "a run")
     if path.is_file():
+        _refuse_flags(f"{path} is a file", {"--gpus": gpus, "--submission": submission})
         _evaluate_submission(path, data_root, version, split or "val", engine or "ours", results)
         return
-    from bevkd_common.experiment.finished import score_again
+    _refuse_flags(f"{path} is a run", {"--engine": engine, "--results": results})
+    other = {"--data-root": data_root, "--version": version}
+    if submission is None:
+        _refuse_flags("a run is scored on its own data, without --submission", other | {"--split": split})
+    if split is None:
+        _refuse_flags("a run has data of its own, without --split", other)
+    from bevkd_common.experiment.finished import OtherSplit, score_again, write_submissions
 
-    score_again(_run_folder(path), progress_reporter(), _accelerator(gpus), submissions=submission)
+    folder, reporter, accelerator = _run_folder(path), progress_reporter(), _accelerator(gpus)
+    if split is None:
+        score_again(folder, reporter, accelerator)
+    if submission is not None:
+        chosen = None if split is None else OtherSplit(split, version, data_root)
+        write_submissions(folder, reporter, accelerator, submission, chosen)
 
 
 def report(run_folder: RunPath, gpus: Gpus = None) -> None:
@@ -171,13 +185,13 @@ def report(run_folder: RunPath, gpus: Gpus = None) -> None:
     _write_report(_run_folder(run_folder), gpus)
 
 
-def _refuse_flags(path: Path, flags: Mapping[str, object], what: str) -> None:
+def _refuse_flags(why: str, flags: Mapping[str, object]) -> None:
     """Flags that would be ignored are errors."""
     from bevkd_common.errors import UserError
 
     given = [name for name, value in flags.items() if value is not None]
     if given:
-        raise UserError(f"{path} is {what}: leave out {', '.join(given)}")
+        raise UserError(f"{why}: leave out {', '.join(given)}")
 
 
 def _evaluate_submission(

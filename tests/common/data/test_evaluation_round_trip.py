@@ -17,13 +17,15 @@ from bevkd_common.data.nuscenes import build
 from bevkd_common.data.specs import NUSCENES, SYNTHETIC
 from bevkd_common.data.synthetic_dataset import build as build_synthetic
 from bevkd_common.errors import UserError
-from bevkd_common.evaluation.evaluator import Evaluator
+from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.evaluation.nuscenes_split import build as build_evaluator
+from bevkd_common.evaluation.nuscenes_submission import build as build_submission
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.transforms import quaternion_to_rotation
 from bevkd_common.models.detector import Detections
 
 WIDE = (-200.0, -200.0, -50.0, 200.0, 200.0, 50.0)
+LIDAR = DataNeeds(sweeps=1)
 WORLD = WorldConfig(
     train_scenes=1, val_scenes=2, keyframes_per_scene=2, image_size=(32, 96), lidar_azimuths=180, camera_rate=2.0
 )
@@ -73,6 +75,13 @@ def _noisy(batch, rng):
     return found
 
 
+def _submitted(config, dataset, detect, needs=LIDAR) -> dict:
+    submission: Submission = build_submission(config, dataset, "val")
+    for batch in evaluation_batches(dataset.source("val", needs), batch=2):
+        submission.update(batch, detect(batch))
+    return submission.content()
+
+
 def _evaluated(config, dataset, detect, split="val") -> Evaluator:
     evaluator: Evaluator = build_evaluator(config, dataset, split)
     for batch in evaluation_batches(dataset.source(split, DataNeeds(sweeps=1)), batch=2):
@@ -106,9 +115,10 @@ def _assert_equal(evaluator, theirs, by_class):
 
 
 def test_noisy_detections_score_as_in_the_devkit(small, devkit, tmp_path):
-    rng = np.random.default_rng(0)
+    rng, again = np.random.default_rng(0), np.random.default_rng(0)
     evaluator = _evaluated(*small, lambda batch: _noisy(batch, rng))
-    scores, by_class = _devkit_scores(devkit, "small_val", evaluator.submission(), tmp_path)
+    submission = _submitted(*small, lambda batch: _noisy(batch, again))
+    scores, by_class = _devkit_scores(devkit, "small_val", submission, tmp_path)
     assert 0.05 < scores["mAP"] < 0.6
     _assert_equal(evaluator, scores, by_class)
     counts = evaluator.compute().counts
@@ -138,7 +148,7 @@ def test_ground_truth_of_a_generated_world_scores_perfectly(synthetic, tmp_path)
     config, dataset = synthetic
     evaluator = _evaluated(config, dataset, _truth)
     devkit = nuscenes.NuScenes("v1.0-synthetic", str(dataset.index.root), verbose=False)
-    scores, by_class = _devkit_scores(devkit, dataset.splits["val"], evaluator.submission(), tmp_path)
+    scores, by_class = _devkit_scores(devkit, dataset.splits["val"], _submitted(config, dataset, _truth), tmp_path)
     _assert_equal(evaluator, scores, by_class)
     present = [value for value in by_class.values() if value > 0]
     assert len(present) >= 8
@@ -179,12 +189,28 @@ def test_a_limited_range_limits_truth_and_bands(synthetic):
 def test_a_submission_names_the_sensors_that_were_used(small):
     config, dataset = small
     flags = {"use_camera": False, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
-    assert _evaluated(config, dataset, _truth).submission()["meta"] == flags
-    evaluator = build_evaluator(config, dataset, "val")
-    for batch in evaluation_batches(dataset.source("val", DataNeeds(cameras=True)), batch=3):
-        evaluator.update(batch, _truth(batch))
-    assert evaluator.submission()["meta"] == flags | {"use_camera": True, "use_lidar": False}
-    assert set(evaluator.submission()["results"]) == {f"scene-9003-key{k}" for k in range(3)}
+    assert _submitted(config, dataset, _truth)["meta"] == flags
+    by_cameras = _submitted(config, dataset, _truth, DataNeeds(cameras=True))
+    assert by_cameras["meta"] == flags | {"use_camera": True, "use_lidar": False}
+    assert set(by_cameras["results"]) == {f"scene-9003-key{k}" for k in range(3)}
+
+
+def test_a_test_split_without_annotations_is_submitted(own_world):
+    for table in ("sample_annotation", "instance"):
+        own_world.tables[table].clear()
+        own_world.write(table)
+    config = NuScenesConfig(version="v1.0-small", train_split="nowhere", val_split="small_val")
+
+    def one(batch):
+        boxes = Boxes(torch.tensor([[3.0, 20.0, 0.0, 4.6, 1.9, 1.7, 0.3, 1.0, 0.0]]))
+        return [Detections(boxes, torch.tensor([0.5]), torch.tensor([0]))] * len(batch)
+
+    written = _submitted(config, build(config, own_world.root), one)
+    assert [len(written["results"][f"scene-9003-key{k}"]) for k in range(3)] == [1, 1, 1]
+    box = written["results"]["scene-9003-key0"][0]
+    assert (box["detection_name"], box["attribute_name"], box["size"]) == (
+        "car", "vehicle.moving", pytest.approx([1.9, 4.6, 1.7])
+    )  # fmt: skip
 
 
 def test_suspicious_scores_are_commented(small):
@@ -194,7 +220,7 @@ def test_suspicious_scores_are_commented(small):
     sound, silent = _evaluated(*small, _truth), _evaluated(*small, nothing)
     assert sound.findings(sound.compute()) == []
     assert silent.findings(silent.compute())[0].startswith("No prediction is left to score")
-    assert set(silent.submission()["results"].keys()) == {f"scene-9003-key{k}" for k in range(3)}
+    assert {len(boxes) for boxes in _submitted(*small, nothing)["results"].values()} == {0}
 
 
 def test_misuse_of_the_evaluator(small):
@@ -207,7 +233,9 @@ def test_misuse_of_the_evaluator(small):
     evaluator.update(batch, _truth(batch))
     with pytest.raises(ValueError, match="evaluated before"):
         evaluator.update(batch, _truth(batch))
-    for ask in (evaluator.compute, evaluator.evidence, evaluator.submission):
+    submission = build_submission(config, dataset, "val")
+    submission.update(batch, _truth(batch))
+    for ask in (evaluator.compute, evaluator.evidence, submission.content):
         with pytest.raises(ValueError, match="2 of 3 samples of the split were evaluated"):
             ask()
     with pytest.raises(ValueError, match="is not of this split"):

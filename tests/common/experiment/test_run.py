@@ -2,7 +2,7 @@ import json
 
 import pytest
 from bevkd_common.errors import UserError
-from bevkd_common.experiment.finished import open_run, score_again
+from bevkd_common.experiment.finished import OtherSplit, open_run, score_again, write_submissions
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.reporting import report_input
 from bevkd_common.experiment.run import run_experiment, student_arms, train_one
@@ -99,20 +99,33 @@ def test_a_run_is_scored_again_and_has_no_submission(make_recipe, request_for, r
     ]
     assert {name: (path / "results.json").read_text() for name, path in run.stages[0].items()} == before
     with pytest.raises(UserError, match="toy_data has no official submission"):
-        score_again(folder, reporter, accelerator, submissions=tmp_path / "submissions")
+        write_submissions(folder, reporter, accelerator, tmp_path / "submissions")
     assert not (tmp_path / "submissions").exists()
+
+
+class _Hits:
+    """A submission that counts."""
+
+    def __init__(self):
+        self.samples = 0
+
+    def update(self, batch, detections):
+        self.samples += len(detections)
+
+    def content(self):
+        return {"samples": self.samples}
 
 
 def test_the_submission_of_each_model_is_written(
     make_recipe, request_for, reporter, accelerator, tmp_path, monkeypatch
 ):
     folder = run_experiment(make_recipe(), request_for(), reporter, accelerator)
-    from bevkd_toy.data import ToyEvaluator
-
-    monkeypatch.setattr(ToyEvaluator, "submission", lambda self: {"scenes": len(self.hits)})
-    score_again(folder, reporter, accelerator, submissions=tmp_path / "submissions")
+    monkeypatch.setattr("bevkd_common.experiment.laboratory.build_submission", lambda *_: _Hits())
+    write_submissions(folder, reporter, accelerator, tmp_path / "submissions")
     written = {path.name: json.loads(path.read_text()) for path in (tmp_path / "submissions").iterdir()}
-    assert written == {f"{arm}-seed0.json": {"scenes": 4} for arm in ("teacher", "baseline", "distilled")}
+    assert written == {f"{arm}-seed0.json": {"samples": 12} for arm in ("teacher", "baseline", "distilled")}
+    with pytest.raises(UserError, match="toy_data data have no split 'test'"):
+        write_submissions(folder, reporter, accelerator, tmp_path / "other", OtherSplit("test"))
 
 
 def test_an_interrupted_run_has_no_report_yet(make_recipe, request_for, reporter, accelerator):

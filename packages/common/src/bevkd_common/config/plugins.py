@@ -55,6 +55,10 @@ class DatasetSpec:
         build_evaluator: "module:function" of `build(config, dataset, split) -> Evaluator`.
         summary: One line for listings.
         classes: Class names in label order.
+        build_submission: "module:function" of `build(config, dataset, split) -> Submission`, where the data set has
+            an official benchmark.
+        split_keys: Keys of the configuration that name the version and the split that is evaluated, where another
+            one can be chosen for a submission.
         seed_key: Dotted key within the configuration that seeds data which are made; None for data that exist.
     """
 
@@ -64,6 +68,8 @@ class DatasetSpec:
     build_evaluator: str
     summary: str
     classes: tuple[str, ...]
+    build_submission: str | None = None
+    split_keys: tuple[str, str] | None = None
     seed_key: str | None = None
 
 

@@ -11,6 +11,8 @@ NUSCENES = DatasetSpec(
     config=NuScenesConfig,
     build="bevkd_common.data.nuscenes:build",
     build_evaluator="bevkd_common.evaluation.nuscenes_split:build",
+    build_submission="bevkd_common.evaluation.nuscenes_submission:build",
+    split_keys=("version", "val_split"),
     classes=CLASSES,
     summary="nuScenes from its own folders, ten classes, official metric",
 )
@@ -20,6 +22,7 @@ SYNTHETIC = DatasetSpec(
     config=SyntheticConfig,
     build="bevkd_common.data.synthetic_dataset:build",
     build_evaluator="bevkd_common.evaluation.nuscenes_split:build",
+    build_submission="bevkd_common.evaluation.nuscenes_submission:build",
     classes=CLASSES,
     seed_key="world.seed",
     summary="a generated world in nuScenes' format, made on first use; no real sensor",

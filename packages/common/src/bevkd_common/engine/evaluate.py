@@ -10,7 +10,7 @@ from bevkd_common.data.dataset import SampleSource
 from bevkd_common.data.loader import evaluation_batches
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import HEAD
-from bevkd_common.evaluation.evaluator import Evaluator
+from bevkd_common.evaluation.evaluator import Evaluator, Submission
 
 if TYPE_CHECKING:
     from bevkd_common.models.detector import DetectorModule
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def evaluate(
     detector: DetectorModule,
     source: SampleSource,
-    evaluator: Evaluator,
+    evaluator: Evaluator | Submission,
     *,
     batch: int,
     device: torch.device,
@@ -33,7 +33,7 @@ def evaluate(
     Args:
         detector: In any mode; evaluated in eval mode and left there.
         source: The split.
-        evaluator: Takes the detections.
+        evaluator: What takes the detections.
         batch: Samples at once.
         device: Where.
         precision: Autocast to this type; None computes in float32.

@@ -63,6 +63,14 @@ class Evaluator(Protocol):
         """One sentence for each likely mistake outside the model that the scores betray."""
         ...
 
-    def submission(self) -> object | None:
-        """The official submission as JSON-ready data, where the data set has one."""
+
+class Submission(Protocol):
+    """Collects detections for a data set's benchmark; no annotations are needed."""
+
+    def update(self, batch: Batch, detections: Sequence[Detections]) -> None:
+        """Take the detections of an unaugmented batch, in the LiDAR axes."""
+        ...
+
+    def content(self) -> object:
+        """The official submission as JSON-ready data."""
         ...

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from bevkd_common.config.datasets import ReadingConfig
 from bevkd_common.data.dataset import SplitName
@@ -29,7 +28,7 @@ from bevkd_common.evaluation.nuscenes import (
     TruthArrays,
 )
 from bevkd_common.evaluation.results import Results
-from bevkd_common.evaluation.submission import SubmissionMeta, default_attributes, submission_boxes
+from bevkd_common.evaluation.submission import default_attributes
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.conventions import to_devkit
 from bevkd_common.models.detector import Detections
@@ -37,25 +36,48 @@ from bevkd_common.models.detector import Detections
 ATTRIBUTE_CODE = {b"": NO_ATTRIBUTE} | {name.encode(): code for code, name in enumerate(ATTRIBUTES)}
 
 
-@dataclass(frozen=True, eq=False)
-class _Kept:
-    """Detections of one sample as they are kept, 41 bytes each."""
+class SplitRows:
+    """Key frames of a split by token."""
 
-    boxes: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.uint8]
-
-
-class NuScenesSplitEvaluator:
-    """See `bevkd_common.evaluation.evaluator.Evaluator`; keeps what a submission needs beside the matches."""
-
-    def __init__(self, dataset: NuScenesDataset, split: SplitName, metric: NuScenesMetricConfig) -> None:
+    def __init__(self, dataset: NuScenesDataset, split: SplitName) -> None:
         self.index = dataset.index
         rows = self.index.split(dataset.splits[split]).tolist()
         self._rows = {self.index.key_frames.token[row].decode(): row for row in rows}
+
+    def of(self, batch: Batch, detections: Sequence[Detections]) -> Iterator[tuple[str, int, Detections]]:
+        """Token, row in the index and detections of each sample of an unaugmented batch.
+
+        Raises:
+            ValueError: If the batch is augmented, or a sample is not of the split.
+        """
+        if not torch.equal(batch.aug_T_lidar, torch.eye(4).expand_as(batch.aug_T_lidar)):
+            raise ValueError("detections of an augmented batch cannot be compared with the annotations")
+        for token, found in zip(batch.tokens, detections, strict=True):
+            if token not in self._rows:
+                raise ValueError(f"sample {token} is not of this split")
+            yield token, self._rows[token], found
+
+    def pose(self, row: int) -> Tensor:
+        """`global_T_lidar` [4, 4] of a key frame."""
+        return torch.tensor(self.index.key_frames.global_T_lidar[row])
+
+    def check_complete(self, seen: int) -> None:
+        """See that all samples were seen.
+
+        Raises:
+            ValueError: If some are missing.
+        """
+        if seen != len(self._rows):
+            raise ValueError(f"{seen} of {len(self._rows)} samples of the split were evaluated")
+
+
+class NuScenesSplitEvaluator:
+    """See `bevkd_common.evaluation.evaluator.Evaluator`."""
+
+    def __init__(self, dataset: NuScenesDataset, split: SplitName, metric: NuScenesMetricConfig) -> None:
+        self._rows = SplitRows(dataset, split)
         self._metric = NuScenesEvaluator(metric)
-        self._kept: dict[str, _Kept] = {}
-        self._sensors = {"use_camera": False, "use_lidar": False}
+        self._seen = 0
 
     def update(self, batch: Batch, detections: Sequence[Detections]) -> None:
         """Take the detections of an unaugmented batch, in its LiDAR axes.
@@ -63,20 +85,10 @@ class NuScenesSplitEvaluator:
         Raises:
             ValueError: If the batch is augmented, or a sample comes twice or is not of the split.
         """
-        if not torch.equal(batch.aug_T_lidar, torch.eye(4).expand_as(batch.aug_T_lidar)):
-            raise ValueError("detections of an augmented batch cannot be compared with the annotations")
-        self._sensors["use_camera"] |= batch.cameras is not None
-        self._sensors["use_lidar"] |= batch.points is not None
-        for token, found in zip(batch.tokens, detections, strict=True):
-            if token not in self._rows:
-                raise ValueError(f"sample {token} is not of this split")
-            kept = _Kept(
-                found.boxes.tensor.detach().float().cpu().numpy(),
-                found.scores.detach().float().cpu().numpy(),
-                found.labels.cpu().numpy().astype(np.uint8),
-            )
-            self._metric.update(token, self._global(token, kept), truth_arrays(self.index, self._rows[token]))
-            self._kept[token] = kept
+        for token, row, found in self._rows.of(batch, detections):
+            truth = truth_arrays(self._rows.index, row)
+            self._metric.update(token, global_detections(found, self._rows.pose(row)), truth)
+            self._seen += 1
 
     def compute(self) -> Results:
         """Score the whole split.
@@ -84,12 +96,12 @@ class NuScenesSplitEvaluator:
         Raises:
             ValueError: If samples of the split are missing.
         """
-        self._check_complete()
+        self._rows.check_complete(self._seen)
         return self._metric.compute()
 
     def evidence(self) -> MatchTable:
         """The matches, which a paired bootstrap over scenes resamples."""
-        self._check_complete()
+        self._rows.check_complete(self._seen)
         return self._metric.matches()
 
     def load_evidence(self, path: Path) -> MatchTable:
@@ -104,29 +116,19 @@ class NuScenesSplitEvaluator:
         """One sentence for each likely mistake outside the model that the scores betray."""
         return findings(results)
 
-    def submission(self) -> dict[str, Any]:
-        """The official submission; the sensors are those that the batches carried."""
-        self._check_complete()
-        meta = SubmissionMeta(**self._sensors, use_radar=False, use_map=False, use_external=False)
-        results = {token: submission_boxes(token, self._global(token, kept)) for token, kept in self._kept.items()}
-        return {"meta": meta.model_dump(), "results": results}
 
-    def _check_complete(self) -> None:
-        if len(self._kept) != len(self._rows):
-            raise ValueError(f"{len(self._kept)} of {len(self._rows)} samples of the split were evaluated")
-
-    def _global(self, token: str, kept: _Kept) -> DetectionArrays:
-        pose = torch.tensor(self.index.key_frames.global_T_lidar[self._rows[token]])
-        devkit = to_devkit(Boxes(torch.from_numpy(kept.boxes)), pose)
-        labels = kept.labels.astype(np.int64)
-        velocity = devkit.velocity[:, :2].numpy()
-        return DetectionArrays(
-            cuboids=cuboids(devkit.translation.numpy(), devkit.size.numpy(), devkit.rotation.numpy()),
-            labels=labels,
-            velocity=velocity,
-            attributes=default_attributes(labels, velocity),
-            scores=kept.scores.astype(np.float64),
-        )
+def global_detections(found: Detections, global_T_lidar: Tensor) -> DetectionArrays:
+    """Detections in LiDAR axes as the metric and the submission take them."""
+    devkit = to_devkit(Boxes(found.boxes.tensor.detach().float().cpu()), global_T_lidar)
+    labels = found.labels.cpu().numpy().astype(np.int64)
+    velocity = devkit.velocity[:, :2].numpy()
+    return DetectionArrays(
+        cuboids=cuboids(devkit.translation.numpy(), devkit.size.numpy(), devkit.rotation.numpy()),
+        labels=labels,
+        velocity=velocity,
+        attributes=default_attributes(labels, velocity),
+        scores=found.scores.detach().float().cpu().numpy().astype(np.float64),
+    )
 
 
 def truth_arrays(index: NuScenesIndex, row: int) -> TruthArrays:

@@ -12,7 +12,7 @@ from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, i
 from bevkd_common.data.dataset import Dataset, SplitName
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.errors import UserError
-from bevkd_common.evaluation.evaluator import Evaluator
+from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.models.taps import Taps
 
 if TYPE_CHECKING:
@@ -74,6 +74,18 @@ def build_dataset(config: Config, *, data_root: Path | None, runs: Path, reporte
         raise UserError(f"the data set `{spec.kind}` is read from a disk: name its folder with --data-root")
     with reporter.bar(f"{spec.kind} data", 1) as bar:
         return load(spec.build)(config, data_root or runs / MADE_DATA, bar.update)
+
+
+def build_submission(config: Config, dataset: Dataset, split: SplitName) -> Submission:
+    """What collects detections for the data set's benchmark.
+
+    Raises:
+        UserError: If it has none.
+    """
+    reference = dataset_spec(config).build_submission
+    if reference is None:
+        raise UserError(f"{dataset.name} has no official submission: leave out --submission")
+    return load(reference)(config, dataset, split)
 
 
 def build_evaluator(config: Config, dataset: Dataset, split: SplitName) -> Evaluator:

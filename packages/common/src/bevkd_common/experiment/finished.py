@@ -10,11 +10,14 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from bevkd_common.config.loading import load_recipe
+from bevkd_common.config.model import Config
 from bevkd_common.config.recipe import Recipe
+from bevkd_common.data.dataset import Dataset
 from bevkd_common.engine.checkpoint import write_atomically
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, teacher_arm
+from bevkd_common.experiment.build import build_dataset, dataset_spec
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.run import Request, open_dataset, score_line, student_arms
@@ -82,29 +85,66 @@ def open_run(folder: RunFolder, reporter: Reporter, accelerator: Accelerator) ->
     return FinishedRun(folder, recipe, record["plan"], data, arms, stages, laboratories)
 
 
-def score_again(
-    folder: RunFolder, reporter: Reporter, accelerator: Accelerator, *, submissions: Path | None = None
-) -> None:
+def score_again(folder: RunFolder, reporter: Reporter, accelerator: Accelerator) -> None:
     """Evaluate every model of a run, whatever scores are there.
 
-    Args:
-        folder: The run.
-        reporter: Where scores are said.
-        accelerator: Device.
-        submissions: Folder for the official submission of each model and seed; None writes none.
-
     Raises:
-        UserError: If the run or its data is incomplete, or the data set has no official submission.
+        UserError: If the run or its data is incomplete.
     """
     run = open_run(folder, reporter, accelerator)
     for seed, lab in run.laboratories.items():
         for arm in run.arms:
-            stage = run.stages[seed][arm.name]
-            reporter.say(score_line(arm, lab.score(arm, stage, again=True)))
-            if submissions is not None:
-                submission = lab.submission(arm, stage)
-                if submission is None:
-                    raise UserError(f"{lab.dataset.name} has no official submission: leave out --submission")
-                path = submissions / f"{arm.name}-seed{seed}.json"
-                write_atomically(path, json.dumps(submission))
-                reporter.say(f"submission: {path}")
+            reporter.say(score_line(arm, lab.score(arm, run.stages[seed][arm.name], again=True)))
+
+
+@dataclass(frozen=True)
+class OtherSplit:
+    """Data for a submission that a run was not made with, such as a test split.
+
+    Attributes:
+        split: As the data set names it.
+        version: Of the data set; None keeps the run's.
+        data_root: Its folder; None keeps the run's.
+    """
+
+    split: str
+    version: str | None = None
+    data_root: Path | None = None
+
+
+def write_submissions(
+    folder: RunFolder, reporter: Reporter, accelerator: Accelerator, out: Path, other: OtherSplit | None = None
+) -> None:
+    """Write the official submission of every model of a run.
+
+    Args:
+        folder: The run.
+        reporter: Where files are named.
+        accelerator: Device.
+        out: Folder for the files, one a model and seed.
+        other: What is submitted in place of the run's validation split.
+
+    Raises:
+        UserError: If the run or the data is incomplete, or the data set has no such submission.
+    """
+    run = open_run(folder, reporter, accelerator)
+    for seed, lab in run.laboratories.items():
+        config, dataset = run.recipe.dataset_for(seed), lab.dataset
+        if other is not None:
+            config, dataset = _open_other(folder, config, other, reporter)
+        for arm in run.arms:
+            submission = lab.submission(arm, run.stages[seed][arm.name], config, dataset)
+            path = out / f"{arm.name}-seed{seed}.json"
+            write_atomically(path, json.dumps(submission))
+            reporter.say(f"submission: {path}")
+
+
+def _open_other(folder: RunFolder, config: Config, other: OtherSplit, reporter: Reporter) -> tuple[Config, Dataset]:
+    keys = dataset_spec(config).split_keys
+    if keys is None:
+        raise UserError(f"{dataset_spec(config).kind} data have no split {other.split!r}: leave out --split")
+    version, split = keys
+    changes = {split: other.split} | ({version: other.version} if other.version else {})
+    chosen = config.model_copy(update=changes)
+    root = other.data_root or Path(folder.read()["data_root"])
+    return chosen, build_dataset(chosen, data_root=root, runs=folder.root, reporter=reporter)

@@ -25,7 +25,7 @@ from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, Supervi
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.engine.train import AUTOCAST, train
 from bevkd_common.errors import UserError
-from bevkd_common.evaluation.evaluator import Evaluator
+from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.evaluation.results import Results
 from bevkd_common.experiment.arms import Arm
 from bevkd_common.experiment.build import (
@@ -33,6 +33,7 @@ from bevkd_common.experiment.build import (
     build_evaluator,
     build_method,
     build_pretraining,
+    build_submission,
     dataset_spec,
     detector_spec,
     method_spec,
@@ -229,9 +230,21 @@ class Laboratory:
         write_atomically(path, json.dumps(content, indent=1) + "\n")
         return Scores(primary, results)
 
-    def submission(self, arm: Arm, folder: Path) -> object | None:
-        """The official submission of the weights that an arm is judged by, where the data set has one."""
-        return self._run(arm, folder, None).submission()
+    def submission(self, arm: Arm, folder: Path, config: Config, dataset: Dataset) -> object:
+        """The official submission of the weights that an arm is judged by.
+
+        Args:
+            arm: What the stage trained.
+            folder: Of the stage.
+            config: Of `dataset`.
+            dataset: The evaluated split of this one, which may be another than the laboratory's.
+
+        Raises:
+            UserError: If the data set has no official submission.
+        """
+        submission = build_submission(config, dataset, "val")
+        self._run(arm, folder, None, dataset, submission)
+        return submission.content()
 
     def detector(self, config: Config, folder: Path, kind: str | None = None) -> DetectorModule:
         """A trained detector on the device, in eval mode.
@@ -280,16 +293,18 @@ class Laboratory:
         method.prepare(teacher, student, (batch.to(device) for batch in batches))
 
     def _evaluate(self, arm: Arm, folder: Path, kind: str) -> Results:
-        evaluator = self._run(arm, folder, kind)
+        evaluator = build_evaluator(self.recipe.dataset, self.dataset, "val")
+        self._run(arm, folder, kind, self.dataset, evaluator)
         evaluator.evidence().save(folder / f"evidence-{kind}.npz")
         return evaluator.compute()
 
-    def _run(self, arm: Arm, folder: Path, kind: str | None) -> Evaluator:
+    def _run(
+        self, arm: Arm, folder: Path, kind: str | None, dataset: Dataset, evaluator: Evaluator | Submission
+    ) -> None:
         detector = self.detector(arm.detector, folder, kind)
-        evaluator = build_evaluator(self.recipe.dataset, self.dataset, "val")
         evaluate(
             detector,
-            self.dataset.source("val", detector.needs),
+            dataset.source("val", detector.needs),
             evaluator,
             batch=self.recipe.evaluation.batch,
             device=self.accelerator.device,
@@ -297,7 +312,6 @@ class Laboratory:
             title=f"scoring {arm.title}, seed {self.seed}" + (f" ({kind})" if kind == "ema" else ""),
             reporter=self.reporter,
         )
-        return evaluator
 
     def _evaluation_fingerprint(self) -> str:
         spec = dataset_spec(self.recipe.dataset)
