@@ -190,6 +190,20 @@ def test_points_land_where_they_were_seen(index):
     torch.testing.assert_close(hits.depth[own], torch.tensor([7.0, 0.4]), atol=1e-5, rtol=0)
 
 
+def test_the_outermost_pixels_of_a_recorded_image_do_not_count(index):
+    frame = own_frame(index, 1)
+    column = CAMERAS.index("CAM_BACK")
+    # Of 128 x 48 pixels.
+    pixels = np.array(
+        [[0.9, 20, 1], [1.1, 20, 1], [126.9, 20, 1], [127.1, 20, 1], [9, 0.9, 1], [9, 46.9, 1], [9, 47.1, 1]]
+    )
+    rays = np.c_[7.0 * pixels @ np.linalg.inv(frame.intrinsics[column]).T, np.ones(7)]
+    points = torch.tensor(rays @ frame.lidar_T_cam[column].T)[:, :3]
+    hits = depth_hits(points, frame, [ImageAug(1.0, 0, 0, False, 0.0, (48, 128))] * 6)
+    seen = hits.pixels[hits.image == column]
+    torch.testing.assert_close(seen, torch.tensor([[1.1, 20], [126.9, 20], [9, 46.9]]), atol=1e-3, rtol=0)
+
+
 def test_what_the_augmentation_cuts_off_is_dropped(index):
     frame = own_frame(index, 1)
     generator = torch.Generator().manual_seed(0)

@@ -18,7 +18,7 @@ from bevkd_common.data.loader import (
     evaluation_batches,
     training_batches,
 )
-from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.needs import AdjacentFrames, DataNeeds, KeyframeQueue
 from bevkd_common.data.nuscenes import build
 from bevkd_common.data.samples import Sample
 from bevkd_common.errors import UserError
@@ -209,14 +209,15 @@ def test_the_global_generators_are_left_alone():
     assert np.array_equal(np.random.rand(3), expected[1])
 
 
-def test_batches_are_the_same_for_any_number_of_workers(small_world):
+@pytest.mark.parametrize("history", [None, AdjacentFrames(frames=2), KeyframeQueue()])
+def test_batches_are_the_same_for_any_number_of_workers(small_world, history):
     config = NuScenesConfig(
         version="v1.0-small",
         train_split="small_train",
         val_split="small_val",
         images=ImageInputConfig(height=32, width=96),
     )
-    source = build(config, small_world.root).source("train", DataNeeds(cameras=True, sweeps=4))
+    source = build(config, small_world.root).source("train", DataNeeds(cameras=True, sweeps=4, history=history))
 
     def batches(workers):
         return list(training_batches(source, batch=2, seed=7, steps=4, workers=workers, class_balanced=True))
@@ -230,3 +231,6 @@ def test_batches_are_the_same_for_any_number_of_workers(small_world):
             assert torch.equal(ours.cameras.images, theirs.cameras.images)
             assert torch.equal(ours.aug_T_lidar, theirs.aug_T_lidar)
             assert torch.equal(ours.boxes.tensor.nan_to_num(9), theirs.boxes.tensor.nan_to_num(9))
+            if history is not None:
+                assert torch.equal(ours.history.cameras.images, theirs.history.cameras.images)
+                assert torch.equal(ours.history.seconds, theirs.history.seconds)

@@ -146,7 +146,7 @@ def test_the_reader_pastes(plain):
     seen = []
     pasting = plain.pasting(PASTE, CLASSES, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 5) for done in range(1, 6)]
-    pasted = 0
+    pasted = covered = 0
     for index in range(5):
         before, after = plain.load(index, seed=4), pasting.load(index, seed=4)
         own = len(before.boxes)
@@ -159,11 +159,14 @@ def test_the_reader_pastes(plain):
         outside = ~points_in_boxes(after.points[:, :3], new).any(dim=0)
         kept = ~points_in_boxes(before.points[:, :3], new).any(dim=0)
         assert _rows(after.points[outside]) == _rows(before.points[kept])
+        assert not set(_rows(after.points[~outside])) & set(_rows(before.points[~kept]))
+        covered += int((~kept).sum())
         for one in range(len(new)):
             assert points_in_boxes(after.points[:, :3], new[one : one + 1]).sum() >= 1
         plain_sample = pasting.load(index, seed=None)
         assert len(plain_sample.boxes) == own
     assert pasted >= 3
+    assert covered >= 3
 
 
 def _rows(points):

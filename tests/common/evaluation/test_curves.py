@@ -83,3 +83,14 @@ def test_first_above() -> None:
     limits = np.array([[-1, 0, 1, 2, 5], [-1, 0, 1, 4, 5], [-1, 0, 0, 5, 1]])
     assert first_above(rising, limits).tolist() == [[0, 2, 2, 3, 4], [0, 0, 4, 4, 4], [0, 4, 4, 4, 4]]
     assert first_above(np.zeros((2, 0), np.int64), np.zeros((2, 3), np.int64)).tolist() == [[0] * 3] * 2
+
+
+def test_counting_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    hits = rng.random(400) < 0.4
+    ranking = Ranking(np.sort(rng.random(400))[::-1], rng.integers(0, 7, 400), hits)
+    repeats = rng.integers(0, 3, (5, 7))
+    positives = np.full(5, 600)
+    whole = RecallCurves(ranking, repeats, positives).precision()
+    monkeypatch.setattr("bevkd_common.evaluation.curves.MOST_CELLS", 7 * 11)
+    np.testing.assert_array_equal(RecallCurves(ranking, repeats, positives).precision(), whole)
