@@ -5,12 +5,19 @@ Nothing heavy is imported here or at the top of a module of verbs, so that `bevk
 
 from __future__ import annotations
 
+import errno
+import signal
 from collections.abc import Sequence
 
 import typer
-from bevkd_common.errors import UserError
+from bevkd_common.errors import TrainingStoppedError, UserError
 
 from bevkd import config, data, plugins, recipes, run
+
+DISK_TROUBLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+"""What a full, read-only or broken disk answers; nothing that is finished is lost by it."""
 
 app = typer.Typer(
     name="bevkd",
@@ -38,4 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments, prog_name="bevkd")
     except UserError as error:
         typer.secho(str(error), fg="red", err=True)
+        raise SystemExit(2) from None
+    except TrainingStoppedError as stopped:
+        typer.secho(str(stopped), fg="yellow", err=True)
+        # As a shell tells of a process that a signal ended.
+        raise SystemExit(128 + (stopped.signal or signal.SIGINT)) from None
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        typer.secho(f"{where}{error.strerror}; mend that and run the same command again", fg="red", err=True)
         raise SystemExit(2) from None

@@ -1,9 +1,12 @@
+import resource
+
 import pytest
 import torch
 from bevkd_common.engine.checkpoint import (
     Checkpoint,
     latest,
     load_weights,
+    newest_sound,
     read_json,
     save_checkpoint,
     save_weights,
@@ -56,22 +59,85 @@ def test_damaged_weights_are_one_sentence(saved, damage):
     assert "\n" not in str(error.value)
 
 
-def test_the_newest_complete_checkpoint_counts_and_older_ones_go(tmp_path):
+@pytest.fixture
+def save(tmp_path):
+    """Saves a model with a state, or as finished."""
+    torch.manual_seed(0)
     model = nn.Linear(1, 1)
-    about = {"raw": "abc"}
+
+    def call(step, state=None, progress=None):
+        return save_checkpoint(tmp_path, step, {"raw": model.state_dict()}, {"raw": "abc"}, state, progress)
+
+    return call
+
+
+STATE = {"optimizer": {}, "rng": torch.arange(3)}
+
+
+def test_the_newest_checkpoint_counts_and_the_one_before_is_kept(tmp_path, save):
     assert latest(tmp_path) is None
-    save_checkpoint(tmp_path, 10, {"raw": model.state_dict()}, about, {"optimizer": {}})
-    found = save_checkpoint(tmp_path, 200, {"raw": model.state_dict()}, about, {"rng": torch.arange(3)})
+    for step in (10, 20, 200):
+        found = save(step, STATE, {"seconds": 1.5 * step})
     (tmp_path / ".partial-000300").mkdir()
     assert latest(tmp_path) == found == Checkpoint(tmp_path / "step-000200")
-    assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-000200"]
-    assert found.step == 200
+    assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-000020", "step-000200"]
+    assert (found.step, found.finished, found.progress) == (200, False, {"seconds": 300.0})
     assert torch.equal(found.state()["rng"], torch.arange(3))
 
 
-def test_a_finished_checkpoint_keeps_weights_alone(tmp_path):
-    found = save_checkpoint(tmp_path, 1, {"raw": nn.Linear(1, 1).state_dict()}, {"raw": "abc"}, None)
-    assert [path.name for path in found.folder.iterdir()] == ["raw.safetensors"]
+def test_a_finished_checkpoint_keeps_weights_alone(tmp_path, save):
+    save(1, STATE)
+    found = save(2)
+    assert found.finished
+    assert sorted(path.name for path in found.folder.iterdir()) == ["manifest.json", "raw.safetensors"]
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-000002"]
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("name", ["raw.safetensors", "state.pt", "manifest.json"])
+def test_the_last_good_checkpoint_is_used_when_the_newest_is_damaged(tmp_path, save, damage, name):
+    good = save(10, STATE)
+    damage(save(20, STATE).folder / name)
+    said = []
+    assert newest_sound(tmp_path, said.append) == good
+    assert len(said) == 1
+    assert "step-000020 is damaged and not used" in said[0]
+    damage(good.folder / name)
+    assert newest_sound(tmp_path, said.append) is None
+    assert len(said) == 3
+
+
+def test_sound_checkpoints_are_taken_in_silence(tmp_path, save):
+    said = []
+    assert newest_sound(tmp_path, said.append) is None
+    found = save(10, STATE)
+    assert newest_sound(tmp_path, said.append) == found
+    assert said == []
+
+
+def test_a_disk_without_room_leaves_what_was_there(tmp_path, save):
+    """The largest file that a process may write stands in for the disk."""
+    good = save(10, STATE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(UserError, match=r"checkpoint of step 20 cannot be written .* make room") as caught:
+            save(20, STATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert newest_sound(tmp_path, pytest.fail) == good
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]
 
 
 def test_json_is_replaced_whole_and_damage_is_one_sentence(tmp_path):

@@ -1,12 +1,16 @@
 import json
 import math
+import os
+import signal
 import time
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 from accelerate import Accelerator
 from bevkd_common.config.training import (
+    CheckpointConfig,
     CosineSchedule,
     EmaConfig,
     OneCycleSchedule,
@@ -14,33 +18,39 @@ from bevkd_common.config.training import (
     TrainingConfig,
 )
 from bevkd_common.distill.method import ParamGroup
+from bevkd_common.engine import trackers
 from bevkd_common.engine import train as train_module
-from bevkd_common.engine.checkpoint import latest, load_file
+from bevkd_common.engine.checkpoint import latest, load_file, newest_sound
 from bevkd_common.engine.evaluate import evaluate
+from bevkd_common.engine.optimizer import build_optimizer, grouped_parameters, split_batch
 from bevkd_common.engine.progress import SilentReporter
-from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, SupervisedTask
+from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, StepOutput, SupervisedTask
 from bevkd_common.engine.teacher import FrozenTeacher
-from bevkd_common.engine.train import build_optimizer, grouped_parameters, split_batch, total_steps, train
-from bevkd_common.errors import UserError
+from bevkd_common.engine.train import Keeping, total_steps, train
+from bevkd_common.errors import TrainingStoppedError, UserError
 from bevkd_common.models.detector import Term
 from torch import nn
 
 CONFIG = TrainingConfig(steps=25, batch=4, optimizer=OptimizerConfig(lr=0.05), schedule=CosineSchedule())
+EVERY_STEP = Keeping(CheckpointConfig(steps=1))
 
 
 @pytest.fixture
 def run(tmp_path, make_detector, clouds):
-    def call(config=CONFIG, *, folder="a", source=None, seed=0, task=None):
+    def call(config=CONFIG, *, folder="a", source=None, seed=0, task=None, keeping=None, reporter=None):
+        reporter = reporter or SilentReporter()
         return train(
             task or SupervisedTask(make_detector()),
             source or clouds(),
             config,
             seed=seed,
             folder=tmp_path / folder,
+            start=newest_sound(tmp_path / folder / "checkpoints", reporter.say),
             architectures={"raw": "abc", "method": "def"},
             title="training",
-            reporter=SilentReporter(),
+            reporter=reporter,
             accelerator=Accelerator(cpu=True),
+            keeping=keeping,
         )
 
     return call
@@ -70,7 +80,17 @@ def test_every_term_is_logged_with_its_weight(run, tmp_path):
     logged = lines(tmp_path / "a")
     assert trained.steps == 25
     assert [line["step"] for line in logged] == [1, 10, 20, 25]
-    assert set(logged[0]) == {"step", "loss", "lr", "terms", "metrics", "grad_norm", "data_s", "step_s"}
+    assert set(logged[0]) == {
+        "step",
+        "loss",
+        "lr",
+        "terms",
+        "metrics",
+        "grad_norm",
+        "data_s",
+        "step_s",
+        "memory_gb",
+    }
     term = logged[0]["terms"]["detection/square"]
     assert term["weight"] == 0.5
     assert logged[0]["loss"] == pytest.approx(0.5 * term["value"], rel=1e-5)
@@ -99,10 +119,9 @@ def interrupted(run, monkeypatch):
             return original(self, batches)
 
         with monkeypatch.context() as patch:
-            patch.setattr(train_module, "CHECKPOINT_INTERVAL_S", -1.0)
             patch.setattr(train_module._Training, "_optimizer_step", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                run(config, folder=folder, task=make_task())
+                run(config, folder=folder, task=make_task(), keeping=EVERY_STEP)
         run(config, folder=folder, task=make_task())
 
     return call
@@ -125,9 +144,160 @@ def assert_equal_files(folder, *stems):
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_samples(run, clouds):
-    with pytest.raises(UserError, match=r"not finite at step 1 .*sample-3"):
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_samples(run, tmp_path, clouds):
+    with pytest.raises(UserError, match=r"not finite at step 1 .*sample-3.*non-finite\.json"):
         run(CONFIG.model_copy(update={"batch": 10}), source=clouds(poison=3))
+    kept = json.loads((tmp_path / "a" / "non-finite.json").read_text())
+    assert kept["step"] == 1
+    assert sorted(kept["samples"]) == sorted(f"sample-{index}" for index in range(10))
+    assert kept["terms"] == {"detection/square": "nan"}
+
+
+class Listening(SilentReporter):
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_keeps_it(run, tmp_path, make_detector, monkeypatch, number):
+    run(folder="whole")
+    original = train_module._Training._optimizer_step
+
+    def signalled(self, batches):
+        if self.step == 12:
+            os.kill(os.getpid(), number)
+        return original(self, batches)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module._Training, "_optimizer_step", signalled)
+        with pytest.raises(TrainingStoppedError, match="stopped after step 13 of 25, which is kept") as caught:
+            run(folder="halves")
+    assert caught.value.signal == number
+    assert signal.getsignal(number) == before
+    reporter = Listening()
+    run(folder="halves", reporter=reporter)
+    assert reporter.said == ["training: goes on from step 13 of 25"]
+    assert_equal_files(tmp_path, "raw")
+
+
+def test_a_second_signal_interrupts_at_once(run, monkeypatch):
+    def twice(self, batches):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train_module._Training, "_optimizer_step", twice)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+
+
+def test_a_finished_training_that_nobody_recorded_is_not_repeated(run, tmp_path, monkeypatch):
+    first = run()
+    monkeypatch.setattr(train_module._Training, "run", pytest.fail)
+    assert run() == first
+
+
+def test_a_damaged_checkpoint_costs_one_interval(run, interrupted, tmp_path, monkeypatch, make_detector):
+    run(folder="whole")
+    original = train_module._Training._optimizer_step
+
+    def stopped(self, batches):
+        if self.step == 13:
+            raise KeyboardInterrupt
+        return original(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module._Training, "_optimizer_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder="halves", keeping=Keeping(CheckpointConfig(steps=5)))
+    newest = latest(tmp_path / "halves" / "checkpoints")
+    assert newest.step == 10
+    (newest.folder / "state.pt").write_bytes(b"")
+    reporter = Listening()
+    run(folder="halves", reporter=reporter)
+    assert "step-000010 is damaged and not used: state.pt has changed" in reporter.said[0]
+    assert reporter.said[1] == "training: goes on from step 5 of 25"
+    assert_equal_files(tmp_path, "raw")
+
+
+def test_what_was_frozen_stays_frozen_after_an_interruption(run, interrupted, tmp_path, make_detector):
+    """A method freezes parts of the student when it prepares it, which a resumed training does not repeat."""
+
+    def frozen():
+        detector = make_detector()
+        detector.scale.bias.requires_grad_(False)
+        return SupervisedTask(detector)
+
+    run(folder="whole", task=frozen())
+    tasks = iter([frozen(), SupervisedTask(make_detector())])
+    interrupted(CONFIG, lambda: next(tasks), "halves")
+    assert_equal_files(tmp_path, "raw")
+    assert torch.equal(weights(tmp_path / "halves")["scale.bias"], make_detector().scale.bias)
+
+
+def test_random_numbers_go_on_where_they_were(run, interrupted, tmp_path, make_detector):
+    class Noisy(SupervisedTask):
+        def forward(self, batch):
+            output = super().forward(batch)
+            return StepOutput({name: Term(term.value * torch.rand(())) for name, term in output.terms.items()}, {})
+
+    torch.manual_seed(5)
+    run(folder="whole", task=Noisy(make_detector()))
+    interrupted(CONFIG, lambda: Noisy(make_detector()), "halves")
+    assert_equal_files(tmp_path, "raw")
+
+
+def test_batch_norm_can_be_frozen(run, tmp_path, make_detector):
+    run(CONFIG.model_copy(update={"batch_norm": "frozen"}))
+    trained, before = weights(tmp_path / "a"), make_detector().state_dict()
+    for name in ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked"):
+        assert torch.equal(trained[name], before[name])
+    assert not torch.equal(trained["norm.weight"], before["norm.weight"])
+
+
+class FakeTracker:
+    """Keeps what it is told, as accelerate's trackers are called."""
+
+    requires_logging_directory = True
+    open: ClassVar[list] = []
+
+    def __init__(self, run_name, logging_dir):
+        self.about, self.logged, self.state = (run_name, logging_dir), {}, "made"
+        self.open.append(self)
+
+    def start(self):
+        self.state = "started"
+
+    def log(self, values, step):
+        assert self.state == "started"
+        self.logged[step] = values
+
+    def finish(self):
+        self.state = "finished"
+
+
+def test_trackers_get_the_metrics(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(trackers.LOGGER_TYPE_TO_CLASS, "tensorboard", FakeTracker)
+    monkeypatch.setitem(trackers.INSTALLED, "tensorboard", lambda: True)
+    run(keeping=Keeping(trackers=("tensorboard",)))
+    (tracker,) = FakeTracker.open
+    assert tracker.about == ("training", tmp_path / "a" / "trackers")
+    assert tracker.state == "finished"
+    assert sorted(tracker.logged) == [1, 10, 20, 25]
+    logged = lines(tmp_path / "a")[1]
+    assert tracker.logged[10]["loss"] == logged["loss"]
+    assert tracker.logged[10]["terms/detection/square/value"] == logged["terms"]["detection/square"]["value"]
+
+
+def test_trackers_that_are_not_there_are_one_sentence(monkeypatch):
+    with pytest.raises(UserError, match="no tracker `paper`: choose from tensorboard, wandb, mlflow"):
+        trackers.check_trackers(["paper"])
+    monkeypatch.setitem(trackers.INSTALLED, "wandb", lambda: False)
+    with pytest.raises(UserError, match="wandb is not installed: uv pip install wandb"):
+        trackers.check_trackers(["wandb"])
 
 
 def test_accumulated_micro_batches_see_the_whole_batch(run, tmp_path, make_detector):
@@ -191,7 +361,8 @@ def test_evaluation_feeds_every_sample_in_order(detector, clouds):
         clouds(),
         Recorder(),
         batch=4,
-        device=torch.device("cpu"),
+        workers=0,
+        accelerator=Accelerator(cpu=True),
         precision=None,
         title="scoring",
         reporter=SilentReporter(),

@@ -22,7 +22,7 @@ from pydantic_core import core_schema
 
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, PluginSpec, installed, load
-from bevkd_common.config.training import TrainingConfig
+from bevkd_common.config.training import CheckpointConfig, Precision, TrainingConfig
 
 
 def _unique(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -71,6 +71,8 @@ class EvaluationConfig(Config):
     """How the trained detectors are scored."""
 
     batch: PositiveInt = 8
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Loader processes a device."""
     bootstrap: NonNegativeInt = 1000
     """Resamples of the scenes for the paired intervals; 0 leaves the intervals out."""
 
@@ -119,6 +121,8 @@ class Recipe(Config):
     teacher_training: TrainingConfig | None = None
     teacher_checkpoint: Path | None = None
     """Loaded instead of training the teacher; a relative path starts at the working directory."""
+    teacher_precision: Precision | None = None
+    """Of the teacher's forward pass while the student learns; None takes that of the student's training."""
     student: Annotated[Config, _kind_of(DetectorSpec)]
     student_pretraining: TrainingConfig | None = None
     """Trained once, and what every arm of the student starts from; what is learned is the detector's affair."""
@@ -126,6 +130,7 @@ class Recipe(Config):
     """Of the baseline and of the distilled student alike."""
     method: Annotated[Config, _kind_of(MethodSpec)]
     evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
     controls: Annotated[tuple[Arm, ...], AfterValidator(_unique_names)] = ()
 
     @model_validator(mode="after")

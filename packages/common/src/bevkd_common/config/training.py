@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from bevkd_common.config.model import Config
 
+Precision = Literal["fp32", "bf16", "fp16"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -67,6 +68,13 @@ class EmaConfig(Config):
     initial_updates: Annotated[int, Field(ge=0)] = 0
 
 
+class CheckpointConfig(Config):
+    """How often a training is kept, so that it can go on after an interruption; whichever comes first."""
+
+    minutes: PositiveFloat = 2.0
+    steps: PositiveInt | None = None
+
+
 class PasteConfig(Config):
     """Objects from other key frames in the LiDAR points of each (GT-database sampling)."""
 
@@ -90,7 +98,10 @@ class TrainingConfig(Config):
     schedule: Schedule = CosineSchedule()
     clip_norm: PositiveFloat | None = 35.0
     """L2 norm to which the gradient is clipped; None does not clip."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
+    batch_norm: Literal["own", "synchronized", "frozen"] = "own"
+    """Batch norm's statistics in training: each device's own, those of all devices together (GPUs), or the running
+    ones as they are."""
     ema: EmaConfig | None = None
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     """Loader processes a device."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from bevkd_common.evaluation.atomic import replaced_when_complete
 from bevkd_common.models.weights import mismatches
 
 STATE_FILE = "state.pt"
+MANIFEST = "manifest.json"
+KEPT = 2
+"""Checkpoints of a training under way: the newest, and one to fall back on."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -81,15 +85,58 @@ class Checkpoint:
         """Optimizer steps done."""
         return int(self.folder.name.removeprefix("step-"))
 
+    @property
+    def finished(self) -> bool:
+        """Whether the training ended here."""
+        return not (self.folder / STATE_FILE).is_file()
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What the training said of itself: seconds, names of frozen parameters and the like."""
+        return dict(self._manifest["progress"])
+
     def state(self) -> dict[str, Any]:
         """Optimizer, random numbers and EMA counter; tensors and plain values only, nothing is unpickled."""
         return torch.load(self.folder / STATE_FILE, weights_only=True, map_location="cpu")
 
+    def damage(self) -> str | None:
+        """What is wrong with the files, in a few words; None where they are those that were written."""
+        try:
+            for name, digest in self._manifest["files"].items():
+                if _sha256(self.folder / name) != digest:
+                    return f"{name} has changed"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return str(error)
+        return None
+
+    @property
+    def _manifest(self) -> Any:
+        return json.loads((self.folder / MANIFEST).read_text())
+
+
+def checkpoints(folder: Path) -> list[Checkpoint]:
+    """The checkpoints of a stage, newest first; partial ones carry another name and do not count."""
+    return [Checkpoint(path) for path in sorted(folder.glob("step-*"), reverse=True) if path.is_dir()]
+
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The newest complete checkpoint of a stage; partial ones carry another name and do not count."""
-    complete = sorted(path for path in folder.glob("step-*") if path.is_dir())
-    return Checkpoint(complete[-1]) if complete else None
+    """The newest checkpoint of a stage."""
+    return next(iter(checkpoints(folder)), None)
+
+
+def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint whose files are those that were written.
+
+    Args:
+        folder: The stage's `checkpoints`.
+        say: Told of each one that is damaged.
+    """
+    for found in checkpoints(folder):
+        damage = found.damage()
+        if damage is None:
+            return found
+        say(f"{found.folder} is damaged and not used: {damage}")
+    return None
 
 
 def save_checkpoint(
@@ -98,8 +145,9 @@ def save_checkpoint(
     files: Mapping[str, Mapping[str, Tensor]],
     about: Mapping[str, str],
     state: Mapping[str, Any] | None,
+    progress: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Write a checkpoint beside the older ones, then remove those.
+    """Write a checkpoint, then remove older ones: all when the training is finished, else all but one.
 
     Args:
         folder: The stage's `checkpoints`.
@@ -107,22 +155,41 @@ def save_checkpoint(
         files: File stem ("raw", "ema", "method") to weights.
         about: Stem to the hash of the architecture it belongs to.
         state: What a resumed training needs; None for a finished one.
+        progress: What the training says of itself, JSON-ready.
+
+    Raises:
+        UserError: If it cannot be written, as on a full disk; what was there stays.
     """
     partial = folder / f".partial-{step:06d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for stem, weights in files.items():
-        path = partial / f"{stem}.safetensors"
-        save_weights(path, weights, kind=stem, architecture=about[stem], step=step)
-    if state is not None:
-        torch.save(dict(state), partial / STATE_FILE)
     final = folder / f"step-{step:06d}"
-    older = [path for path in folder.glob("step-*") if path != final]
-    shutil.rmtree(final, ignore_errors=True)
-    partial.replace(final)
-    for path in older:
-        shutil.rmtree(path, ignore_errors=True)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for stem, weights in files.items():
+            path = partial / f"{stem}.safetensors"
+            save_weights(path, weights, kind=stem, architecture=about[stem], step=step)
+        if state is not None:
+            torch.save(dict(state), partial / STATE_FILE)
+        digests = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        manifest = {"progress": dict(progress or {}), "files": digests}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"the checkpoint of step {step} cannot be written to {folder} ({error}): make room or mend the folder,"
+            " and run the same command again; it goes on from the checkpoint before"
+        ) from error
+    kept = 1 if state is None else KEPT
+    for old in checkpoints(folder)[kept:]:
+        shutil.rmtree(old.folder, ignore_errors=True)
     return Checkpoint(final)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:

@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from bevkd_common.data.dataset import SampleSource
 from bevkd_common.data.loader import evaluation_batches
+from bevkd_common.data.samples import Batch, Cameras
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import HEAD
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.models.detector import Detections
 
 if TYPE_CHECKING:
     from bevkd_common.models.detector import DetectorModule
+
+Detected = tuple[Batch, Detections]
 
 
 @torch.no_grad()
@@ -23,30 +30,66 @@ def evaluate(
     evaluator: Evaluator | Submission,
     *,
     batch: int,
-    device: torch.device,
+    workers: int,
+    accelerator: Accelerator,
     precision: torch.dtype | None,
     title: str,
     reporter: Reporter,
 ) -> None:
-    """Feed the detections of every sample, in order, to the evaluator.
+    """Feed the detections of every sample to the evaluator, on every process alike.
+
+    Processes share the scenes and exchange what they found, so that each of them ends with all of it.
 
     Args:
         detector: In any mode; evaluated in eval mode and left there.
         source: The split.
-        evaluator: What takes the detections.
+        evaluator: What takes the detections, in the order of the source.
         batch: Samples at once.
-        device: Where.
+        workers: Loader processes.
+        accelerator: Device and processes.
         precision: Autocast to this type; None computes in float32.
         title: Shown in the progress bar.
         reporter: Where progress goes.
     """
-    detector.to(device).eval()
+    detector.to(accelerator.device).eval()
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    samples = evaluation_batches(source, batch=batch, workers=workers, rank=rank, ranks=ranks)
+    theirs: list[Detected] = []
     done = 0
     with reporter.bar(title, len(source)) as bar:
-        for loaded in evaluation_batches(source, batch=batch):
-            samples = loaded.to(device)
-            with torch.autocast(device.type, precision, enabled=precision is not None):
-                outputs = detector(samples, HEAD)
-            evaluator.update(loaded, detector.decode(outputs, samples))
-            done += len(loaded)
-            bar.update(done)
+        for loaded in samples:
+            found = _detect(detector, loaded.to(accelerator.device), precision)
+            if ranks == 1:
+                evaluator.update(loaded, found)
+            else:
+                theirs += [(_alone(loaded, place), one.to("cpu")) for place, one in enumerate(found)]
+            done += len(loaded) * ranks
+            bar.update(min(done, len(source)))
+    if ranks == 1:
+        return
+    place = {token: number for number, token in enumerate(source.tokens)}
+    for sample, one in sorted(gather_object(theirs), key=lambda detected: place[detected[0].tokens[0]]):
+        evaluator.update(sample, [one])
+
+
+def _detect(detector: DetectorModule, batch: Batch, precision: torch.dtype | None) -> list[Detections]:
+    with torch.autocast(batch.device.type, precision, enabled=precision is not None):
+        outputs = detector(batch, HEAD)
+    return detector.decode(outputs, batch)
+
+
+def _alone(batch: Batch, place: int) -> Batch:
+    """One sample of a batch without what its sensors saw, but for whether they did."""
+    row = slice(place, place + 1)
+    nothing = torch.empty(0)
+    return Batch(
+        tokens=batch.tokens[row],
+        scenes=batch.scenes[row],
+        boxes=Boxes(batch.boxes.tensor[row]),
+        labels=batch.labels[row],
+        cameras=None if batch.cameras is None else Cameras(nothing, nothing, nothing, nothing),
+        points=None if batch.points is None else nothing,
+        point_counts=(),
+        aug_T_lidar=batch.aug_T_lidar[row],
+        global_T_lidar=batch.global_T_lidar[row],
+    )

@@ -20,8 +20,15 @@ class FrozenTeacher:
     `.parameters()`, `.state_dict()` nor a distributed wrapper of the task reaches the teacher.
     """
 
-    def __init__(self, detector: DetectorModule) -> None:
+    def __init__(self, detector: DetectorModule, precision: torch.dtype | None = None) -> None:
+        """Take a detector over.
+
+        Args:
+            detector: Trained.
+            precision: Autocast to this type, float32 computes without it; None follows the task around.
+        """
         self.detector = detector
+        self.precision = precision
         detector.eval().requires_grad_(False)
 
     def to(self, device: torch.device | str) -> FrozenTeacher:
@@ -34,4 +41,7 @@ class FrozenTeacher:
         """The taps wanted, without gradients and with batch norm at its running statistics."""
         if self.detector.training:
             self.detector.eval()
-        return self.detector(batch, want)
+        if self.precision is None:
+            return self.detector(batch, want)
+        with torch.autocast(batch.device.type, self.precision, enabled=self.precision != torch.float32):
+            return self.detector(batch, want)

@@ -4,33 +4,54 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from bevkd_common.config.training import TrainingConfig
-from bevkd_common.config.wording import did_you_mean
+from bevkd_common.config.training import CheckpointConfig, TrainingConfig
 from bevkd_common.data.dataset import SampleSource
 from bevkd_common.data.loader import TrainingOrder, training_batches
 from bevkd_common.data.samples import Batch
 from bevkd_common.engine import checkpoint
+from bevkd_common.engine.checkpoint import Checkpoint
 from bevkd_common.engine.ema import Ema
+from bevkd_common.engine.interrupt import StopRequest
+from bevkd_common.engine.optimizer import build_optimizer, split_batch, trained_parameters
 from bevkd_common.engine.progress import Bar, Reporter
 from bevkd_common.engine.schedule import first_beta, lr_factor
 from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, StepOutput, Task
-from bevkd_common.errors import UserError
+from bevkd_common.engine.trackers import Trackers
+from bevkd_common.errors import TrainingStoppedError, UserError
 
-CHECKPOINT_INTERVAL_S = 120.0
 LOG_EVERY = 10
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {name: None if dtype == torch.float32 else dtype for name, dtype in DTYPES.items()}
+NON_FINITE = "non-finite.json"
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How a training is kept and followed; nothing here changes the weights.
+
+    Attributes:
+        checkpoints: How often.
+        trackers: Names of the trackers that get the metrics beside `metrics.jsonl`.
+    """
+
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    trackers: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -66,12 +87,14 @@ def train(
     *,
     seed: int,
     folder: Path,
+    start: Checkpoint | None,
     architectures: Mapping[str, str],
     title: str,
     reporter: Reporter,
     accelerator: Accelerator,
+    keeping: Keeping | None = None,
 ) -> Trained:
-    """Train a task, from its newest checkpoint if there is one.
+    """Train a task.
 
     Args:
         task: Detector, or student with method; already prepared by the method on a fresh start.
@@ -79,17 +102,26 @@ def train(
         config: How.
         seed: Order of samples and augmentation.
         folder: The stage: `checkpoints/` and `metrics.jsonl` are written there.
+        start: The checkpoint to go on from; None starts afresh.
         architectures: File stem ("raw", "method") to the hash written into the weights.
         title: Shown in the progress bar.
         reporter: Where progress goes.
         accelerator: Device and processes.
+        keeping: Checkpoints and trackers.
 
     Raises:
-        UserError: If a loss is not finite; names the step, the terms and the samples of the batch.
+        UserError: If a loss is not finite; names the step, the terms and the samples of the batch. If a checkpoint
+            cannot be written.
+        TrainingStoppedError: If a signal asked for it, after a checkpoint was written.
     """
+    keeping = keeping or Keeping()
     steps = total_steps(config, source, seed)
-    training = _Training(task, config, steps, folder, architectures, accelerator)
-    training.resume()
+    if start is not None and start.finished:
+        return Trained(steps, **{name: start.progress[name] for name in ("seconds", "step_s", "skipped")})
+    training = _Training(task, config, steps, folder, start, architectures, accelerator, keeping.checkpoints)
+    if start is not None:
+        training.resume(start)
+        reporter.say(f"{title}: goes on from step {start.step} of {steps}")
     batches = training_batches(
         source,
         batch=training.micro_batch,
@@ -102,15 +134,26 @@ def train(
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
     )
-    metrics = _MetricsLog(folder / "metrics.jsonl", training.step, writes=accelerator.is_main_process)
-    with reporter.bar(title, steps) as bar:
-        training.run(batches, metrics, bar)
-    training.save(finished=True)
-    if training.skipped:
-        reporter.say(
-            f"{title}: {training.skipped} damaged samples were skipped, the first: {training.first_skipped}"
+    log = _MetricsLog(folder / "metrics.jsonl", training.step, writes=accelerator.is_main_process)
+    trackers = Trackers(keeping.trackers, title, folder, writes=accelerator.is_main_process)
+    with reporter.bar(title, steps) as bar, StopRequest() as stop, trackers:
+
+        def write(record: Mapping[str, Any]) -> None:
+            log.write(record)
+            trackers.write(record)
+
+        training.run(batches, write, bar, stop)
+    if training.step < steps:
+        assert stop.signal is not None
+        raise TrainingStoppedError(
+            f"{title}: stopped after step {training.step} of {steps}, which is kept; the same command goes on",
+            stop.signal,
         )
-    return Trained(steps, training.seconds, training.pace, training.skipped)
+    skipped = training.skipped_in_all()
+    training.save(finished=True)
+    if skipped:
+        reporter.say(f"{title}: {skipped} damaged samples were skipped, the first: {training.first_skipped}")
+    return Trained(steps, training.seconds, training.pace, skipped)
 
 
 class _Training:
@@ -122,20 +165,28 @@ class _Training:
         config: TrainingConfig,
         steps: int,
         folder: Path,
+        start: Checkpoint | None,
         architectures: Mapping[str, str],
         accelerator: Accelerator,
+        kept: CheckpointConfig,
     ) -> None:
-        self.config, self.steps, self.architectures = config, steps, architectures
+        self.config, self.steps, self.architectures, self.kept = config, steps, architectures, kept
         self.accelerator = accelerator
+        self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.micro_batch, self.accumulation = split_batch(config, accelerator.num_processes)
         if isinstance(task, DistillationTask):
             task.teacher.to(accelerator.device)
-        self.task = task.to(accelerator.device).train()
-        self.optimizer = build_optimizer(task, config)
-        self.wrapped = accelerator.prepare(task)
+        self.task = task.to(accelerator.device)
+        if start is not None:
+            _freeze(task, start.progress["frozen"])
+        if config.batch_norm == "synchronized" and accelerator.num_processes > 1:
+            self.task = nn.SyncBatchNorm.convert_sync_batchnorm(self.task)
+        self._train_mode()
+        self.optimizer = build_optimizer(self.task, config)
+        self.wrapped = accelerator.prepare(self.task)
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=config.precision == "fp16")
-        self.ema = Ema(task.detector, config.ema) if config.ema else None
+        self.ema = Ema(self.task.detector, config.ema) if config.ema else None
         self.step = 0
         self.seconds = 0.0
         self.durations: list[float] = []
@@ -147,24 +198,26 @@ class _Training:
         """Median seconds a step, of those done since the training was last resumed."""
         return median(self.durations) if self.durations else self.seconds / max(self.step, 1)
 
-    def resume(self) -> None:
-        """Go back to the newest checkpoint, if there is one."""
-        found = checkpoint.latest(self.checkpoints)
-        if found is None:
-            return
+    def resume(self, start: Checkpoint) -> None:
+        """Go back to a checkpoint."""
         for stem, module in self._modules().items():
-            checkpoint.load_weights(found.folder / f"{stem}.safetensors", module)
-        state = found.state()
+            checkpoint.load_weights(start.folder / f"{stem}.safetensors", module)
+        state, progress = start.state(), start.progress
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"])
         if self.ema:
-            average = load_file(found.folder / "ema.safetensors")
+            average = load_file(start.folder / "ema.safetensors")
             self.ema.load(average, state["ema_updates"])
-        self.step, self.seconds, self.skipped = found.step, state["seconds"], state["skipped"]
+        self.step, self.seconds = start.step, progress["seconds"]
+        if self.accelerator.is_main_process:
+            self.skipped = progress["skipped"]
+        rank = self.accelerator.process_index
+        # Of more processes than there were, the new ones go on with the numbers they were started with.
+        if rank < len(state["rng"]):
+            _set_rng_state(state["rng"][rank])
 
-    def run(self, batches: Any, metrics: _MetricsLog, bar: Bar) -> None:
-        """Every step that is left."""
+    def run(self, batches: Any, write: Callable[[Mapping[str, Any]], None], bar: Bar, stop: StopRequest) -> None:
+        """Every step that is left, or until it is asked to stop."""
         saved = started = time.monotonic()
         before = self.seconds
         while self.step < self.steps:
@@ -178,11 +231,31 @@ class _Training:
             self.durations.append(now - waited)
             record |= {"data_s": round(loaded - waited, 5), "step_s": round(now - loaded, 5)}
             if self.step % LOG_EVERY == 0 or self.step in (1, self.steps):
-                metrics.write({"step": self.step} | record)
+                write({"step": self.step} | self._completed(record))
             bar.update(self.step, note=f"loss {record['loss']:.3f}")
-            if now - saved > CHECKPOINT_INTERVAL_S and self.step < self.steps:
+            due = now - saved > 60 * self.kept.minutes or self.step % (self.kept.steps or self.steps) == 0
+            stopping, saving = self._agreed(stop.signal is not None, due)
+            if (stopping or saving) and self.step < self.steps:
                 self.save(finished=False)
                 saved = time.monotonic()
+            if stopping:
+                stop.signal = stop.signal or 0
+                return
+
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """What any process wishes."""
+        if self.accelerator.num_processes == 1:
+            return list(wishes)
+        flags = torch.tensor(wishes, dtype=torch.int32, device=self.accelerator.device)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in flags.tolist()]
+
+    def _train_mode(self) -> None:
+        self.task.train()
+        if self.config.batch_norm == "frozen":
+            for module in self.task.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
 
     def _optimizer_step(self, micro_batches: list[Batch]) -> dict[str, Any]:
         config = self.config
@@ -192,10 +265,12 @@ class _Training:
             beta = first_beta(config.schedule, self.step, self.steps, config.optimizer.betas[0])
             group["betas"] = (beta, config.optimizer.betas[1])
         totals: dict[str, Any] = {"loss": 0.0, "lr": config.optimizer.lr * factor, "terms": {}, "metrics": {}}
-        for batch in micro_batches:
+        for place, batch in enumerate(micro_batches, start=1):
             self.skipped += len(batch.skipped)
             self.first_skipped = self.first_skipped or next(iter(batch.skipped), "")
-            self._backward(batch.to(self.accelerator.device), totals)
+            last = place == len(micro_batches)
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                self._backward(batch.to(self.accelerator.device), totals)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(trained_parameters(self.task), config.clip_norm or math.inf)
         self.scaler.step(self.optimizer)
@@ -203,8 +278,7 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update(self.task.detector)
-        record = totals | {"grad_norm": round(float(norm), 5)}
-        return record | {"skipped": self.skipped} if self.skipped else record
+        return totals | {"grad_norm": round(float(norm), 5)}
 
     def _backward(self, batch: Batch, totals: dict[str, Any]) -> None:
         dtype = AUTOCAST[self.config.precision]
@@ -222,14 +296,37 @@ class _Training:
             totals["metrics"][name] = totals["metrics"].get(name, 0.0) + value.item() / self.accumulation
 
     def _stop_on_non_finite(self, output: StepOutput, batch: Batch) -> None:
-        values = ", ".join(f"{name} {term.value.item():g}" for name, term in output.terms.items())
+        terms = {name: str(term.value.item()) for name, term in output.terms.items()}
+        path = self.folder / NON_FINITE
+        about = {"step": self.step + 1, "terms": terms, "samples": list(batch.tokens)}
+        checkpoint.write_atomically(path, json.dumps(about, indent=1) + "\n")
+        values = ", ".join(f"{name} {value}" for name, value in terms.items())
         raise UserError(
             f"the loss is not finite at step {self.step + 1} ({values}) for the samples {', '.join(batch.tokens)}:"
-            " lower the learning rate, or look at these samples"
+            f" lower the learning rate, or look at these samples; they are kept in {path}"
         )
 
+    def _completed(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record with means over the processes, memory, and what was skipped."""
+        if self.accelerator.num_processes > 1:
+            numbers = [record["loss"], *(t["value"] for t in record["terms"].values()), *record["metrics"].values()]
+            mean = iter(self.accelerator.reduce(torch.tensor(numbers).to(self.accelerator.device), "mean").tolist())
+            record["loss"] = next(mean)
+            record["terms"] = {n: {"value": next(mean), "weight": t["weight"]} for n, t in record["terms"].items()}
+            record["metrics"] = {name: next(mean) for name in record["metrics"]}
+        record["memory_gb"] = round(peak_memory(self.accelerator.device) / 1e9, 3)
+        skipped = self.skipped_in_all()
+        return record | {"skipped": skipped} if skipped else record
+
+    def skipped_in_all(self) -> int:
+        """Damaged samples that all processes have skipped."""
+        if self.accelerator.num_processes == 1:
+            return self.skipped
+        return int(self.accelerator.reduce(torch.tensor(self.skipped).to(self.accelerator.device)).item())
+
     def save(self, *, finished: bool) -> None:
-        """Write a checkpoint; a finished one keeps the weights alone."""
+        """Write a checkpoint; a finished one keeps the weights alone. All processes take part."""
+        rng, skipped = gather_object([_rng_state()]), self.skipped_in_all()
         if not self.accelerator.is_main_process:
             return
         files: dict[str, Mapping[str, Tensor]] = {
@@ -242,12 +339,16 @@ class _Training:
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
+            "rng": rng,
             "ema_updates": self.ema.updates if self.ema else 0,
-            "seconds": self.seconds,
-            "skipped": self.skipped,
         }
-        checkpoint.save_checkpoint(self.checkpoints, self.step, files, about, None if finished else state)
+        progress = {
+            "seconds": self.seconds,
+            "step_s": self.pace,
+            "skipped": skipped,
+            "frozen": [name for name, value in self.task.named_parameters() if not value.requires_grad],
+        }
+        checkpoint.save_checkpoint(self.checkpoints, self.step, files, about, None if finished else state, progress)
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {"raw": self.task.detector}
@@ -258,69 +359,28 @@ class _Training:
         return modules
 
 
-def split_batch(config: TrainingConfig, ranks: int) -> tuple[int, int]:
-    """Samples a device sees at once, and how many such micro-batches make one step.
-
-    Raises:
-        UserError: If the effective batch cannot be kept.
-    """
-    micro = config.micro_batch or max(config.batch // ranks, 1)
-    if config.batch % (micro * ranks):
-        raise UserError(
-            f"batch {config.batch} is not a multiple of {ranks} processes x {micro} samples:"
-            " set the training's micro_batch so that the effective batch of the recipe is kept"
-        )
-    return micro, config.batch // (micro * ranks)
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device's allocations, or on the CPU what the process has held at most."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def trained_parameters(task: Task) -> list[nn.Parameter]:
-    """What the optimizer moves."""
-    return [parameter for parameter in task.parameters() if parameter.requires_grad]
+def _freeze(task: Task, names: Sequence[str]) -> None:
+    parameters = dict(task.named_parameters())
+    for name in names:
+        parameters[name].requires_grad_(False)
 
 
-def build_optimizer(task: Task, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over the detector and what the method or objective owns.
-
-    Each group carries `lr_factor`, which the loop multiplies with the schedule's learning rate.
-
-    Raises:
-        UserError: If `lr_factors` names a module that the detector does not have.
-    """
-    optimizer = config.optimizer
-    groups: list[dict[str, Any]] = [
-        {"params": parameters, "lr_factor": factor}
-        for factor, parameters in grouped_parameters(task.detector, optimizer.lr_factors).items()
-    ]
-    if isinstance(task, PretrainingTask):
-        groups.append({"params": list(task.objective.parameters()), "lr_factor": 1.0})
-    if isinstance(task, DistillationTask):
-        for group in task.method.param_groups():
-            extra = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
-            groups.append({"params": list(group.parameters), "lr_factor": group.lr_factor} | extra)
-    return torch.optim.AdamW(
-        groups, lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay, fused=True
-    )
+def _rng_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
 
 
-def grouped_parameters(detector: nn.Module, factors: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
-    """The parameters that move, by the factor of their learning rate; the longest module path that fits decides.
-
-    Raises:
-        UserError: If a path names no module of the detector.
-    """
-    parts = dict(detector.named_modules())
-    for path in factors:
-        if path not in parts:
-            raise UserError(
-                f"`lr_factors` names `{path}`, which this detector does not have{did_you_mean(path, parts)}"
-            )
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in detector.named_parameters():
-        if parameter.requires_grad:
-            fitting = [path for path in factors if name.startswith(f"{path}.")]
-            factor = factors[max(fitting, key=len)] if fitting else 1.0
-            groups.setdefault(factor, []).append(parameter)
-    return groups
+def _set_rng_state(state: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 class _MetricsLog:

@@ -18,12 +18,19 @@ from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.training import TrainingConfig
 from bevkd_common.data.dataset import Dataset, SampleSource
 from bevkd_common.data.loader import PastableSource, calibration_batches
-from bevkd_common.engine.checkpoint import latest, load_weights, read_json, save_checkpoint, write_atomically
+from bevkd_common.engine.checkpoint import (
+    Checkpoint,
+    load_weights,
+    newest_sound,
+    read_json,
+    save_checkpoint,
+    write_atomically,
+)
 from bevkd_common.engine.evaluate import evaluate
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, SupervisedTask, Task
 from bevkd_common.engine.teacher import FrozenTeacher
-from bevkd_common.engine.train import AUTOCAST, train
+from bevkd_common.engine.train import AUTOCAST, DTYPES, Keeping, train
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.evaluation.results import Results
@@ -74,8 +81,10 @@ class Laboratory:
         root: Path,
         reporter: Reporter,
         accelerator: Accelerator,
+        trackers: Sequence[str] = (),
     ) -> None:
         self.recipe, self.dataset, self.seed = recipe, dataset, seed
+        self.keeping = Keeping(recipe.checkpoints, trackers)
         self.root, self.reporter, self.accelerator = root, reporter, accelerator
 
     def stage(self, arm: Arm, teacher: Stage | None) -> Stage:
@@ -98,7 +107,11 @@ class Laboratory:
         if arm.method is not None:
             assert teacher is not None
             modules += [_module(detector_spec(self.recipe.teacher).build), _module(method_spec(arm.method).build)]
-            inputs |= {"method": _dump(arm.method), "teacher": teacher.fingerprint}
+            inputs |= {
+                "method": _dump(arm.method),
+                "teacher": teacher.fingerprint,
+                "teacher_precision": self.recipe.teacher_precision,
+            }
         inputs |= self._inputs(arm.detector, arm.training, modules)
         return Stage("teacher" if arm.role == "teacher" else kind, inputs, self.root)
 
@@ -129,8 +142,9 @@ class Laboratory:
             return done
         first = self.pretrain(arm)
         pretrained = None if first is None else stage_weights(first.folder)["raw"]
-        task = self._task(arm, stage, teacher, pretrained)
-        return self._run_training(task, arm.training, stage, arm.detector, arm.method, arm.title)
+        start = self._start(stage)
+        task = self._task(arm, teacher, pretrained, prepared=start is not None)
+        return self._run_training(task, arm.training, stage, start, arm.detector, arm.method, arm.title)
 
     def pretrain(self, arm: Arm) -> Stage | None:
         """Train a part of the arm's detector first, unless that was done; None where the arm has no such stage."""
@@ -141,30 +155,39 @@ class Laboratory:
             classes = self.dataset.classes
             detector = build_detector(arm.detector, classes, seed=self.seed)
             objective = build_pretraining(arm.detector, classes, seed=self.seed)
-            task = PretrainingTask(detector, objective)
-            self._run_training(task, arm.pretraining, stage, arm.detector, None, "student, a part of it first")
+            task, start = PretrainingTask(detector, objective), self._start(stage)
+            title = "student, a part of it first"
+            self._run_training(task, arm.pretraining, stage, start, arm.detector, None, title)
         return stage
+
+    def _start(self, stage: Stage) -> Checkpoint | None:
+        return newest_sound(stage.folder / "checkpoints", self.reporter.say)
 
     def _run_training(
         self,
         task: Task,
         training: TrainingConfig,
         stage: Stage,
+        start: Checkpoint | None,
         detector: Config,
         method: Config | None,
         title: str,
     ) -> dict[str, Any]:
-        stage.open()
+        if self.accelerator.is_main_process:
+            stage.open()
+        self.accelerator.wait_for_everyone()
         trained = train(
             task,
             self._training_source(task, training),
             training,
             seed=self.seed,
             folder=stage.folder,
+            start=start,
             architectures={"raw": self._architecture(detector), "method": fingerprint(_dump_or_none(method))},
             title=f"{title}, seed {self.seed}",
             reporter=self.reporter,
             accelerator=self.accelerator,
+            keeping=self.keeping,
         )
         record: dict[str, Any] = {
             "steps": trained.steps,
@@ -176,6 +199,7 @@ class Laboratory:
             record["skipped"] = trained.skipped
         if self.accelerator.is_main_process:
             stage.finish_training(record)
+        self.accelerator.wait_for_everyone()
         return record
 
     def _training_source(self, task: Task, training: TrainingConfig) -> SampleSource:
@@ -198,13 +222,15 @@ class Laboratory:
         done = stage.trained
         if done is not None:
             return done
-        stage.open()
         detector = build_detector(arm.detector, self.dataset.classes, seed=self.seed)
         load_weights(checkpoint, detector)
         about = {"raw": self._architecture(arm.detector)}
-        save_checkpoint(stage.folder / "checkpoints", 0, {"raw": detector.state_dict()}, about, None)
         record = {"steps": 0, "seconds": 0.0, "step_s": 0.0, "parameters": parameters(detector)}
-        stage.finish_training(record)
+        if self.accelerator.is_main_process:
+            stage.open()
+            save_checkpoint(stage.folder / "checkpoints", 0, {"raw": detector.state_dict()}, about, None)
+            stage.finish_training(record)
+        self.accelerator.wait_for_everyone()
         return record
 
     def score(self, arm: Arm, folder: Path, *, again: bool = False) -> Scores:
@@ -225,9 +251,11 @@ class Laboratory:
         weights = stage_weights(folder)
         results = {kind: self._evaluate(arm, folder, kind) for kind in WEIGHT_KINDS if kind in weights}
         primary = "ema" if "ema" in results else "raw"
-        dumped = {kind: value.model_dump(mode="json") for kind, value in results.items()}
-        content = {"evaluation": wanted, "primary": primary, "results": dumped}
-        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        if self.accelerator.is_main_process:
+            dumped = {kind: value.model_dump(mode="json") for kind, value in results.items()}
+            content = {"evaluation": wanted, "primary": primary, "results": dumped}
+            write_atomically(path, json.dumps(content, indent=1) + "\n")
+        self.accelerator.wait_for_everyone()
         return Scores(primary, results)
 
     def submission(self, arm: Arm, folder: Path, config: Config, dataset: Dataset) -> object:
@@ -270,7 +298,7 @@ class Laboratory:
             load_weights(weights["method"], method)
         return method.to(self.accelerator.device).eval()
 
-    def _task(self, arm: Arm, stage: Stage, teacher: Stage | None, pretrained: Path | None) -> Task:
+    def _task(self, arm: Arm, teacher: Stage | None, pretrained: Path | None, *, prepared: bool) -> Task:
         student = build_detector(arm.detector, self.dataset.classes, seed=self.seed)
         if pretrained is not None:
             load_weights(pretrained, student, architecture=self._architecture(arm.detector))
@@ -280,9 +308,11 @@ class Laboratory:
         frozen = self.detector(self.recipe.teacher, teacher.folder)
         torch.manual_seed(self.seed + 1)
         method = build_method(arm.method, frozen, student, names=self._names())
-        if latest(stage.folder / "checkpoints") is None:
+        if not prepared:
             self._prepare(method, frozen, student)
-        return DistillationTask(student, FrozenTeacher(frozen), method)
+        precision = self.recipe.teacher_precision
+        seeing = FrozenTeacher(frozen, None if precision is None else DTYPES[precision])
+        return DistillationTask(student, seeing, method)
 
     def _prepare(self, method: MethodModule, teacher: DetectorModule, student: DetectorModule) -> None:
         source = self.dataset.source("train", teacher.needs | student.needs)
@@ -295,7 +325,8 @@ class Laboratory:
     def _evaluate(self, arm: Arm, folder: Path, kind: str) -> Results:
         evaluator = build_evaluator(self.recipe.dataset, self.dataset, "val")
         self._run(arm, folder, kind, self.dataset, evaluator)
-        evaluator.evidence().save(folder / f"evidence-{kind}.npz")
+        if self.accelerator.is_main_process:
+            evaluator.evidence().save(folder / f"evidence-{kind}.npz")
         return evaluator.compute()
 
     def _run(
@@ -307,7 +338,8 @@ class Laboratory:
             dataset.source("val", detector.needs),
             evaluator,
             batch=self.recipe.evaluation.batch,
-            device=self.accelerator.device,
+            workers=self.recipe.evaluation.workers,
+            accelerator=self.accelerator,
             precision=AUTOCAST[arm.training.precision],
             title=f"scoring {arm.title}, seed {self.seed}" + (f" ({kind})" if kind == "ema" else ""),
             reporter=self.reporter,

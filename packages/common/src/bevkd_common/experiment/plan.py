@@ -9,7 +9,7 @@ from torch import nn
 from bevkd_common.config.model import Config
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.training import TrainingConfig
-from bevkd_common.engine.train import grouped_parameters, split_batch
+from bevkd_common.engine.optimizer import grouped_parameters, split_batch
 from bevkd_common.experiment.arms import Arm
 from bevkd_common.experiment.build import (
     build_detector,

@@ -14,6 +14,7 @@ from bevkd_common.config.plugins import MethodSpec, installed
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset
 from bevkd_common.engine.progress import Reporter
+from bevkd_common.engine.trackers import check_trackers
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import (
     Arm,
@@ -43,6 +44,7 @@ class Request:
         ablations: Names of the method's ablations to train too.
         baseline: Whether to train the student alone.
         restart: Whether to throw away what an earlier run of this name did.
+        trackers: Where metrics go beside `metrics.jsonl`.
     """
 
     out: Path
@@ -52,6 +54,7 @@ class Request:
     ablations: tuple[str, ...] = ()
     baseline: bool = True
     restart: bool = False
+    trackers: tuple[str, ...] = ()
 
 
 def run_experiment(recipe: Recipe, request: Request, reporter: Reporter, accelerator: Accelerator) -> RunFolder:
@@ -64,10 +67,13 @@ def run_experiment(recipe: Recipe, request: Request, reporter: Reporter, acceler
     lines = plan_lines(recipe, arms, request.seeds, accelerator.num_processes)
     for line in lines:
         reporter.say(line)
+    check_trackers(request.trackers)
     spec = method_spec(recipe.method)
     folder = RunFolder(request.out)
-    folder.open(dump(recipe), restart=request.restart)
-    folder.write_environment(environment(accelerator.device, installed(MethodSpec).origin[spec.kind]))
+    if accelerator.is_main_process:
+        folder.open(dump(recipe), restart=request.restart)
+        folder.write_environment(environment(accelerator.device, installed(MethodSpec).origin[spec.kind]))
+    accelerator.wait_for_everyone()
     record: dict[str, Any] = {
         "method": spec.kind,
         "data_root": str(request.data_root) if request.data_root else None,
@@ -79,13 +85,23 @@ def run_experiment(recipe: Recipe, request: Request, reporter: Reporter, acceler
         "stages": {},
     }
     for seed in request.seeds:
-        dataset = open_dataset(recipe, seed, data_root=request.data_root, runs=folder.root, reporter=reporter)
-        lab = Laboratory(recipe, dataset, seed=seed, root=folder.root, reporter=reporter, accelerator=accelerator)
+        with accelerator.main_process_first():
+            dataset = open_dataset(recipe, seed, data_root=request.data_root, runs=folder.root, reporter=reporter)
+        lab = Laboratory(
+            recipe,
+            dataset,
+            seed=seed,
+            root=folder.root,
+            reporter=reporter,
+            accelerator=accelerator,
+            trackers=request.trackers,
+        )
         record["data"][str(seed)] = dataset.fingerprint
         record["stages"][str(seed)] = {}
         for name, stage in run_seed(lab, recipe, arms):
             record["stages"][str(seed)][name] = stage.folder.name
-            folder.write(record)
+            if accelerator.is_main_process:
+                folder.write(record)
     return folder
 
 
@@ -108,7 +124,8 @@ def train_one(
     if name not in choices:
         raise UserError(f"no arm is called `{name}`: choose from {', '.join(choices)}")
     arm = choices[name]
-    dataset = open_dataset(recipe, seed, data_root=data_root, runs=runs, reporter=reporter)
+    with accelerator.main_process_first():
+        dataset = open_dataset(recipe, seed, data_root=data_root, runs=runs, reporter=reporter)
     lab = Laboratory(recipe, dataset, seed=seed, root=runs, reporter=reporter, accelerator=accelerator)
     if arm.role == "baseline":
         return _one(lab, arm, None).folder

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from bevkd_common.data.needs import DataNeeds
@@ -69,6 +70,10 @@ class Detections:
     boxes: Boxes
     scores: Tensor
     labels: Tensor
+
+    def to(self, device: torch.device | str) -> Detections:
+        """The same on `device`."""
+        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
 
 
 class Detector(Protocol):
