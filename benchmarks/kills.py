@@ -24,7 +24,9 @@ import torch
 from safetensors.torch import load_file
 
 EVERY = 5
-STEPS = 80
+STARTING_S = 8.0
+"""About how long a process takes to its first step."""
+STEPS = 200
 OVERRIDES = [
     "dataset.world.train_scenes=4",
     "dataset.world.val_scenes=2",
@@ -92,7 +94,7 @@ def _kill(folder: Path, count: int, seconds: float, rng: random.Random) -> list[
         with log.open("w") as stream:
             process = subprocess.Popen(COMMAND, cwd=folder, env=_environment(), stdout=stream, stderr=stream)
             try:
-                process.wait(rng.uniform(0, 2.5 * seconds / count + 12))
+                process.wait(rng.uniform(0.5 * STARTING_S, STARTING_S + 2 * seconds / count))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()

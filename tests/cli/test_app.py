@@ -41,12 +41,13 @@ def commands(command: Any, name: str = "bevkd") -> Iterator[tuple[str, Any]]:
 # Every flag is a promise: adding one is a decision, and everything else is `--set`.
 FLAGS = {
     "bevkd run": "METHOD --teacher --student --dataset --data-root --recipe --set"
-    " --out --seed --seeds --gpus --restart --no-baseline",
-    "bevkd train": "METHOD --arm --teacher --student --dataset --data-root --recipe --set --out --seed --gpus",
+    " --out --seed --seeds --gpus --nodes --restart --no-baseline --plan",
+    "bevkd train": "METHOD --arm --teacher --student --dataset --data-root --recipe --set --out --seed --gpus"
+    " --nodes",
     "bevkd eval": "RUN|FILE --gpus --submission --data-root --version --split --engine --results",
     "bevkd report": "RUN --gpus",
     "bevkd ablate": "METHOD [ABLATION]... --teacher --student --dataset --data-root --recipe --set"
-    " --out --seed --gpus --restart --list",
+    " --out --seed --gpus --nodes --restart --list",
     "bevkd recipes ls": "",
     "bevkd recipes show": "NAME",
     "bevkd recipes copy": "NAME DEST",
@@ -57,6 +58,7 @@ FLAGS = {
     "bevkd data check": "ROOT --version --samples --draw",
     "bevkd data synth": "OUT --seed --train-scenes --val-scenes --workers",
     "bevkd plugins": "",
+    "bevkd doctor": "--data-root --runs",
 }
 
 
@@ -70,7 +72,7 @@ def test_the_flags_of_every_command_are_decided() -> None:
         ]
         surface[name] = " ".join(words)
     assert surface == FLAGS
-    assert FLAGS["bevkd run"].count("--") <= 12
+    assert FLAGS["bevkd run"].count("--") <= 14
 
 
 def test_every_command_explains_itself(bevkd: Bevkd) -> None:

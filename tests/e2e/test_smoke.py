@@ -12,6 +12,7 @@ SMALL = [
     "dataset.world.lidar_azimuths=180",
     "teacher_training.steps=3",
     "student_training.steps=3",
+    "student_pretraining.steps=3",
     "evaluation.bootstrap=20",
 ]
 
@@ -45,6 +46,9 @@ def test_the_readme_experiment(bevkd, tmp_path):
 
     repeated = bevkd(*flags, *overrides)
     assert repeated.count("trained before") == 3
+    again = bevkd("run", "--from", "runs/smoke/config.yaml")
+    assert again.count("trained before") == 3
+    assert [path.name for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")] == ["smoke"]
 
     bevkd("eval", "runs/smoke", "--submission", "submissions")
     written = sorted(path.name for path in (tmp_path / "submissions").iterdir())
@@ -53,3 +57,19 @@ def test_the_readme_experiment(bevkd, tmp_path):
     assert submission["meta"]["use_lidar"] is True
     assert submission["meta"]["use_camera"] is False
     assert len(submission["results"]) == 4
+
+
+def test_a_plan_measures_every_training_and_keeps_nothing(bevkd, tmp_path):
+    overrides = [part for value in SMALL for part in ("--set", value)]
+    printed = bevkd("run", "distillbev", "--teacher", "centerpoint", "--student", "bevdet", "--plan", *overrides)
+    rows = [line.split("\t") for line in printed.splitlines() if "\t" in line]
+    assert [row[0] for row in rows] == ["teacher", "pretraining", "baseline", "distilled"]
+    for _, steps, step, data, hours, memory, checkpoint, fits in rows:
+        assert steps == "3"
+        assert 0 < float(data) < float(step)
+        assert float(hours) == pytest.approx(3 * float(step) / 3600, abs=0.01)
+        assert 0.3 < float(memory) < 20
+        assert 0.001 < float(checkpoint) < 0.1
+        assert fits == "yes"
+    assert "hours of training for 1 seeds" in printed
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".data"]

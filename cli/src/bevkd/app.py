@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 from bevkd_common.errors import TrainingStoppedError, UserError
 
-from bevkd import config, data, plugins, recipes, run
+from bevkd import config, data, doctor, plugins, recipes, run
 
 DISK_TROUBLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -37,6 +37,7 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.command("plugins")(plugins.plugins)
+app.command("doctor")(doctor.doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,23 +18,36 @@ if TYPE_CHECKING:
     from bevkd_common.experiment.record import RunFolder
     from bevkd_common.experiment.run import Request
 
+MethodOrNone = Annotated[
+    str | None, typer.Argument(metavar="METHOD", help="A method that is installed; not needed with --from.")
+]
 Method = Annotated[str, typer.Argument(metavar="METHOD", help="A method that is installed, such as distillbev.")]
 Teacher = Annotated[str | None, typer.Option(help="Teacher, as a recipe names it.")]
 Student = Annotated[str | None, typer.Option(help="Student, as a recipe names it.")]
 DatasetName = Annotated[str, typer.Option(help="Data set, as a recipe names it.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set; data that can be made need none.")]
-RecipeOption = Annotated[str | None, typer.Option(help="A recipe's name or file, instead of the flags above.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "--from",
+        help="A recipe's name or file, instead of the flags above; config.yaml of a run repeats it.",
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b=c changes one value of the recipe.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; runs/<recipe> where not given.")]
 Seed = Annotated[int | None, typer.Option(help="One of the recipe's seeds; the first where not given.")]
 Seeds = Annotated[int | None, typer.Option(min=2, help="Run that many of the recipe's seeds, and its controls.")]
 Gpus = Annotated[int | None, typer.Option(min=0, help="Processes, one a GPU; 0 stays on the CPU.")]
+Nodes = Annotated[
+    int | None, typer.Option(min=1, help="Machines, on each of which the command runs; see docs/slurm.sh.")
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run of this name did.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/NAME.")]
 
 
 def run(
-    method: Method,
+    method: MethodOrNone = None,
     teacher: Teacher = None,
     student: Student = None,
     dataset: DatasetName = "synthetic",
@@ -45,23 +58,39 @@ def run(
     seed: Seed = None,
     seeds: Seeds = None,
     gpus: Gpus = None,
+    nodes: Nodes = None,
     restart: Restart = False,
     no_baseline: Annotated[
         bool, typer.Option("--no-baseline", help="Leave out the student alone, and with it the comparison.")
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Measure two real steps of each training, say what it takes, and stop."),
+    ] = False,
 ) -> None:
     """Run a whole experiment: data, teacher, student alone, student distilled, scores, report."""
-    from bevkd_common.experiment.run import Request
+    from bevkd_common.errors import UserError
+    from bevkd_common.experiment.run import Request, repeated
 
+    if method is None and recipe is None:
+        raise UserError("say a METHOD, such as distillbev, or which run to repeat: --from runs/NAME/config.yaml")
     chosen, loaded = _recipe(method, teacher, student, dataset, recipe, overrides)
+    before = None if recipe is None else repeated(Path(recipe))
+    named = Path("runs") / before.out.name if before and not overrides else _default_out(chosen, overrides)
+    several = seed is None and seeds is None and before is not None
     request = Request(
-        out=out or _default_out(chosen, overrides),
-        data_root=data_root,
-        seeds=_seeds(loaded, seed, seeds),
-        controls=seeds is not None,
-        baseline=not no_baseline,
+        out=out or named,
+        data_root=data_root or (before.data_root if before else None),
+        seeds=before.seeds if several and before else _seeds(loaded, seed, seeds),
+        controls=seeds is not None or bool(several and before and before.controls),
+        ablations=before.ablations if before else (),
+        baseline=not no_baseline and (before is None or before.baseline),
         restart=restart,
     )
+    if plan:
+        _print_plan(loaded, request, gpus)
+        return
+    _launch(gpus, nodes)
     _experiment(loaded, request, gpus)
 
 
@@ -80,6 +109,7 @@ def ablate(
     out: Out = None,
     seed: Seed = None,
     gpus: Gpus = None,
+    nodes: Nodes = None,
     restart: Restart = False,
     list_only: Annotated[bool, typer.Option("--list", help="Print the method's ablations and stop.")] = False,
 ) -> None:
@@ -100,6 +130,7 @@ def ablate(
         ablations=tuple(names or spec.ablations),
         restart=restart,
     )
+    _launch(gpus, nodes)
     _experiment(loaded, request, gpus)
 
 
@@ -115,11 +146,13 @@ def train(
     out: Out = None,
     seed: Seed = None,
     gpus: Gpus = None,
+    nodes: Nodes = None,
 ) -> None:
     """Train and score one model of a recipe, and the teacher if it needs one; `run` takes it from there."""
     from bevkd_common.experiment.run import train_one
 
     chosen, loaded = _recipe(method, teacher, student, dataset, recipe, overrides)
+    _launch(gpus, nodes)
     root = (out or _default_out(chosen, overrides)).parent
     reporter = progress_reporter()
     folder = train_one(
@@ -233,17 +266,67 @@ def _print_scores(scores: Mapping[str, float]) -> None:
 
 
 def _experiment(recipe: Recipe, request: Request, gpus: int | None) -> None:
-    if gpus is not None and gpus > 1 and "LOCAL_RANK" not in os.environ:
-        _relaunch(gpus)
     from bevkd_common.experiment.run import run_experiment
 
     folder = run_experiment(recipe, request, progress_reporter(), _accelerator(gpus))
     _write_report(folder, gpus)
 
 
-def _relaunch(processes: int) -> None:
-    """Start the same command once a GPU."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+def _print_plan(recipe: Recipe, request: Request, gpus: int | None) -> None:
+    from bevkd_common.errors import UserError
+    from bevkd_common.experiment.measure import estimate
+    from bevkd_common.experiment.plan import plan_lines
+    from bevkd_common.experiment.run import student_arms
+
+    reporter, accelerator = progress_reporter(), _accelerator(gpus)
+    for line in plan_lines(recipe, student_arms(recipe, request), request.seeds, gpus or 1):
+        reporter.say(line)
+    found = estimate(recipe, request, reporter, cpu=accelerator.device.type == "cpu")
+    rows, hours = [], 0.0
+    for one in found:
+        measured = one.rehearsal
+        hours += one.hours * len(request.seeds)
+        rows.append(
+            (one.title, "", "", "", "", "", "no")
+            if measured is None
+            else (
+                one.title,
+                str(measured.steps),
+                f"{measured.step_s:.3f}",
+                f"{measured.data_s:.3f}",
+                f"{one.hours:.2f}",
+                f"{measured.memory / 1e9:.2f}",
+                f"{measured.checkpoint / 1e9:.3f}",
+                "yes" if one.fits else "no",
+            )
+        )
+    print_table(("stage", "steps", "s a step", "of it data", "hours", "peak GB", "GB a checkpoint", "fits"), rows)
+    reporter.say(
+        f"{hours:.2f} hours of training for {len(request.seeds)} seeds on one process; scoring is not in it"
+    )
+    if not all(one.fits for one in found):
+        names = ", ".join(one.title for one in found if not one.fits)
+        raise UserError(f"{names}: more than the {found[0].memory / 1e9:.0f} GB there are; lower `micro_batch`")
+
+
+def _launch(gpus: int | None, nodes: int | None = None) -> None:
+    """Start the same command once a process, through torchrun, unless that has been done or one is enough."""
+    from bevkd_common.errors import UserError
+
+    processes, machines = gpus or 1, nodes or 1
+    if "LOCAL_RANK" in os.environ or processes * machines == 1:
+        return
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    if machines == 1:
+        launcher.append("--standalone")
+    else:
+        head = os.environ.get("MASTER_ADDR")
+        if head is None:
+            raise UserError(
+                "--nodes: set MASTER_ADDR to the name of the first node on every node; see docs/slurm.sh"
+            )
+        port = os.environ.get("MASTER_PORT", "29500")
+        launcher += [f"--nnodes={machines}", "--rdzv-backend=c10d", f"--rdzv-endpoint={head}:{port}"]
     os.execv(sys.executable, [sys.executable, *launcher, "-m", "bevkd", *sys.argv[1:]])
 
 
@@ -260,7 +343,7 @@ def _write_report(folder: RunFolder, gpus: int | None) -> None:
 
 
 def _recipe(
-    method: str,
+    method: str | None,
     teacher: str | None,
     student: str | None,
     dataset: str,
@@ -273,13 +356,13 @@ def _recipe(
     from bevkd_common.errors import UserError
 
     if name is not None:
-        spec = installed(MethodSpec).find(method)
         path = recipe_path(name)
         loaded = load_recipe(path, overrides or ())
         own = installed(MethodSpec).of(loaded.method)
-        if own.kind != spec.kind:
+        if method is not None and own.kind != installed(MethodSpec).find(method).kind:
             raise UserError(f"{name} is a recipe of {own.kind}, not of {method}: say {own.kind} for METHOD")
         return Path(str(path)).stem, loaded
+    assert method is not None
     file: RecipeFile = catalogue().find(method, teacher=teacher, student=student, dataset=dataset)
     return file.name.replace("/", "-"), load_recipe(file.path, overrides or ())
 
@@ -315,6 +398,8 @@ def _run_folder(path: Path) -> RunFolder:
 
 
 def _accelerator(gpus: int | None):  # type: ignore[no-untyped-def]
+    import torch
     from accelerate import Accelerator
 
-    return Accelerator(cpu=gpus == 0)
+    # Without a GPU it must be told so, or several processes would not find each other.
+    return Accelerator(cpu=gpus == 0 or not torch.cuda.is_available())

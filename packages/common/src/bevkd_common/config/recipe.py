@@ -123,6 +123,8 @@ class Recipe(Config):
     """Loaded instead of training the teacher; a relative path starts at the working directory."""
     teacher_precision: Precision | None = None
     """Of the teacher's forward pass while the student learns; None takes that of the student's training."""
+    teacher_cache: bool = False
+    """Keep on disk what the teacher sees, for data whose augmentation is a finite set, such as mirrors alone."""
     student: Annotated[Config, _kind_of(DetectorSpec)]
     student_pretraining: TrainingConfig | None = None
     """Trained once, and what every arm of the student starts from; what is learned is the detector's affair."""
@@ -131,6 +133,8 @@ class Recipe(Config):
     method: Annotated[Config, _kind_of(MethodSpec)]
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where the metrics of a training go beside its `metrics.jsonl`."""
     controls: Annotated[tuple[Arm, ...], AfterValidator(_unique_names)] = ()
 
     @model_validator(mode="after")

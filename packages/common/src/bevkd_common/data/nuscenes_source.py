@@ -128,6 +128,19 @@ class NuScenesSource:
         points = self._points(row, np.zeros(0, dtype=np.int64), torch.eye(4, dtype=torch.float64), None)
         return cut_out(points.numpy(), *self._annotated(row), least)
 
+    def endless(self, needs: DataNeeds) -> str | None:
+        """See `RepeatingSource`: mirrors repeat, and nothing else that is drawn."""
+        bev, images = self.reading.bev_augmentation, self.reading.images
+        if bev is not None and (len({*bev.rotation}) > 1 or len({*bev.scale}) > 1 or any(bev.translation)):
+            return "`bev_augmentation` draws rotations, scales or shifts"
+        if self.paster is not None:
+            return "objects are pasted"
+        if needs.cameras or needs.history is not None:
+            return f"images are augmented at random ({images.height} x {images.width})"
+        if needs.sweeps > 1 and self.reading.spare_sweeps:
+            return "`spare_sweeps` draws sweeps at random"
+        return None
+
     def load(self, index: int, *, seed: int | None) -> Sample:
         """Read one key frame; see `SampleSource.load`.
 
@@ -178,6 +191,7 @@ class NuScenesSource:
             history=self._history(earlier, augs, aug_T_lidar) if self.needs.cameras and earlier else None,
             ego=self._ego(row, earlier) if self.needs.can_bus else None,
             depth=self._depth(row, own, augs) if self.needs.depth else None,
+            view=f"{key_frames.token[row].decode()} {aug_T_lidar.flatten().tolist()}",
         )
 
     def _annotated(self, row: int) -> tuple[Floats, Ints]:

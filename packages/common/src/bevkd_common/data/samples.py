@@ -140,6 +140,7 @@ class Sample:
         history: Other frames, or None where nobody needs them.
         ego: The ego's motion, or None.
         depth: Depths in the images, or None.
+        view: Name of this view of the sample, where its augmentation is one of few; equal names, equal views.
         skipped: What was wrong with each damaged sample in whose place this one stands.
     """
 
@@ -155,6 +156,7 @@ class Sample:
     history: History | None = None
     ego: EgoMotion | None = None
     depth: DepthHits | None = None
+    view: str | None = None
     skipped: tuple[str, ...] = ()
 
 
@@ -175,6 +177,7 @@ class Batch:
         history: See `History`.
         ego: See `EgoMotion`.
         depth: See `DepthHits`.
+        views: B names, see `Sample.view`.
         skipped: See `Sample`, of all samples.
     """
 
@@ -190,6 +193,7 @@ class Batch:
     history: History | None = None
     ego: EgoMotion | None = None
     depth: DepthHits | None = None
+    views: tuple[str | None, ...] = ()
     skipped: tuple[str, ...] = ()
     _voxels: dict[VoxelSpec, Voxels] = field(default_factory=dict, repr=False)
 
@@ -259,6 +263,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         history=_collated([sample.history for sample in samples]),
         ego=_collated([sample.ego for sample in samples]),
         depth=_all_hits(samples),
+        views=tuple(sample.view for sample in samples),
         skipped=tuple(message for sample in samples for message in sample.skipped),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -29,7 +30,7 @@ from bevkd_common.engine.checkpoint import Checkpoint
 from bevkd_common.engine.ema import Ema
 from bevkd_common.engine.interrupt import StopRequest
 from bevkd_common.engine.optimizer import build_optimizer, split_batch, trained_parameters
-from bevkd_common.engine.progress import Bar, Reporter
+from bevkd_common.engine.progress import Bar, Reporter, SilentReporter
 from bevkd_common.engine.schedule import first_beta, lr_factor
 from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, StepOutput, Task
 from bevkd_common.engine.trackers import Trackers
@@ -154,6 +155,61 @@ def train(
     if skipped:
         reporter.say(f"{title}: {skipped} damaged samples were skipped, the first: {training.first_skipped}")
     return Trained(steps, training.seconds, training.pace, skipped)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a few steps of a training took.
+
+    Attributes:
+        steps: Optimizer steps of the whole training.
+        step_s: Seconds a step, its data included.
+        data_s: Of that, waiting for data.
+        memory: Peak bytes of the process or GPU.
+        checkpoint: Bytes of one checkpoint.
+    """
+
+    steps: int
+    step_s: float
+    data_s: float
+    memory: int
+    checkpoint: int
+
+
+def rehearse(
+    task: Task, source: SampleSource, config: TrainingConfig, *, seed: int, accelerator: Accelerator
+) -> Rehearsal:
+    """Do one step of a training to warm up and two that are measured, in a folder that is removed.
+
+    Args:
+        task: As `train` takes it.
+        source: The training split.
+        config: How.
+        seed: Order of samples and augmentation.
+        accelerator: Device and processes.
+    """
+    records: list[Mapping[str, Any]] = []
+    steps = total_steps(config, source, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = CheckpointConfig(minutes=1e9)
+        training = _Training(task, config, 3, Path(folder), None, {"raw": "", "method": ""}, accelerator, kept)
+        batches = training_batches(
+            source,
+            batch=training.micro_batch,
+            micro_batches=training.accumulation,
+            seed=seed,
+            steps=3,
+            class_balanced=config.class_balanced,
+            workers=config.workers,
+        )
+        with SilentReporter().bar("", 3) as bar, StopRequest() as stop:
+            for last in (1, 2, 3):
+                training.steps = last  # a step is logged when it is the last one
+                training.run(batches, records.append, bar, stop)
+        training.save(finished=False)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    data, computing = (sum(record[name] for record in records[1:]) / 2 for name in ("data_s", "step_s"))
+    return Rehearsal(steps, data + computing, data, peak_memory(accelerator.device), size)
 
 
 class _Training:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,8 @@ from bevkd_common.engine.evaluate import evaluate
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, SupervisedTask, Task
 from bevkd_common.engine.teacher import FrozenTeacher
-from bevkd_common.engine.train import AUTOCAST, DTYPES, Keeping, train
+from bevkd_common.engine.teacher_cache import TeacherCache, check_repeats
+from bevkd_common.engine.train import AUTOCAST, DTYPES, Keeping, Rehearsal, rehearse, train
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.evaluation.results import Results
@@ -81,10 +82,9 @@ class Laboratory:
         root: Path,
         reporter: Reporter,
         accelerator: Accelerator,
-        trackers: Sequence[str] = (),
     ) -> None:
         self.recipe, self.dataset, self.seed = recipe, dataset, seed
-        self.keeping = Keeping(recipe.checkpoints, trackers)
+        self.keeping = Keeping(recipe.checkpoints, recipe.trackers)
         self.root, self.reporter, self.accelerator = root, reporter, accelerator
 
     def stage(self, arm: Arm, teacher: Stage | None) -> Stage:
@@ -111,6 +111,7 @@ class Laboratory:
                 "method": _dump(arm.method),
                 "teacher": teacher.fingerprint,
                 "teacher_precision": self.recipe.teacher_precision,
+                "teacher_cache": self.recipe.teacher_cache,
             }
         inputs |= self._inputs(arm.detector, arm.training, modules)
         return Stage("teacher" if arm.role == "teacher" else kind, inputs, self.root)
@@ -152,13 +153,23 @@ class Laboratory:
             return None
         stage = self.pretraining_stage(arm, arm.pretraining)
         if stage.trained is None:
-            classes = self.dataset.classes
-            detector = build_detector(arm.detector, classes, seed=self.seed)
-            objective = build_pretraining(arm.detector, classes, seed=self.seed)
-            task, start = PretrainingTask(detector, objective), self._start(stage)
+            task, start = self._pretraining_task(arm), self._start(stage)
             title = "student, a part of it first"
             self._run_training(task, arm.pretraining, stage, start, arm.detector, None, title)
         return stage
+
+    def rehearse(self, arm: Arm) -> Rehearsal:
+        """Measure a few steps of an arm's training; under a method the teacher has random weights."""
+        frozen = build_detector(self.recipe.teacher, self.dataset.classes, seed=self.seed)
+        task = self._task_under(arm, frozen, None, prepared=False)
+        source = self._training_source(task, arm.training)
+        return rehearse(task, source, arm.training, seed=self.seed, accelerator=self.accelerator)
+
+    def rehearse_pretraining(self, arm: Arm, training: TrainingConfig) -> Rehearsal:
+        """The same of what an arm's detector learns first."""
+        task = self._pretraining_task(arm)
+        source = self._training_source(task, training)
+        return rehearse(task, source, training, seed=self.seed, accelerator=self.accelerator)
 
     def _start(self, stage: Stage) -> Checkpoint | None:
         return newest_sound(stage.folder / "checkpoints", self.reporter.say)
@@ -299,20 +310,47 @@ class Laboratory:
         return method.to(self.accelerator.device).eval()
 
     def _task(self, arm: Arm, teacher: Stage | None, pretrained: Path | None, *, prepared: bool) -> Task:
+        frozen, cache = None, None
+        if arm.method is not None:
+            assert teacher is not None
+            frozen = self.detector(self.recipe.teacher, teacher.folder)
+            cache = self._teacher_cache(arm, frozen, teacher) if self.recipe.teacher_cache else None
+        return self._task_under(arm, frozen, pretrained, prepared=prepared, cache=cache)
+
+    def _teacher_cache(self, arm: Arm, frozen: DetectorModule, teacher: Stage) -> TeacherCache:
+        needs = frozen.needs | build_detector(arm.detector, self.dataset.classes, seed=self.seed).needs
+        check_repeats(self.dataset.source("train", needs), frozen.needs)
+        # What the teacher sees depends on what is loaded for the student too, such as the number of sweeps.
+        what = [_dump(self.recipe.dataset), asdict(needs), arm.training.precision, self.recipe.teacher_precision]
+        return TeacherCache(teacher.folder / "seen" / fingerprint(what)[:12])
+
+    def _task_under(
+        self,
+        arm: Arm,
+        frozen: DetectorModule | None,
+        pretrained: Path | None,
+        *,
+        prepared: bool,
+        cache: TeacherCache | None = None,
+    ) -> Task:
         student = build_detector(arm.detector, self.dataset.classes, seed=self.seed)
         if pretrained is not None:
             load_weights(pretrained, student, architecture=self._architecture(arm.detector))
         if arm.method is None:
             return SupervisedTask(student)
-        assert teacher is not None
-        frozen = self.detector(self.recipe.teacher, teacher.folder)
+        assert frozen is not None
         torch.manual_seed(self.seed + 1)
         method = build_method(arm.method, frozen, student, names=self._names())
         if not prepared:
             self._prepare(method, frozen, student)
         precision = self.recipe.teacher_precision
-        seeing = FrozenTeacher(frozen, None if precision is None else DTYPES[precision])
+        seeing = FrozenTeacher(frozen, None if precision is None else DTYPES[precision], cache)
         return DistillationTask(student, seeing, method)
+
+    def _pretraining_task(self, arm: Arm) -> PretrainingTask:
+        classes = self.dataset.classes
+        detector = build_detector(arm.detector, classes, seed=self.seed)
+        return PretrainingTask(detector, build_pretraining(arm.detector, classes, seed=self.seed))
 
     def _prepare(self, method: MethodModule, teacher: DetectorModule, student: DetectorModule) -> None:
         source = self.dataset.source("train", teacher.needs | student.needs)

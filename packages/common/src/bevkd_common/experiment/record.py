@@ -19,6 +19,7 @@ from bevkd_common.engine.checkpoint import read_json, write_atomically
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.stages import STAGES
 
+CONFIG = "config.yaml"
 REPORTED_PACKAGES = ("bevkd-common", "torch", "torchvision", "timm", "accelerate", "numpy")
 
 
@@ -39,7 +40,7 @@ class RunFolder:
         Raises:
             UserError: If the name is taken by another recipe, or the folder cannot be written.
         """
-        config = self.path / "config.yaml"
+        config = self.path / CONFIG
         if restart:
             self._discard()
         elif config.is_file() and config.read_text() != recipe_yaml:

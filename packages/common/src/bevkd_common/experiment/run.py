@@ -28,7 +28,7 @@ from bevkd_common.experiment.arms import (
 from bevkd_common.experiment.build import build_dataset, method_spec
 from bevkd_common.experiment.laboratory import Laboratory, Scores
 from bevkd_common.experiment.plan import plan_lines
-from bevkd_common.experiment.record import RunFolder, environment
+from bevkd_common.experiment.record import CONFIG, RunFolder, environment
 from bevkd_common.experiment.stages import Stage
 
 
@@ -44,7 +44,6 @@ class Request:
         ablations: Names of the method's ablations to train too.
         baseline: Whether to train the student alone.
         restart: Whether to throw away what an earlier run of this name did.
-        trackers: Where metrics go beside `metrics.jsonl`.
     """
 
     out: Path
@@ -54,7 +53,22 @@ class Request:
     ablations: tuple[str, ...] = ()
     baseline: bool = True
     restart: bool = False
-    trackers: tuple[str, ...] = ()
+
+
+def repeated(config: Path) -> Request | None:
+    """What the run was asked for whose resolved recipe this is; None where the file is not that of a run."""
+    folder = RunFolder(config.parent)
+    if config.name != CONFIG or not (config.parent / "run.json").is_file():
+        return None
+    record = folder.read()
+    return Request(
+        out=config.parent,
+        data_root=Path(record["data_root"]) if record["data_root"] else None,
+        seeds=tuple(int(seed) for seed in record["seeds"]),
+        controls=record["controls"],
+        ablations=tuple(record["ablations"]),
+        baseline=record["baseline"],
+    )
 
 
 def run_experiment(recipe: Recipe, request: Request, reporter: Reporter, accelerator: Accelerator) -> RunFolder:
@@ -67,7 +81,7 @@ def run_experiment(recipe: Recipe, request: Request, reporter: Reporter, acceler
     lines = plan_lines(recipe, arms, request.seeds, accelerator.num_processes)
     for line in lines:
         reporter.say(line)
-    check_trackers(request.trackers)
+    check_trackers(recipe.trackers)
     spec = method_spec(recipe.method)
     folder = RunFolder(request.out)
     if accelerator.is_main_process:
@@ -81,21 +95,14 @@ def run_experiment(recipe: Recipe, request: Request, reporter: Reporter, acceler
         "controls": request.controls,
         "ablations": list(request.ablations),
         "baseline": request.baseline,
+        "seeds": list(request.seeds),
         "data": {},
         "stages": {},
     }
     for seed in request.seeds:
         with accelerator.main_process_first():
             dataset = open_dataset(recipe, seed, data_root=request.data_root, runs=folder.root, reporter=reporter)
-        lab = Laboratory(
-            recipe,
-            dataset,
-            seed=seed,
-            root=folder.root,
-            reporter=reporter,
-            accelerator=accelerator,
-            trackers=request.trackers,
-        )
+        lab = Laboratory(recipe, dataset, seed=seed, root=folder.root, reporter=reporter, accelerator=accelerator)
         record["data"][str(seed)] = dataset.fingerprint
         record["stages"][str(seed)] = {}
         for name, stage in run_seed(lab, recipe, arms):

@@ -1,0 +1,133 @@
+"""What an experiment will take, from a few real steps of each of its trainings."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from bevkd_common.config.loading import dump, load_recipe
+from bevkd_common.config.recipe import Recipe
+from bevkd_common.engine.progress import Reporter, SilentReporter
+from bevkd_common.engine.train import Rehearsal
+from bevkd_common.errors import UserError
+from bevkd_common.experiment.arms import Arm, baseline_arm, teacher_arm
+from bevkd_common.experiment.laboratory import Laboratory
+from bevkd_common.experiment.run import Request, open_dataset, student_arms
+
+PRETRAINING = "pretraining"
+ROOM = 0.95
+"""Share of the memory that a training may take; the rest is the system's."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One training.
+
+    Attributes:
+        title: Of the stage.
+        rehearsal: What was measured; None where the process was killed or ran out of memory.
+        memory: Bytes that the machine or GPU has.
+    """
+
+    title: str
+    rehearsal: Rehearsal | None
+    memory: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory is enough."""
+        return self.rehearsal is not None and self.rehearsal.memory < ROOM * self.memory
+
+    @property
+    def hours(self) -> float:
+        """Of the whole training, at the pace measured."""
+        return self.rehearsal.steps * self.rehearsal.step_s / 3600 if self.rehearsal else float("nan")
+
+
+def estimate(recipe: Recipe, request: Request, reporter: Reporter, *, cpu: bool) -> list[Estimate]:
+    """Measure every training of one seed, each in a process of its own, whose peak memory is its own.
+
+    Arms that train the same model in the same way are measured once.
+
+    Args:
+        recipe: The experiment.
+        request: Which arms, and where the data is.
+        reporter: Where progress goes.
+        cpu: Whether to stay on the CPU.
+
+    Raises:
+        UserError: If the data is missing, or a training fails for another reason than memory.
+    """
+    names = [*([] if recipe.teacher_training is None else ["teacher"])]
+    names += [PRETRAINING] if recipe.student_pretraining is not None else []
+    names += [arm.name for arm in student_arms(recipe, request)]
+    open_dataset(
+        recipe, request.seeds[0], data_root=request.data_root, runs=request.out.parent, reporter=reporter
+    )  # data that can be made are made once, before anything is measured
+    found = []
+    with reporter.bar("measuring", len(names)) as bar:
+        for done, name in enumerate(names, start=1):
+            found.append(Estimate(name, _in_a_process(recipe, request, name, cpu=cpu), _memory(cpu=cpu)))
+            bar.update(done, note=name)
+    return found
+
+
+def _in_a_process(recipe: Recipe, request: Request, name: str, *, cpu: bool) -> Rehearsal | None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "recipe.yaml").write_text(dump(recipe))
+        process = multiprocessing.get_context("spawn").Process(target=_measure, args=(folder, request, name, cpu))
+        process.start()
+        process.join()
+        answer = Path(folder) / "answer.json"
+        if answer.is_file():
+            content = json.loads(answer.read_text())
+            if "error" in content:
+                raise UserError(f"{name}: {content['error']}")
+            return Rehearsal(**content) if content else None
+    if process.exitcode == -signal.SIGKILL:
+        return None
+    raise UserError(f"measuring {name} ended with exit code {process.exitcode}; its messages stand above")
+
+
+def _measure(folder: str, request: Request, name: str, cpu: bool) -> None:
+    recipe = load_recipe(Path(folder) / "recipe.yaml")
+    answer: dict[str, object] = {}
+    try:
+        answer = asdict(_rehearsal(recipe, request, name, cpu=cpu))
+    except UserError as error:
+        answer = {"error": str(error)}
+    except torch.OutOfMemoryError:
+        pass
+    (Path(folder) / "answer.json").write_text(json.dumps(answer))
+
+
+def _rehearsal(recipe: Recipe, request: Request, name: str, *, cpu: bool) -> Rehearsal:
+    reporter, seed = SilentReporter(), request.seeds[0]
+    runs = request.out.parent
+    dataset = open_dataset(recipe, seed, data_root=request.data_root, runs=runs, reporter=reporter)
+    accelerator = Accelerator(cpu=cpu)
+    lab = Laboratory(recipe, dataset, seed=seed, root=runs, reporter=reporter, accelerator=accelerator)
+    if name == PRETRAINING:
+        assert recipe.student_pretraining is not None
+        return lab.rehearse_pretraining(baseline_arm(recipe), recipe.student_pretraining)
+    return lab.rehearse(_arms(recipe, request)[name])
+
+
+def _arms(recipe: Recipe, request: Request) -> dict[str, Arm]:
+    teacher: Sequence[Arm] = () if recipe.teacher_training is None else (teacher_arm(recipe),)
+    return {arm.name: arm for arm in (*teacher, *student_arms(recipe, request))}
+
+
+def _memory(*, cpu: bool) -> int:
+    if not cpu:
+        return int(torch.cuda.mem_get_info()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

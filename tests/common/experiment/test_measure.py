@@ -1,0 +1,70 @@
+"""What a plan says of trainings that do not fit, without training any."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+from bevkd_common.engine.train import Rehearsal
+from bevkd_common.errors import UserError
+from bevkd_common.experiment import measure
+from bevkd_common.experiment.measure import Estimate
+
+
+def test_memory_decides_whether_a_training_fits():
+    took = Rehearsal(steps=7200, step_s=0.5, data_s=0.1, memory=90, checkpoint=1)
+    assert Estimate("x", took, 100).fits
+    assert Estimate("x", took, 100).hours == pytest.approx(1.0)
+    assert not Estimate("x", took, 91).fits
+    assert not Estimate("x", None, 10**12).fits
+
+
+class Process:
+    """A process that ends as it is told to."""
+
+    def __init__(self, exitcode):
+        self.exitcode = exitcode
+
+    def start(self):
+        pass
+
+    def join(self):
+        pass
+
+
+@pytest.fixture
+def ending(monkeypatch, make_recipe, request_for):
+    """Measures one training in a process that ends with a code and without an answer."""
+
+    def call(exitcode):
+        context = SimpleNamespace(Process=lambda target, args: Process(exitcode))
+        monkeypatch.setattr(measure.multiprocessing, "get_context", lambda _: context)
+        return measure._in_a_process(make_recipe(), request_for(), "teacher", cpu=True)
+
+    return call
+
+
+def test_a_process_that_the_system_kills_did_not_fit(ending):
+    assert ending(-signal.SIGKILL) is None
+
+
+def test_another_end_is_an_error(ending):
+    with pytest.raises(UserError, match="measuring teacher ended with exit code 1"):
+        ending(1)
+
+
+def test_a_users_mistake_comes_through(make_recipe, request_for, tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise UserError("no such data")
+
+    monkeypatch.setattr(measure, "_rehearsal", fails)
+    (tmp_path / "recipe.yaml").write_text(measure.dump(make_recipe()))
+    measure._measure(str(tmp_path), request_for(), "teacher", True)
+    assert (tmp_path / "answer.json").read_text() == '{"error": "no such data"}'
+
+
+def test_every_training_of_a_recipe_is_measured(make_recipe, request_for, reporter, monkeypatch):
+    took = Rehearsal(steps=10, step_s=1.0, data_s=0.1, memory=1, checkpoint=1)
+    monkeypatch.setattr(measure, "_in_a_process", lambda recipe, request, name, cpu: took)
+    found = measure.estimate(make_recipe(), request_for(ablations=("off",)), reporter, cpu=True)
+    assert [one.title for one in found] == ["teacher", "baseline", "distilled", "off"]
+    assert all(one.fits for one in found)
