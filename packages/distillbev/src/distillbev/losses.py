@@ -94,7 +94,7 @@ def _first_box_of_cell(
     if sample == "corner":
         points = points - grid.cell / 2
     batch, count = valid.shape
-    owner = torch.full((batch, len(points)), count, device=valid.device)
+    owner = torch.full((batch, len(points)), count, device=valid.device, dtype=torch.int32)
     step = max(1, BLOCK // (batch * len(points)))
     for start in range(0, count, step):
         block = Boxes(boxes.tensor[:, start : start + step])
@@ -102,9 +102,9 @@ def _first_box_of_cell(
         if ensure_center_cell:
             covered = covered | (_center_cell(block, grid) & ~covered.any(dim=-1, keepdim=True))
         covered = covered & valid[:, start : start + step, None]
-        first = start + covered.to(torch.uint8).argmax(dim=1)
-        owner = torch.minimum(owner, torch.where(covered.any(dim=1), first, count))
-    return owner
+        number = torch.arange(start, start + covered.shape[1], device=valid.device, dtype=torch.int32)
+        owner = torch.minimum(owner, torch.where(covered, number[:, None], count).amin(dim=1))
+    return owner.long()
 
 
 def _center_cell(boxes: Boxes, grid: Grid) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 import torch
 from bevkd_common.data.samples import Batch
-from bevkd_common.distill.method import MethodOutput, Panel, ParamGroup
+from bevkd_common.distill.method import Deferred, MethodOutput, Panel, ParamGroup
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Outputs, Targets, Term
@@ -184,15 +184,13 @@ class DistillBev(nn.Module):
         without region decomposition the first three are one, `/all`. Metrics of a layer are the cells of each
         region (mean over the samples), the root mean square of either map, and their cosine similarity.
         """
-        terms: dict[str, Term] = {}
-        metrics: dict[str, Tensor] = {}
-        for comparison in self._comparisons(teacher, student, targets, batch):
-            name = comparison.layer.name
-            for key, term in self._terms(comparison).items():
-                terms[f"{name}/{key}"] = Term(term.value, term.weight * self.weight)
-            for key, metric in _metrics(comparison).items():
-                metrics[f"{name}/{key}"] = metric
-        return MethodOutput(terms, metrics)
+        comparisons = list(self._comparisons(teacher, student, targets, batch))
+        terms = {
+            f"{comparison.layer.name}/{key}": Term(term.value, term.weight * self.weight)
+            for comparison in comparisons
+            for key, term in self._terms(comparison).items()
+        }
+        return MethodOutput(terms, Deferred(lambda: _all_metrics(comparisons)))
 
     def prepare(self, teacher: nn.Module, student: nn.Module, calibration: Iterable[Batch]) -> None:
         """Copy the head, and measure the teacher's maps that are to be normalised.
@@ -330,6 +328,14 @@ def root_mean_squares(detector: nn.Module, names: frozenset[str], batches: Itera
 
 def _full_precision(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _all_metrics(comparisons: Sequence[Comparison]) -> dict[str, Tensor]:
+    return {
+        f"{comparison.layer.name}/{key}": metric
+        for comparison in comparisons
+        for key, metric in _metrics(comparison).items()
+    }
 
 
 def _metrics(comparison: Comparison) -> dict[str, Tensor]:

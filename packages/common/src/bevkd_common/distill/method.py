@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from bevkd_common.data.samples import Batch
 from bevkd_common.models.detector import Outputs, Targets, Term
 
 
+class Deferred(Mapping[str, Tensor]):
+    """Numbers that are computed when the first of them is read: most steps are not logged."""
+
+    def __init__(self, compute: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._compute = compute
+
+    @cached_property
+    def _numbers(self) -> Mapping[str, Tensor]:
+        with torch.no_grad():
+            return self._compute()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._numbers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
 @dataclass(frozen=True, eq=False)
 class MethodOutput:
-    """Losses of one step, and numbers to log beside them."""
+    """Losses of one step, and numbers to log beside them, which are read at the steps that are logged."""
 
     terms: Mapping[str, Term]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)

@@ -59,7 +59,7 @@ class DistillationTask(nn.Module):
         distilled = self.method(seen, outputs, targets, batch)
         detection = self.detector.losses(outputs, targets, batch)
         terms = _prefixed("detection", detection) | _prefixed("distillation", distilled.terms)
-        return StepOutput(terms, dict(distilled.metrics))
+        return StepOutput(terms, distilled.metrics)
 
 
 class PretrainingTask(nn.Module):

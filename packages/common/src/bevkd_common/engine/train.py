@@ -286,7 +286,7 @@ class _Training:
             self.seconds = before + now - started
             self.durations.append(now - waited)
             record |= {"data_s": round(loaded - waited, 5), "step_s": round(now - loaded, 5)}
-            if self.step % LOG_EVERY == 0 or self.step in (1, self.steps):
+            if self._is_logged(self.step):
                 write({"step": self.step} | self._completed(record))
             bar.update(self.step, note=f"loss {record['loss']:.3f}")
             due = now - saved > 60 * self.kept.minutes or self.step % (self.kept.steps or self.steps) == 0
@@ -320,13 +320,14 @@ class _Training:
             group["lr"] = config.optimizer.lr * group["lr_factor"] * factor
             beta = first_beta(config.schedule, self.step, self.steps, config.optimizer.betas[0])
             group["betas"] = (beta, config.optimizer.betas[1])
+        logged = self._is_logged(self.step + 1)
         totals: dict[str, Any] = {"loss": 0.0, "lr": config.optimizer.lr * factor, "terms": {}, "metrics": {}}
         for place, batch in enumerate(micro_batches, start=1):
             self.skipped += len(batch.skipped)
             self.first_skipped = self.first_skipped or next(iter(batch.skipped), "")
             last = place == len(micro_batches)
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                self._backward(batch.to(self.accelerator.device), totals)
+                self._backward(batch.to(self.accelerator.device), totals, logged=logged)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(trained_parameters(self.task), config.clip_norm or math.inf)
         self.scaler.step(self.optimizer)
@@ -336,7 +337,10 @@ class _Training:
             self.ema.update(self.task.detector)
         return totals | {"grad_norm": round(float(norm), 5)}
 
-    def _backward(self, batch: Batch, totals: dict[str, Any]) -> None:
+    def _is_logged(self, step: int) -> bool:
+        return step % LOG_EVERY == 0 or step in (1, self.steps)
+
+    def _backward(self, batch: Batch, totals: dict[str, Any], *, logged: bool) -> None:
         dtype = AUTOCAST[self.config.precision]
         with torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not None):
             output: StepOutput = self.wrapped(batch)
@@ -345,6 +349,8 @@ class _Training:
             self._stop_on_non_finite(output, batch)
         self.scaler.scale(loss / self.accumulation).backward()
         totals["loss"] += loss.item() / self.accumulation
+        if not logged:
+            return
         for name, term in output.terms.items():
             seen = totals["terms"].setdefault(name, {"value": 0.0, "weight": term.weight})
             seen["value"] += term.value.item() / self.accumulation
