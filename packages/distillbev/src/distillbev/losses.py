@@ -210,7 +210,8 @@ def level_weight(regions: Regions, alpha: float, w_fp: float, beta: float) -> Te
 
 def spatial_attention(features: Tensor, tau: float) -> Tensor:
     """Equations 4 and 5: P(F) = mean_c |F|, and N(F) = Y·X · softmax of P / tau over the cells; mean one."""
-    magnitude = features.abs().mean(dim=1)
+    # A norm, because it needs no copy of the features.
+    magnitude = torch.linalg.vector_norm(features, ord=1, dim=1) / features.shape[1]
     share = (magnitude / tau).flatten(1).softmax(dim=1)
     return share.view_as(magnitude) * share.shape[1]
 
@@ -247,7 +248,7 @@ def channel_attention(teacher: Tensor, tau: float) -> Tensor:
 
 def squared_error(teacher: Tensor, student: Tensor, channel_weight: Tensor | None = None) -> Tensor:
     """(F_s - F_t)^2 summed over the channels [B, Y, X], the channels weighted by [B, C] where given."""
-    error = (student - teacher).square()
+    error = F.mse_loss(student, teacher, reduction="none")
     if channel_weight is not None:
         error = error * channel_weight[:, :, None, None]
     return error.sum(dim=1)

@@ -94,7 +94,9 @@ def _one(outputs: Outputs, row: int) -> dict[str, Tensor]:
 
 
 def _joined(parts: list[dict[str, Tensor]], device: torch.device) -> Outputs:
-    whole = {name: torch.stack([part[name] for part in parts]).to(device) for name in parts[0]}
+    # One sample is not copied.
+    together = torch.stack if len(parts) > 1 else lambda values: values[0][None]
+    whole = {name: together([part[name] for part in parts]).to(device) for name in parts[0]}
     head: dict[int, dict[str, Tensor]] = {}
     for name, value in whole.items():
         if name.startswith("head "):
