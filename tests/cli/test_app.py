@@ -48,6 +48,8 @@ FLAGS = {
     "bevkd report": "RUN --gpus",
     "bevkd ablate": "METHOD [ABLATION]... --teacher --student --dataset --data-root --recipe --set"
     " --out --seed --gpus --nodes --restart --list",
+    "bevkd sweep": "METHOD --grid --teacher --student --dataset --data-root --recipe --set --out --seeds --on"
+    " --sbatch --gpus",
     "bevkd recipes ls": "",
     "bevkd recipes show": "NAME",
     "bevkd recipes copy": "NAME DEST",

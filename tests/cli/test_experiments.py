@@ -160,6 +160,6 @@ def test_only_the_first_process_speaks_and_reports(monkeypatch, tmp_path):
     class Second:
         is_main_process = False
 
-    monkeypatch.setattr(verbs, "_accelerator", lambda gpus: Second())
+    monkeypatch.setattr(verbs, "accelerator_of", lambda gpus: Second())
     verbs._write_report(RunFolder(tmp_path), None)
     assert list(tmp_path.iterdir()) == []

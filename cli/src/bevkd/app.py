@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 from bevkd_common.errors import TrainingStoppedError, UserError
 
-from bevkd import config, data, doctor, plugins, recipes, run
+from bevkd import config, data, doctor, plugins, recipes, run, sweep
 
 DISK_TROUBLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -33,6 +33,7 @@ app.command("train")(run.train)
 app.command("eval")(run.evaluate)
 app.command("report")(run.report)
 app.command("ablate")(run.ablate)
+app.command("sweep")(sweep.sweep)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")

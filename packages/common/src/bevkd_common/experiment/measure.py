@@ -21,9 +21,8 @@ from bevkd_common.engine.train import Rehearsal
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, baseline_arm, teacher_arm
 from bevkd_common.experiment.laboratory import Laboratory
-from bevkd_common.experiment.run import Request, open_dataset, student_arms
+from bevkd_common.experiment.run import PRETRAINING, Request, open_dataset, student_arms
 
-PRETRAINING = "pretraining"
 ROOM = 0.95
 """Share of the memory that a training may take; the rest is the system's."""
 

@@ -31,6 +31,8 @@ from bevkd_common.experiment.plan import plan_lines
 from bevkd_common.experiment.record import CONFIG, RunFolder, environment
 from bevkd_common.experiment.stages import Stage
 
+PRETRAINING = "pretraining"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -100,16 +102,22 @@ def run_experiment(recipe: Recipe, request: Request, reporter: Reporter, acceler
         "stages": {},
     }
     for seed in request.seeds:
-        with accelerator.main_process_first():
-            dataset = open_dataset(recipe, seed, data_root=request.data_root, runs=folder.root, reporter=reporter)
-        lab = Laboratory(recipe, dataset, seed=seed, root=folder.root, reporter=reporter, accelerator=accelerator)
-        record["data"][str(seed)] = dataset.fingerprint
+        lab = _laboratory(recipe, seed, folder.root, request.data_root, reporter, accelerator)
+        record["data"][str(seed)] = lab.dataset.fingerprint
         record["stages"][str(seed)] = {}
         for name, stage in run_seed(lab, recipe, arms):
             record["stages"][str(seed)][name] = stage.folder.name
             if accelerator.is_main_process:
                 folder.write(record)
     return folder
+
+
+def _laboratory(
+    recipe: Recipe, seed: int, runs: Path, data_root: Path | None, reporter: Reporter, accelerator: Accelerator
+) -> Laboratory:
+    with accelerator.main_process_first():
+        dataset = open_dataset(recipe, seed, data_root=data_root, runs=runs, reporter=reporter)
+    return Laboratory(recipe, dataset, seed=seed, root=runs, reporter=reporter, accelerator=accelerator)
 
 
 def train_one(
@@ -124,16 +132,21 @@ def train_one(
 ) -> Path:
     """Train and score one arm, and the teacher if it needs one; returns the folder of its stage.
 
+    "pretraining" trains what the student learns first.
+
     Raises:
         UserError: If there is no arm of that name.
     """
+    if name == PRETRAINING and recipe.student_pretraining is not None:
+        arm = baseline_arm(recipe)
+        stage = _laboratory(recipe, seed, runs, data_root, reporter, accelerator).pretrain(arm)
+        assert stage is not None
+        return stage.folder
     choices = {arm.name: arm for arm in (teacher_arm(recipe), baseline_arm(recipe), distilled_arm(recipe))}
     if name not in choices:
         raise UserError(f"no arm is called `{name}`: choose from {', '.join(choices)}")
     arm = choices[name]
-    with accelerator.main_process_first():
-        dataset = open_dataset(recipe, seed, data_root=data_root, runs=runs, reporter=reporter)
-    lab = Laboratory(recipe, dataset, seed=seed, root=runs, reporter=reporter, accelerator=accelerator)
+    lab = _laboratory(recipe, seed, runs, data_root, reporter, accelerator)
     if arm.role == "baseline":
         return _one(lab, arm, None).folder
     teacher = _teacher(lab, recipe)
@@ -167,7 +180,7 @@ def run_seed(lab: Laboratory, recipe: Recipe, arms: Sequence[Arm]) -> Iterator[t
     yield "teacher", teacher
     first = lab.pretrain(baseline_arm(recipe))
     if first is not None:
-        yield "pretraining", first
+        yield PRETRAINING, first
     seconds: dict[str, float] = {}
     for arm in arms:
         stage = _one(lab, fixed_length(arm, seconds), teacher)
