@@ -1,0 +1,58 @@
+"""Which stages an edited source file invalidates, for the recipe that comes with the method."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import distillbev.losses
+import pytest
+from bevkd_common.config.loading import load_recipe
+from bevkd_common.config.recipes import recipe_path
+from bevkd_common.engine import train
+from bevkd_common.experiment.arms import baseline_arm, distilled_arm, teacher_arm
+from bevkd_common.experiment.laboratory import Laboratory
+from bevkd_common.models import image_pretraining, second
+from bevkd_common.models.detectors import bevdet
+from bevkd_common.report import tables
+
+
+@pytest.fixture
+def stages(tmp_path):
+    """Fingerprints of the stages by arm."""
+    recipe = load_recipe(recipe_path("distillbev/centerpoint-bevdet.synthetic"))
+    dataset = SimpleNamespace(fingerprint="data", classes=("car",))
+    lab = Laboratory(recipe, dataset, seed=0, root=tmp_path, reporter=None, accelerator=None)
+
+    def call():
+        teacher, baseline = lab.stage(teacher_arm(recipe), None), baseline_arm(recipe)
+        found = {
+            "teacher": teacher,
+            "pretraining": lab.pretraining_stage(baseline, baseline.pretraining),
+            "baseline": lab.stage(baseline, None),
+            "distilled": lab.stage(distilled_arm(recipe), teacher),
+        }
+        return {name: stage.fingerprint for name, stage in found.items()}
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("module", "invalidated"),
+    [
+        (distillbev.losses, {"distilled"}),
+        # What a stage is built on invalidates it too.
+        (second, {"teacher", "distilled"}),
+        (bevdet, {"pretraining", "baseline", "distilled"}),
+        (image_pretraining, {"pretraining", "baseline", "distilled"}),
+        (train, {"teacher", "pretraining", "baseline", "distilled"}),
+        (tables, set()),
+    ],
+)
+def test_an_edited_file_invalidates_the_stages_that_use_it(stages, monkeypatch, module, invalidated):
+    before = stages()
+    edited, original = Path(module.__file__), Path.read_bytes
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: original(path) + (b"\n# edited" if path == edited else b"")
+    )
+    after = stages()
+    assert {name for name in before if before[name] != after[name]} == invalidated
+    assert len(before) == 4
