@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from bevkd_common.config.loading import load_recipe
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.finished import OtherSplit, open_run, score_again, write_submissions
 from bevkd_common.experiment.record import RunFolder
@@ -32,8 +33,11 @@ def test_two_seeds_with_controls_from_data_to_report(make_recipe, request_for, r
     assert {arm.name: arm.runs[0].steps for arm in shown.arms}["baseline_double_steps"] == 6
     assert set(shown.arms[1].runs[0].other_results) == {"raw"}
     assert shown.arms[1].runs[0].curve[-1]["step"] == 3
-    assert shown.warnings[0] == "teacher (big), seed 0: Toy scores prove nothing."
-    assert len(shown.warnings) == 12
+    changed, *others = shown.warnings
+    assert changed.startswith("This is not toy_method/")
+    assert "teacher_training.steps = 4, student_training.steps = 3" in changed
+    assert others[0] == "teacher (big), seed 0: Toy scores prove nothing."
+    assert len(others) == 12
     assert shown.environment["data, seed 1"] == "toy-6-12"
     assert [panel.title for panel in shown.panels] == ["features"]
     assert [len(scene.detections) for scene in shown.scenes] == [3, 3]
@@ -176,3 +180,17 @@ def _without_seed(spec):
 def test_a_folder_without_a_run_cannot_be_opened(reporter, accelerator, tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         open_run(RunFolder(tmp_path), reporter, accelerator)
+
+
+def test_another_batch_is_stamped(make_recipe, request_for, reporter, accelerator, toy):
+    overrides = ("student_training.batch=6", "student_training.micro_batch=3", "checkpoints.minutes=1")
+    folder = run_experiment(make_recipe(*overrides), request_for(), reporter, accelerator)
+    stamp, changed, *_ = report_input(folder, reporter, accelerator).warnings
+    assert stamp.startswith("Non-standard batch: student_training.batch is 6, in the recipe 4; the learning rate")
+    assert "student_training.micro_batch = 3" in changed
+    assert "checkpoints" not in changed
+
+
+def test_a_recipe_as_it_comes_is_not_stamped(request_for, reporter, accelerator, toy):
+    folder = run_experiment(load_recipe(toy), request_for(), reporter, accelerator)
+    assert not any("as it comes" in warning for warning in report_input(folder, reporter, accelerator).warnings)

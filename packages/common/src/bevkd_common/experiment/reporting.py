@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 
-from bevkd_common.config.loading import dump
+from bevkd_common.config.loading import diff, dump
 from bevkd_common.config.plugins import load
 from bevkd_common.config.recipe import Recipe
+from bevkd_common.config.recipes import catalogue
 from bevkd_common.data.samples import Batch, collate
 from bevkd_common.distill.method import Panel
 from bevkd_common.engine.checkpoint import read_json
@@ -61,7 +62,7 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
         arms=arms,
         plan=run.plan,
         departures=_departures(run.recipe, lab.dataset.classes),
-        warnings=_warnings(arms, evaluator),
+        warnings=[*_changes(run.recipe), *_warnings(arms, evaluator)],
         recipe=dump(run.recipe),
         environment=folder.read_environment() | data,
         panels=panels,
@@ -80,6 +81,39 @@ def _departures(recipe: Recipe, classes: tuple[str, ...]) -> list[str]:
             " this stands in for the pre-trained weights of published students."
         )
     return found
+
+
+HARMLESS = ("checkpoints.", "trackers", "evaluation.workers", "seeds", "world_seeds")
+"""Beginnings of keys that change no number, or none that the report does not show itself."""
+
+SHOWN = 12
+"""Changed settings that a warning lists before it counts the rest."""
+
+
+def _changes(recipe: Recipe) -> list[str]:
+    """How a recipe differs from the one that comes with the method for the same pair and data, if there is one."""
+    selects = recipe.selects
+    try:
+        shipped = catalogue().find(
+            method_spec(recipe.method).kind,
+            teacher=selects.teacher,
+            student=selects.student,
+            dataset=selects.dataset,
+        )
+    except UserError:
+        return []
+    found = [change for change in diff(shipped.recipe, recipe) if not change.key.startswith(HARMLESS)]
+    batches = [
+        f"Non-standard batch: {change.key} is {change.after}, in the recipe {change.before}; the learning rate was"
+        " not changed with it."
+        for change in found
+        if change.key.endswith("_training.batch")
+    ]
+    if not found:
+        return []
+    settings = ", ".join(f"{change.key} = {json.dumps(change.after)}" for change in found[:SHOWN])
+    settings += f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return [*batches, f"This is not {shipped.name} as it comes: {settings}."]
 
 
 def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.Arm:
