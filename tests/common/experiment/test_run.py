@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 from bevkd_common.config.loading import load_recipe
@@ -194,3 +195,23 @@ def test_another_batch_is_stamped(make_recipe, request_for, reporter, accelerato
 def test_a_recipe_as_it_comes_is_not_stamped(request_for, reporter, accelerator, toy):
     folder = run_experiment(load_recipe(toy), request_for(), reporter, accelerator)
     assert not any("as it comes" in warning for warning in report_input(folder, reporter, accelerator).warnings)
+
+
+def test_another_split_is_opened_for_a_submission(
+    make_recipe, request_for, reporter, accelerator, tmp_path, monkeypatch
+):
+    folder = run_experiment(make_recipe(), request_for(), reporter, accelerator)
+    opened = []
+
+    def build_dataset(config, *, data_root, runs, reporter):
+        opened.append((config.samples, config.seed, data_root))
+        return open_run(folder, reporter, accelerator).laboratories[0].dataset
+
+    keys = SimpleNamespace(split_keys=("samples", "seed"), kind="toy_data")
+    monkeypatch.setattr("bevkd_common.experiment.finished.dataset_spec", lambda _: keys)
+    monkeypatch.setattr("bevkd_common.experiment.finished.build_dataset", build_dataset)
+    monkeypatch.setattr("bevkd_common.experiment.laboratory.build_submission", lambda *_: _Hits())
+    out = tmp_path / "out"
+    write_submissions(folder, reporter, accelerator, out, OtherSplit("test", "v1.0-test", tmp_path))
+    assert opened == [("v1.0-test", "test", tmp_path)]
+    assert len(list(out.iterdir())) == 3
