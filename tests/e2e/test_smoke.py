@@ -73,3 +73,15 @@ def test_a_plan_measures_every_training_and_keeps_nothing(bevkd, tmp_path):
         assert fits == "yes"
     assert "hours of training for 1 seeds" in printed
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [".data"]
+
+
+def test_a_student_with_an_earlier_frame(bevkd, tmp_path):
+    overrides = [part for value in SMALL for part in ("--set", value)]
+    flags = ["run", "distillbev", "--teacher", "centerpoint", "--student", "bevdet4d", "--out", "runs/four"]
+    printed = bevkd(*flags, *overrides)
+    assert "and a frame 0.4 to 0.6 s before" in printed
+    report = json.loads((tmp_path / "runs" / "four" / "report" / "report.json").read_text())
+    assert list(report["arms"]) == ["teacher", "baseline", "distilled"]
+    bevkd("eval", "runs/four", "--submission", "submissions")
+    submission = json.loads((tmp_path / "submissions" / "distilled-seed0.json").read_text())
+    assert submission["meta"]["use_camera"] is True

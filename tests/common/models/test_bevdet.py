@@ -7,19 +7,23 @@ import pytest
 import torch
 import yaml
 from bevkd_common.config.bevdet import BevDetConfig
+from bevkd_common.config.bevdet4d import BevDet4dConfig
 from bevkd_common.config.image_backbones import TimmBackboneConfig
 from bevkd_common.config.plugins import load
-from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.samples import Batch, Cameras
+from bevkd_common.data.needs import AdjacentFrames, DataNeeds
+from bevkd_common.data.samples import Batch, Cameras, History
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.geometry.transforms import rigid, rotation_z
 from bevkd_common.models.detectors.bevdet import BevDet, build
+from bevkd_common.models.detectors.bevdet4d import BevDet4d
+from bevkd_common.models.detectors.bevdet4d import build as build4d
 from bevkd_common.models.heads.center_decode import Suppression
 from bevkd_common.models.specs import BEVDET
 from bevkd_common.models.taps import HeadMaps
-from bevkd_common.models.weights import BEVDET_R50, load_official
+from bevkd_common.models.weights import BEVDET4D_R50, BEVDET_R50, load_official
+from pydantic import ValidationError
 from torch import nn
 
 MANIFEST = Path(__file__).parents[2] / "data" / "keys" / "bevdet_repo_bevdet_r50.tsv"
@@ -383,3 +387,128 @@ def test_a_missing_checkpoint_of_the_backbone_is_named(tmp_path):
     config = BevDetConfig(image_backbone=TimmBackboneConfig(name="resnet18", weights=tmp_path / "r18.pth"))
     with pytest.raises(UserError, match=r"r18\.pth"):
         build(config, CLASSES)
+
+
+# BEVDet4D: the same with an earlier frame.
+
+FOUR = MANIFEST.with_name("bevdet_repo_bevdet4d_r50.tsv")
+
+
+def tiny4d(**changes) -> BevDet4d:
+    torch.manual_seed(0)
+    config = yaml.safe_load(TINY) | {"kind": "bevdet4d"} | changes
+    return build4d(BevDet4dConfig.model_validate(config), CLASSES)
+
+
+def with_history(batch: Batch, lidar_T_past: torch.Tensor | None = None, seconds=(1.5, 1.5), seed=7) -> Batch:
+    """The same batch after another; `lidar_T_past` [4, 4] moved the ego in between."""
+    moved = torch.eye(4) if lidar_T_past is None else lidar_T_past
+    images = torch.randint(
+        0, 256, batch.cameras.images.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
+    past = replace(batch.cameras, images=images, lidar_T_cam=moved @ batch.cameras.lidar_T_cam)
+    history = History(
+        cameras=Cameras(**{name: value[:, None] for name, value in vars(past).items()}),
+        lidar_T_past=moved.expand(len(batch), 1, 4, 4),
+        seconds=torch.tensor(seconds)[:, None],
+        present=torch.ones(len(batch), 1, dtype=torch.bool),
+    )
+    return replace(batch, history=history)
+
+
+def test_4d_has_the_parameters_and_the_keys_of_the_released_model():
+    model = build4d(BevDet4dConfig(image_backbone=TimmBackboneConfig(name="resnet50", strides=(16, 32))), CLASSES)
+    sizes = {name: parameters(module) for name, module in model.named_children()}
+    assert sizes["frame_stage"] == 184_896
+    assert sizes["bev_stages"] == 12_541_824
+    assert parameters(model) + 3 * 3 + 59 * 16 * 44 * 3 == 48_432_266
+    rows = (line.split("\t") for line in FOUR.read_text().splitlines())
+    manifest = {key: ast.literal_eval(shape) for key, shape, _ in rows}
+    blank = {key: torch.empty(shape, device="meta") for key, shape in manifest.items()}
+    theirs = {key: tuple(value.shape) for key, value in BEVDET4D_R50.rename(blank).items()}
+    assert len(manifest) == len(theirs) + len(GEOMETRY) == 748
+    assert theirs == {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def test_4d_asks_for_an_earlier_frame():
+    model = tiny4d(nearest_s=0.5, farthest_s=1.0)
+    assert model.needs == DataNeeds(cameras=True, history=AdjacentFrames(nearest_s=0.5, farthest_s=1.0))
+    assert model.taps["bev_in"].channels == 16
+    with pytest.raises(ValueError, match="loaded without history"):
+        model(batch_of(), frozenset({"head"}))
+    with pytest.raises(ValidationError, match="`nearest_s` 2 must be below `farthest_s` 1"):
+        BevDet4dConfig(nearest_s=2, farthest_s=1)
+
+
+def test_4d_of_two_equal_frames_sees_everything_twice():
+    model, batch = tiny4d().eval(), batch_of()
+    batch = with_history(batch)
+    same = replace(batch.history, cameras=Cameras(**{n: v[:, None] for n, v in vars(batch.cameras).items()}))
+    lifted = model.lifted(replace(batch, history=same))
+    assert lifted.shape == (2, 16, 16, 32)
+    torch.testing.assert_close(lifted[:, :8], lifted[:, 8:], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(model.lifted(batch)[:, :8], model.lifted(batch)[:, 8:], atol=1e-3)
+
+
+@pytest.mark.parametrize("alignment", ["corner", "center"])
+def test_4d_moves_the_earlier_map_with_the_ego(alignment):
+    """What the earlier frame saw 3 cells ahead and 2 to the right is there, less the ego's way."""
+    model, batch = tiny4d(alignment=alignment).eval(), batch_of()
+    stood = model.lifted(with_history(batch))[:, 8:]
+    drove = rigid(torch.eye(3), torch.tensor([-2 * 0.8, -3 * 0.8, 0.0]))
+    moved = model.lifted(with_history(batch, drove))[:, 8:]
+    torch.testing.assert_close(moved[:, :, :-3, :-2], stood[:, :, 3:, 2:], atol=1e-3, rtol=1e-3)
+    assert float(moved[:, :, -3:].abs().max()) < 1e-3
+    assert float(stood.abs().max()) > 0.01
+
+
+def test_4d_learns_nothing_through_the_earlier_frame():
+    model, batch = tiny4d().train(), with_history(batch_of())
+    lifted = model.lifted(batch)
+    lifted[:, :8].sum().backward()
+    alone = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.lifted(batch).sum().backward()
+    assert len(alone) > 20
+    for name, parameter in model.named_parameters():
+        if name in alone:
+            torch.testing.assert_close(parameter.grad, alone[name])
+
+
+def test_4d_learns_displacements_and_tells_velocities():
+    batch = with_history(batch_of(), seconds=(2.0, -0.5))
+    displacement, velocity = tiny4d(), tiny4d(motion="velocity")
+    outputs = displacement(batch, frozenset({"head"}))
+    in_metres = displacement.targets(outputs, batch).regression[0]
+    in_metres_a_second = velocity.targets(outputs, batch).regression[0]
+    torch.testing.assert_close(in_metres[0, :, 8:], 2.0 * in_metres_a_second[0, :, 8:])
+    torch.testing.assert_close(in_metres[1, :, 8:], 0.5 * in_metres_a_second[1, :, 8:])
+    assert float(in_metres_a_second[..., 8:].nan_to_num().abs().max()) > 0.1
+    torch.testing.assert_close(in_metres[..., :8], in_metres_a_second[..., :8])
+    for mine, plain, gap in zip(
+        displacement.decode(outputs, batch), velocity.decode(outputs, batch), (2.0, 0.5), strict=True
+    ):
+        assert len(mine.boxes) == len(plain.boxes)
+        torch.testing.assert_close(mine.boxes.velocity * gap, plain.boxes.velocity)
+        torch.testing.assert_close(mine.boxes.centers, plain.boxes.centers)
+
+
+def test_4d_without_another_frame_learns_velocities():
+    batch = with_history(batch_of(), seconds=(0.0, 0.0))
+    absent = replace(batch.history, present=torch.zeros(2, 1, dtype=torch.bool))
+    batch = replace(batch, history=absent)
+    model, velocity = tiny4d(), tiny4d(motion="velocity")
+    outputs = model(batch, frozenset({"head"}))
+    one, other = (m.targets(outputs, batch).regression[0] for m in (model, velocity))
+    torch.testing.assert_close(one, other, equal_nan=True)
+
+
+def test_4d_takes_the_nearest_of_a_longer_history():
+    model, batch = tiny4d().eval(), with_history(batch_of())
+    longer = History(
+        cameras=Cameras(**{n: torch.cat([v.flip(0), v], dim=1) for n, v in vars(batch.history.cameras).items()}),
+        lidar_T_past=batch.history.lidar_T_past.repeat(1, 2, 1, 1),
+        seconds=batch.history.seconds.repeat(1, 2),
+        present=batch.history.present.repeat(1, 2),
+    )
+    assert torch.equal(model.lifted(replace(batch, history=longer)), model.lifted(batch))

@@ -131,3 +131,28 @@ def test_sums_are_float32_under_autocast() -> None:
 
 def test_map_is_laid_out_channels_last() -> None:
     assert bev_pool(*random_inputs(torch.float32), OBLONG).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_outputs_and_gradients_equal_the_naive_reference_in_float64() -> None:
+    generator = torch.Generator().manual_seed(3)
+    shape = (2, 3, 5, 2, 4)
+    depth = torch.rand(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    context = torch.randn(2, 3, 6, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    cells = torch.randint(0, OBLONG.nx * OBLONG.ny + 1, shape, generator=generator)
+    ours = bev_pool(depth, context, cells, OBLONG)
+    flat = context.new_zeros(2, OBLONG.ny * OBLONG.nx + 1, 6)
+    for b, n, d, h, w in itertools.product(*map(range, shape)):
+        cell = int(cells[b, n, d, h, w])
+        added = torch.zeros_like(flat)
+        added[b, cell] = 1.0
+        flat = flat + added * (depth[b, n, d, h, w] * context[b, n, :, h, w])
+    theirs = flat[:, :-1].unflatten(1, (OBLONG.ny, OBLONG.nx)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+    weight = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    for mine, reference in zip(
+        torch.autograd.grad((ours * weight).sum(), (depth, context)),
+        torch.autograd.grad((theirs * weight).sum(), (depth, context)),
+        strict=True,
+    ):
+        assert float(reference.abs().max()) > 0.1
+        torch.testing.assert_close(mine, reference, atol=1e-10, rtol=0)

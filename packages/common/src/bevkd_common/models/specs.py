@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bevkd_common.config.bevdet import BevDetConfig
 from bevkd_common.config.bevdet import describe as describe_bevdet
+from bevkd_common.config.bevdet4d import BevDet4dConfig
+from bevkd_common.config.bevdet4d import describe as describe_bevdet4d
 from bevkd_common.config.centerpoint import CenterPointConfig
 from bevkd_common.config.centerpoint import describe as describe_centerpoint
 from bevkd_common.config.plugins import DetectorSpec
@@ -21,6 +23,15 @@ BEVDET = DetectorSpec(
     build="bevkd_common.models.detectors.bevdet:build",
     summary="BEVDet over six cameras: image backbone, lift-splat, bird's-eye-view encoder, centre-point head.",
     describe=describe_bevdet,
+    check="bevkd_common.config.bevdet:check",
+    pretraining="bevkd_common.models.image_pretraining:build",
+)
+BEVDET4D = DetectorSpec(
+    kind="bevdet4d",
+    config=BevDet4dConfig,
+    build="bevkd_common.models.detectors.bevdet4d:build",
+    summary="BEVDet4D: BEVDet with the map of an earlier frame, moved with the ego.",
+    describe=describe_bevdet4d,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -77,6 +77,16 @@ BEVDET_R50 = WeightMap(
     ),
     # Geometry stored as parameters; ours is recomputed from the configuration.
     ignored=tuple(f"img_view_transformer.{name}" for name in ("dx", "bx", "nx", "frustum")),
+)
+
+BEVDET4D_R50 = replace(
+    BEVDET_R50,
+    source="BEVDet4D with ResNet-50",
+    prefixes=(
+        *BEVDET_R50.prefixes,
+        ("pre_process_net.layers.0.0.downsample.", "frame_stage.0.shortcut."),
+        ("pre_process_net.layers.0.", "frame_stage."),
+    ),
 )
 
 

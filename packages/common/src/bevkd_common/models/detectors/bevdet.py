@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ class BevDet(nn.Module):
         taps: What the maps are; `bev_in`, one `bev_block{i}` a stage, `bev_neck` and `head`.
     """
 
-    needs = DataNeeds(cameras=True)
+    needs: DataNeeds = DataNeeds(cameras=True)
 
     def __init__(
         self,
@@ -85,9 +86,7 @@ class BevDet(nn.Module):
 
     def _maps(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
         """The maps with their names in the order in which they arise, each computed when it is asked for."""
-        if batch.cameras is None:
-            raise ValueError("BEVDet needs images, the batch was loaded without cameras")
-        x = self.lift_splat(self.image_features(batch.cameras), batch.cameras)
+        x = self.lifted(batch)
         yield "bev_in", x
         stages = []
         for index, stage in enumerate(self.bev_stages):
@@ -95,6 +94,16 @@ class BevDet(nn.Module):
             stages.append(x)
             yield f"bev_block{index}", x
         yield "bev_neck", self.bev_neck(stages[0], stages[-1])
+
+    def lifted(self, batch: Batch) -> Tensor:
+        """The image features on the ground [B, C, Y, X], what the encoder takes.
+
+        Raises:
+            ValueError: If the batch has no cameras.
+        """
+        if batch.cameras is None:
+            raise ValueError("BEVDet needs images, the batch was loaded without cameras")
+        return self.lift_splat(self.image_features(batch.cameras), batch.cameras)
 
     def image_features(self, cameras: Cameras) -> Tensor:
         """One feature map [B, N, C, H, W] a camera.
@@ -129,21 +138,35 @@ def build(config: BevDetConfig, classes: tuple[str, ...]) -> BevDet:
         UserError: If the image backbone or its checkpoint cannot be had, or the tasks of the head do not fit the
             classes of the data set.
     """
+    return BevDet(**parts(config, classes, encoder_inputs=config.lift_channels))
+
+
+def parts(config: BevDetConfig, classes: tuple[str, ...], *, encoder_inputs: int) -> dict[str, Any]:
+    """The arguments of `BevDet`.
+
+    Args:
+        config: The configuration.
+        classes: Class names in label order.
+        encoder_inputs: Channels of what is lifted.
+
+    Raises:
+        UserError: As `build`.
+    """
     image_backbone = build_image_backbone(config.image_backbone)
     stages, neck = config.bev_stages, config.bev_neck
     strides = [prod(stage.stride for stage in stages[: depth + 1]) for depth in range(len(stages))]
-    channels = [config.lift_channels, *(stage.channels for stage in stages)]
+    channels = [encoder_inputs, *(stage.channels for stage in stages)]
     head = build_center_head(config.head, neck.channels, config.grid, classes)
-    taps: dict[str, TapSpec] = {"bev_in": BevMap(config.lift_channels, config.grid)}
+    taps: dict[str, TapSpec] = {"bev_in": BevMap(encoder_inputs, config.grid)}
     for depth, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
         taps[f"bev_block{depth}"] = BevMap(stage.channels, _coarser(config.grid, stride), "relu")
     taps["bev_neck"] = BevMap(neck.channels, config.grid, "relu" if neck.extra_norm_act else "none")
     taps["head"] = head.maps
-    return BevDet(
-        normalizer=ImageNormalizer(config.normalization),
-        image_backbone=image_backbone,
-        image_neck=ImageFpn(image_backbone.channels, config.image_neck_channels),
-        lift_splat=LiftSplat(
+    return {
+        "normalizer": ImageNormalizer(config.normalization),
+        "image_backbone": image_backbone,
+        "image_neck": ImageFpn(image_backbone.channels, config.image_neck_channels),
+        "lift_splat": LiftSplat(
             in_channels=config.image_neck_channels,
             out_channels=config.lift_channels,
             image_size=config.image_size,
@@ -153,11 +176,11 @@ def build(config: BevDetConfig, classes: tuple[str, ...]) -> BevDet:
             z_range=config.z_range,
             index_mode=config.index_mode,
         ),
-        bev_stages=[
+        "bev_stages": [
             bev_stage(inputs, stage.channels, stage.blocks, stage.stride)
             for inputs, stage in zip(channels, stages, strict=False)
         ],
-        bev_neck=BevNeck(
+        "bev_neck": BevNeck(
             fine_channels=stages[0].channels,
             coarse_channels=stages[-1].channels,
             hidden_channels=neck.hidden_channels,
@@ -166,10 +189,10 @@ def build(config: BevDetConfig, classes: tuple[str, ...]) -> BevDet:
             fine_scale=strides[0],
             extra_norm_act=neck.extra_norm_act,
         ),
-        head=head,
-        image_size=config.image_size,
-        taps=taps,
-    )
+        "head": head,
+        "image_size": config.image_size,
+        "taps": taps,
+    }
 
 
 def _coarser(grid: Grid, stride: int) -> Grid:

@@ -1,0 +1,72 @@
+"""Multi-scale deformable attention: each query samples a few places of each feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MOST_SAMPLES = 1 << 24
+"""Sampled features that are held at one time, 64 MB in float32; queries beyond that are done in turn."""
+
+
+def deformable_attention(
+    value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Weighted sum of bilinear samples, head by head.
+
+    `out[b, q, h] = Σ_l Σ_p weights[b, q, h, l, p] · value_l[b, h](locations[b, q, h, l, p])`, where (0, 0) is the
+    outer corner of the first pixel, (1, 1) that of the last, and what lies outside is zero. Computed in float32 or
+    wider, also under autocast.
+
+    Args:
+        value: [B, S, heads, C], the levels one behind the other, each row by row.
+        shapes: Height and width of each of the L levels; their products sum to S.
+        locations: (x, y) as shares of width and height, [B, Q, heads, L, P, 2].
+        weights: [B, Q, heads, L, P].
+
+    Returns:
+        [B, Q, heads · C], heads outermost.
+
+    Raises:
+        ValueError: If the levels do not add up to S.
+
+    Source: Deformable DETR, arXiv 2010.04159, equation 3.
+    """
+    if sum(height * width for height, width in shapes) != value.shape[1]:
+        raise ValueError(f"levels of {list(shapes)} do not add up to {value.shape[1]} positions")
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    with torch.autocast(value.device.type, enabled=False):
+        maps = _maps(value.to(dtype), shapes)
+        batch, queries, heads, _, points, _ = locations.shape
+        step = max(1, MOST_SAMPLES // (batch * heads * value.shape[3] * points))
+        parts = [
+            _attend(maps, locations[:, start : start + step].to(dtype), weights[:, start : start + step].to(dtype))
+            for start in range(0, queries, step)
+        ]
+    return torch.cat(parts, dim=1) if parts else value.new_zeros(batch, 0, heads * value.shape[3], dtype=dtype)
+
+
+def _maps(value: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """The levels as maps, [B · heads, C, H, W] each."""
+    levels = value.split([height * width for height, width in shapes], dim=1)
+    return [
+        level.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, shape)
+        for level, shape in zip(levels, shapes, strict=True)
+    ]
+
+
+def _attend(maps: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
+    batch, queries, heads = weights.shape[:3]
+    total = None
+    for level, features in enumerate(maps):
+        # grid_sample counts from -1 to 1 over the outer borders.
+        grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1)
+        share = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]
+        sampled = F.grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        summed = (sampled * share).sum(dim=-1)
+        total = summed if total is None else total + summed
+    assert total is not None
+    return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).reshape(batch, queries, -1)

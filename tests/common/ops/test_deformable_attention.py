@@ -1,0 +1,151 @@
+"""Hand-computed samples, and a naive reference in float64."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from bevkd_common.ops import deformable_attention as module
+from bevkd_common.ops.deformable_attention import deformable_attention
+from torch import Tensor
+
+SQUARE = torch.tensor([1.0, 2, 3, 4]).view(1, 4, 1, 1)
+OBLONG = torch.tensor([1.0, 2, 3, 4, 5, 6]).view(1, 6, 1, 1)
+
+
+def sample(value: Tensor, shape: tuple[int, int], x: float, y: float) -> float:
+    return float(
+        deformable_attention(value, [shape], torch.tensor([x, y]).view(1, 1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        (0.5, 0.5, 2.5), (0.25, 0.25, 1), (0.75, 0.25, 2), (0.25, 0.75, 3), (0.75, 0.5, 3), (0.6, 0.3, 1.9),
+        (0, 0, 0.25), (1, 0.5, 1.5), (1, 1, 1), (-0.25, 0.5, 0), (1.25, 0.5, 0),
+    ],
+)  # fmt: skip
+def test_samples_of_a_square(x, y, expected):
+    assert sample(SQUARE, (2, 2), x, y) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"), [(0.5, 0.25, 2), (1 / 6, 0.75, 4), (5 / 6, 0.25, 3), (1 / 3, 0.5, 3), (0.5, 0.5, 3.5)]
+)
+def test_width_is_not_height(x, y, expected):
+    assert sample(OBLONG, (2, 3), x, y) == pytest.approx(expected, abs=1e-6)
+
+
+def test_points_levels_and_heads():
+    two = torch.tensor([[0.25, 0.25], [0.75, 0.75]])
+    points = deformable_attention(
+        SQUARE, [(2, 2)], two.view(1, 1, 1, 1, 2, 2), torch.tensor([0.25, 0.75]).view(1, 1, 1, 1, 2)
+    )
+    assert float(points) == pytest.approx(3.25)
+    both = torch.cat([SQUARE, torch.full((1, 1, 1, 1), 10.0)], dim=1)
+    middle = torch.full((1, 1, 1, 2, 1, 2), 0.5)
+    levels = deformable_attention(both, [(2, 2), (1, 1)], middle, torch.tensor([0.6, 0.4]).view(1, 1, 1, 2, 1))
+    assert float(levels) == pytest.approx(5.5)
+    heads = torch.cat([SQUARE, 10 * SQUARE], dim=2)
+    found = deformable_attention(heads, [(2, 2)], two.view(1, 1, 2, 1, 1, 2), torch.ones(1, 1, 2, 1, 1))
+    assert found.flatten().tolist() == pytest.approx([1, 40])
+
+
+def test_gradients_by_hand():
+    value = SQUARE.clone().requires_grad_()
+    where = torch.full((1, 1, 1, 1, 1, 2), 0.5, requires_grad=True)
+    weight = torch.ones(1, 1, 1, 1, 1, requires_grad=True)
+    deformable_attention(value, [(2, 2)], where, weight).sum().backward()
+    assert where.grad.flatten().tolist() == pytest.approx([2, 4])
+    assert value.grad.flatten().tolist() == pytest.approx([0.25] * 4)
+    assert float(weight.grad) == pytest.approx(2.5)
+
+
+SHAPES = [(3, 5), (2, 2)]
+
+
+def random_case(batch=2, queries=7, heads=3, channels=4, points=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    positions = sum(height * width for height, width in SHAPES)
+
+    def draw(*size):
+        return torch.rand(*size, generator=generator, dtype=torch.float64)
+
+    value = draw(batch, positions, heads, channels) - 0.5
+    # Some places lie outside.
+    locations = 1.6 * draw(batch, queries, heads, 2, points, 2) - 0.3
+    weights = draw(batch, queries, heads, 2, points)
+    return value, locations, weights
+
+
+def naive(value, locations, weights):
+    """One sample after the other, as the equation reads."""
+    batch, queries, heads, _, points, _ = locations.shape
+    out = value.new_zeros(batch, queries, heads, value.shape[3])
+    first = [0, SHAPES[0][0] * SHAPES[0][1]]
+    indices = itertools.product(range(batch), range(queries), range(heads), range(2), range(points))
+    for b, q, h, level, p in indices:
+        height, width = SHAPES[level]
+        x, y = locations[b, q, h, level, p] * locations.new_tensor([width, height]) - 0.5
+        left, top = math.floor(x), math.floor(y)
+        for column, row in itertools.product((left, left + 1), (top, top + 1)):
+            if 0 <= column < width and 0 <= row < height:
+                near = (1 - (x - column).abs()) * (1 - (y - row).abs())
+                pixel = value[b, first[level] + row * width + column, h]
+                out[b, q, h] = out[b, q, h] + weights[b, q, h, level, p] * near * pixel
+    return out.flatten(2)
+
+
+def test_outputs_and_gradients_equal_the_naive_reference():
+    inputs = [part.requires_grad_() for part in random_case()]
+    ours, theirs = deformable_attention(inputs[0], SHAPES, *inputs[1:]), naive(*inputs)
+    assert ours.shape == (2, 7, 12)
+    torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+    weight = torch.randn(ours.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for mine, reference in zip(
+        torch.autograd.grad((ours * weight).sum(), inputs),
+        torch.autograd.grad((theirs * weight).sum(), inputs),
+        strict=True,
+    ):
+        assert float(reference.abs().max()) > 0.1
+        torch.testing.assert_close(mine, reference, atol=1e-10, rtol=0)
+
+
+def test_queries_in_turn_change_nothing(monkeypatch):
+    value, locations, weights = random_case()
+    whole = deformable_attention(value, SHAPES, locations, weights)
+    monkeypatch.setattr(module, "MOST_SAMPLES", 2 * 3 * 4 * 3 * 2)
+    assert torch.equal(deformable_attention(value, SHAPES, locations, weights), whole)
+
+
+def test_a_batch_is_its_samples_and_no_query_is_no_output():
+    value, locations, weights = random_case()
+    whole = deformable_attention(value, SHAPES, locations, weights)
+    for row in range(2):
+        part = slice(row, row + 1)
+        alone = deformable_attention(value[part], SHAPES, locations[part], weights[part])
+        torch.testing.assert_close(alone, whole[part], atol=1e-12, rtol=0)
+    assert deformable_attention(value, SHAPES, locations[:, :0], weights[:, :0]).shape == (2, 0, 12)
+
+
+def test_a_constant_map_gives_the_constant():
+    value, locations, weights = random_case()
+    inside = 0.25 + 0.5 * torch.rand(locations.shape, dtype=torch.float64)
+    shares = weights / weights.sum(dim=(3, 4), keepdim=True)
+    found = deformable_attention(torch.full_like(value, 3.0), SHAPES, inside, shares)
+    torch.testing.assert_close(found, torch.full_like(found, 3.0))
+
+
+def test_sums_are_float32_under_autocast():
+    value, locations, weights = (part.to(torch.bfloat16) for part in random_case())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert deformable_attention(value, SHAPES, locations, weights).dtype == torch.float32
+
+
+def test_levels_that_do_not_add_up():
+    value, locations, weights = random_case()
+    with pytest.raises(ValueError, match="do not add up to 19 positions"):
+        deformable_attention(value, [(3, 5)], locations, weights)
