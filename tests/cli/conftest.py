@@ -1,9 +1,10 @@
 """The plug-ins that only the tests of configs and commands install."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bevkd.app import main
 from bevkd_common.config.plugins import _discovered
 from bevkd_common.config.recipe import Recipe
 
@@ -23,3 +24,19 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def _rediscover() -> None:
     _discovered.cache_clear()
     Recipe.model_rebuild(force=True)
+
+
+@pytest.fixture
+def toy_command(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command on the toy package in a folder of its own: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call

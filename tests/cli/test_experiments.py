@@ -13,15 +13,12 @@ SHORT = ("--set", "student_training.steps=2", "--set", "teacher_training.steps=2
 
 
 @pytest.fixture
-def bevkd(toy, tmp_path, monkeypatch, capsys):
-    """Runs the command in a folder of its own: exit code and everything printed."""
-    monkeypatch.chdir(tmp_path)
+def bevkd(toy_command):
+    """Exit code and everything printed."""
 
     def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        out, err = capsys.readouterr()
-        return ended.value.code, out + err
+        code, out, err = toy_command(*arguments)
+        return code, out + err
 
     return call
 

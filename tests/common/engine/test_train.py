@@ -107,21 +107,31 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(run, tmp_path
 
 
 @pytest.fixture
-def interrupted(run, monkeypatch):
-    """Stops a training after 13 steps, and goes on with a fresh task."""
+def stop(run, monkeypatch):
+    """Stops a training after 13 steps."""
 
-    def call(config, make_task, folder):
+    def call(config, task, folder, keeping):
         original = train_module._Training._optimizer_step
 
-        def interrupted(self, batches):
+        def stopping(self, batches):
             if self.step == 13:
                 raise KeyboardInterrupt
             return original(self, batches)
 
         with monkeypatch.context() as patch:
-            patch.setattr(train_module._Training, "_optimizer_step", interrupted)
+            patch.setattr(train_module._Training, "_optimizer_step", stopping)
             with pytest.raises(KeyboardInterrupt):
-                run(config, folder=folder, task=make_task(), keeping=EVERY_STEP)
+                run(config, folder=folder, task=task, keeping=keeping)
+
+    return call
+
+
+@pytest.fixture
+def interrupted(run, stop):
+    """Stops a training, and goes on with a fresh task."""
+
+    def call(config, make_task, folder):
+        stop(config, make_task(), folder, EVERY_STEP)
         run(config, folder=folder, task=make_task())
 
     return call
@@ -200,19 +210,9 @@ def test_a_finished_training_that_nobody_recorded_is_not_repeated(run, tmp_path,
     assert run() == first
 
 
-def test_a_damaged_checkpoint_costs_one_interval(run, interrupted, tmp_path, monkeypatch, make_detector):
+def test_a_damaged_checkpoint_costs_one_interval(run, stop, tmp_path, make_detector):
     run(folder="whole")
-    original = train_module._Training._optimizer_step
-
-    def stopped(self, batches):
-        if self.step == 13:
-            raise KeyboardInterrupt
-        return original(self, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_module._Training, "_optimizer_step", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run(folder="halves", keeping=Keeping(CheckpointConfig(steps=5)))
+    stop(CONFIG, SupervisedTask(make_detector()), "halves", Keeping(CheckpointConfig(steps=5)))
     newest = latest(tmp_path / "halves" / "checkpoints")
     assert newest.step == 10
     (newest.folder / "state.pt").write_bytes(b"")
