@@ -3,9 +3,9 @@
     python benchmarks/ops.py
 
 BEV pooling: BEVDet-R50's lift, six cameras, 59 depths, 16 x 44 cells, 64 channels; the naive form makes all
-products at once. Deformable attention: BEVFormer-base's temporal attention, 40 000 queries, 8 heads of 32 channels,
-4 points on a map of 200 x 200; the naive form gathers the four corners of every sample. Each runs in a process of its
-own, so that its peak memory is its own; what the inputs take is subtracted.
+products at once. Deformable attention: BEVFormer-base's temporal attention, 40 000 queries, 8 heads of 32
+channels, 4 points on a map of 200 x 200; the naive form gathers the four corners of every sample. Each runs in a
+process of its own, so that its peak memory is its own; what the inputs take is subtracted.
 """
 
 import argparse

@@ -17,7 +17,6 @@ from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.geometry.transforms import rigid, rotation_z
 from bevkd_common.models.detectors.bevdet import BevDet, build
-from bevkd_common.models.detectors.bevdet4d import BevDet4d
 from bevkd_common.models.detectors.bevdet4d import build as build4d
 from bevkd_common.models.heads.center_decode import Suppression
 from bevkd_common.models.specs import BEVDET
@@ -394,7 +393,7 @@ def test_a_missing_checkpoint_of_the_backbone_is_named(tmp_path):
 FOUR = MANIFEST.with_name("bevdet_repo_bevdet4d_r50.tsv")
 
 
-def tiny4d(**changes) -> BevDet4d:
+def tiny4d(**changes) -> BevDet:
     torch.manual_seed(0)
     config = yaml.safe_load(TINY) | {"kind": "bevdet4d"} | changes
     return build4d(BevDet4dConfig.model_validate(config), CLASSES)
@@ -419,7 +418,7 @@ def with_history(batch: Batch, lidar_T_past: torch.Tensor | None = None, seconds
 def test_4d_has_the_parameters_and_the_keys_of_the_released_model():
     model = build4d(BevDet4dConfig(image_backbone=TimmBackboneConfig(name="resnet50", strides=(16, 32))), CLASSES)
     sizes = {name: parameters(module) for name, module in model.named_children()}
-    assert sizes["frame_stage"] == 184_896
+    assert sizes["earlier"] == 184_896
     assert sizes["bev_stages"] == 12_541_824
     assert parameters(model) + 3 * 3 + 59 * 16 * 44 * 3 == 48_432_266
     rows = (line.split("\t") for line in FOUR.read_text().splitlines())

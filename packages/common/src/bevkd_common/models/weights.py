@@ -84,8 +84,8 @@ BEVDET4D_R50 = replace(
     source="BEVDet4D with ResNet-50",
     prefixes=(
         *BEVDET_R50.prefixes,
-        ("pre_process_net.layers.0.0.downsample.", "frame_stage.0.shortcut."),
-        ("pre_process_net.layers.0.", "frame_stage."),
+        ("pre_process_net.layers.0.0.downsample.", "earlier.stage.0.shortcut."),
+        ("pre_process_net.layers.0.", "earlier.stage."),
     ),
 )
 

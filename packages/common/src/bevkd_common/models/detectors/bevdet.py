@@ -6,8 +6,8 @@ Source: BEVDet (arXiv 2112.11790), numerics of its released R50 detector.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import prod
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from bevkd_common.data.samples import Batch, Cameras
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.bev_encoders import BevNeck, bev_stage
 from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.earlier_frame import EarlierFrame
 from bevkd_common.models.heads.center_head import CenterHead, build_center_head
 from bevkd_common.models.image_backbones import ImageBackbone, ImageNormalizer, build_image_backbone
 from bevkd_common.models.image_necks import ImageFpn
@@ -37,9 +38,8 @@ class BevDet(nn.Module):
         head: Dense boxes.
         image_size: Height and width of the images in pixels.
         taps: What the maps are; `bev_in`, one `bev_block{i}` a stage, `bev_neck` and `head`.
+        earlier: An earlier frame beside the present one (BEVDet4D); the first stage takes twice the channels then.
     """
-
-    needs: DataNeeds = DataNeeds(cameras=True)
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class BevDet(nn.Module):
         head: CenterHead,
         image_size: tuple[int, int],
         taps: Mapping[str, TapSpec],
+        earlier: EarlierFrame | None = None,
     ) -> None:
         super().__init__()
         self.normalizer = normalizer
@@ -64,6 +65,8 @@ class BevDet(nn.Module):
         self.head = head
         self.image_size = image_size
         self.taps = taps
+        self.earlier = earlier
+        self.needs = DataNeeds(cameras=True, history=earlier.history if earlier else None)
 
     def forward(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
         """Compute the maps that are wanted, and nothing behind the last of them.
@@ -96,14 +99,17 @@ class BevDet(nn.Module):
         yield "bev_neck", self.bev_neck(stages[0], stages[-1])
 
     def lifted(self, batch: Batch) -> Tensor:
-        """The image features on the ground [B, C, Y, X], what the encoder takes.
+        """The image features on the ground [B, C, Y, X], of one frame or of two.
 
         Raises:
-            ValueError: If the batch has no cameras.
+            ValueError: If the batch lacks cameras or, where it is needed, an earlier frame.
         """
         if batch.cameras is None:
             raise ValueError("BEVDet needs images, the batch was loaded without cameras")
-        return self.lift_splat(self.image_features(batch.cameras), batch.cameras)
+        return self._lift(batch.cameras) if self.earlier is None else self.earlier(batch, self._lift)
+
+    def _lift(self, cameras: Cameras) -> Tensor:
+        return self.lift_splat(self.image_features(cameras), cameras)
 
     def image_features(self, cameras: Cameras) -> Tensor:
         """One feature map [B, N, C, H, W] a camera.
@@ -120,7 +126,8 @@ class BevDet(nn.Module):
 
     def targets(self, outputs: Outputs, batch: Batch) -> Targets:
         """Heat maps and box codes of the batch's boxes."""
-        return self.head.targets(batch.boxes, batch.labels)
+        boxes = batch.boxes if self.earlier is None else self.earlier.learned(batch.boxes, batch)
+        return self.head.targets(boxes, batch.labels)
 
     def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
         """The losses of the head."""
@@ -128,45 +135,43 @@ class BevDet(nn.Module):
 
     def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
         """Boxes of each sample."""
-        return self.head.decode(outputs.head)
+        found = self.head.decode(outputs.head)
+        if self.earlier is None:
+            return found
+        return [
+            replace(detections, boxes=self.earlier.told(detections.boxes, batch, sample))
+            for sample, detections in enumerate(found)
+        ]
 
 
-def build(config: BevDetConfig, classes: tuple[str, ...]) -> BevDet:
+def build(config: BevDetConfig, classes: tuple[str, ...], earlier: EarlierFrame | None = None) -> BevDet:
     """Unpack a configuration.
+
+    Args:
+        config: The configuration.
+        classes: Class names in label order.
+        earlier: What joins an earlier frame, for detectors that have one.
 
     Raises:
         UserError: If the image backbone or its checkpoint cannot be had, or the tasks of the head do not fit the
             classes of the data set.
     """
-    return BevDet(**parts(config, classes, encoder_inputs=config.lift_channels))
-
-
-def parts(config: BevDetConfig, classes: tuple[str, ...], *, encoder_inputs: int) -> dict[str, Any]:
-    """The arguments of `BevDet`.
-
-    Args:
-        config: The configuration.
-        classes: Class names in label order.
-        encoder_inputs: Channels of what is lifted.
-
-    Raises:
-        UserError: As `build`.
-    """
     image_backbone = build_image_backbone(config.image_backbone)
     stages, neck = config.bev_stages, config.bev_neck
     strides = [prod(stage.stride for stage in stages[: depth + 1]) for depth in range(len(stages))]
-    channels = [encoder_inputs, *(stage.channels for stage in stages)]
+    lifted = config.lift_channels * (1 if earlier is None else 2)
+    channels = [lifted, *(stage.channels for stage in stages)]
     head = build_center_head(config.head, neck.channels, config.grid, classes)
-    taps: dict[str, TapSpec] = {"bev_in": BevMap(encoder_inputs, config.grid)}
+    taps: dict[str, TapSpec] = {"bev_in": BevMap(lifted, config.grid)}
     for depth, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
         taps[f"bev_block{depth}"] = BevMap(stage.channels, _coarser(config.grid, stride), "relu")
     taps["bev_neck"] = BevMap(neck.channels, config.grid, "relu" if neck.extra_norm_act else "none")
     taps["head"] = head.maps
-    return {
-        "normalizer": ImageNormalizer(config.normalization),
-        "image_backbone": image_backbone,
-        "image_neck": ImageFpn(image_backbone.channels, config.image_neck_channels),
-        "lift_splat": LiftSplat(
+    return BevDet(
+        normalizer=ImageNormalizer(config.normalization),
+        image_backbone=image_backbone,
+        image_neck=ImageFpn(image_backbone.channels, config.image_neck_channels),
+        lift_splat=LiftSplat(
             in_channels=config.image_neck_channels,
             out_channels=config.lift_channels,
             image_size=config.image_size,
@@ -176,11 +181,11 @@ def parts(config: BevDetConfig, classes: tuple[str, ...], *, encoder_inputs: int
             z_range=config.z_range,
             index_mode=config.index_mode,
         ),
-        "bev_stages": [
+        bev_stages=[
             bev_stage(inputs, stage.channels, stage.blocks, stage.stride)
             for inputs, stage in zip(channels, stages, strict=False)
         ],
-        "bev_neck": BevNeck(
+        bev_neck=BevNeck(
             fine_channels=stages[0].channels,
             coarse_channels=stages[-1].channels,
             hidden_channels=neck.hidden_channels,
@@ -189,10 +194,11 @@ def parts(config: BevDetConfig, classes: tuple[str, ...], *, encoder_inputs: int
             fine_scale=strides[0],
             extra_norm_act=neck.extra_norm_act,
         ),
-        "head": head,
-        "image_size": config.image_size,
-        "taps": taps,
-    }
+        head=head,
+        image_size=config.image_size,
+        taps=taps,
+        earlier=earlier,
+    )
 
 
 def _coarser(grid: Grid, stride: int) -> Grid:

@@ -1,0 +1,105 @@
+"""An earlier frame beside the present one in a lifting camera detector, as BEVDet4D has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bevkd_common.data.needs import AdjacentFrames
+from bevkd_common.data.samples import Batch, Cameras, History
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.grid import Grid
+from bevkd_common.ops.bev_warp import warp_bev
+
+
+class EarlierFrame(nn.Module):
+    """Puts the map of an earlier frame, moved with the ego, beside the present one.
+
+    Each frame is lifted in its own LiDAR axes. The earlier one gets no gradient; batch norm sees it.
+
+    Upstream: the earlier images are lifted with the matrices of the present ones, here each image has its own.
+
+    Args:
+        stage: What the map of each frame passes.
+        grid: Of the maps.
+        alignment: The point of a cell that moves, see `warp_bev`.
+        motion: What the head learns in place of a velocity: metres between the frames, or m/s.
+        history: Which frame it is.
+
+    Source: BEVDet4D (arXiv 2203.17054), numerics of its released R50 detector.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: nn.Module,
+        grid: Grid,
+        alignment: Literal["corner", "center"],
+        motion: Literal["displacement", "velocity"],
+        history: AdjacentFrames,
+    ) -> None:
+        super().__init__()
+        self.stage = stage
+        self.grid = grid
+        self.alignment: Literal["corner", "center"] = alignment
+        self.motion = motion
+        self.history = history
+
+    def forward(self, batch: Batch, lift: Callable[[Cameras], Tensor]) -> Tensor:
+        """Present map and earlier map [B, 2 · C, Y, X], in the present axes.
+
+        Args:
+            batch: With cameras and history.
+            lift: From cameras to a map [B, C, Y, X] in the LiDAR axes to which they lead.
+
+        Raises:
+            ValueError: If the batch has no cameras or no history.
+        """
+        if batch.cameras is None:
+            raise ValueError("an earlier frame needs images, the batch was loaded without cameras")
+        history = _history(batch)
+        present = self.stage(lift(batch.cameras))
+        with torch.no_grad():
+            past = self.stage(lift(_in_its_own_axes(history)))
+            moved = warp_bev(past, history.lidar_T_past[:, -1], self.grid, anchor=self.alignment)
+        return torch.cat([present, moved], dim=1)
+
+    def learned(self, boxes: Boxes, batch: Batch) -> Boxes:
+        """Boxes [B, M] as the head learns them, with the motion between the frames for a velocity."""
+        return _with_motion(boxes, self._gap(batch)[:, None, None])
+
+    def told(self, boxes: Boxes, batch: Batch, sample: int) -> Boxes:
+        """Boxes [M] that the head found in one sample, with velocities in m/s."""
+        return _with_motion(boxes, 1 / self._gap(batch)[sample])
+
+    def _gap(self, batch: Batch) -> Tensor:
+        """Seconds [B] by which a velocity is multiplied; 1 where there is no other frame.
+
+        Upstream: a later frame, at the start of a scene, counts like an earlier one.
+        """
+        history = _history(batch)
+        seconds = history.seconds[:, -1].abs()
+        if self.motion == "velocity":
+            return torch.ones_like(seconds)
+        return torch.where(history.present[:, -1], seconds, 1.0)
+
+
+def _history(batch: Batch) -> History:
+    if batch.history is None:
+        raise ValueError("an earlier frame is needed, the batch was loaded without history")
+    return batch.history
+
+
+def _in_its_own_axes(history: History) -> Cameras:
+    """The cameras of the last frame of a history, leading to the LiDAR axes of that frame."""
+    cameras = Cameras(**{name: value[:, -1] for name, value in vars(history.cameras).items()})
+    past_T_lidar = torch.linalg.inv(history.lidar_T_past[:, -1].double())[:, None]
+    return replace(cameras, lidar_T_cam=(past_T_lidar @ cameras.lidar_T_cam.double()).float())
+
+
+def _with_motion(boxes: Boxes, factor: Tensor) -> Boxes:
+    return Boxes.from_parts(boxes.centers, boxes.size, boxes.yaw, boxes.velocity * factor)
