@@ -75,9 +75,10 @@ def test_a_plan_measures_every_training_and_keeps_nothing(bevkd, tmp_path):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [".data"]
 
 
-def test_a_student_with_an_earlier_frame(bevkd, tmp_path):
+@pytest.mark.parametrize("student", ["bevdet4d", "bevdepth"])
+def test_students_with_an_earlier_frame(bevkd, tmp_path, student):
     overrides = [part for value in SMALL for part in ("--set", value)]
-    flags = ["run", "distillbev", "--teacher", "centerpoint", "--student", "bevdet4d", "--out", "runs/four"]
+    flags = ["run", "distillbev", "--teacher", "centerpoint", "--student", student, "--out", "runs/four"]
     printed = bevkd(*flags, *overrides)
     assert "and a frame 0.4 to 0.6 s before" in printed
     report = json.loads((tmp_path / "runs" / "four" / "report" / "report.json").read_text())

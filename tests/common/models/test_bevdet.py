@@ -6,22 +6,25 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from bevkd_common.config.bevdepth import BevDepthConfig
 from bevkd_common.config.bevdet import BevDetConfig
 from bevkd_common.config.bevdet4d import BevDet4dConfig
 from bevkd_common.config.image_backbones import TimmBackboneConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import AdjacentFrames, DataNeeds
-from bevkd_common.data.samples import Batch, Cameras, History
+from bevkd_common.data.samples import Batch, Cameras, DepthHits, History
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.geometry.transforms import rigid, rotation_z
+from bevkd_common.models.detector import Outputs
+from bevkd_common.models.detectors.bevdepth import build as build_depth
 from bevkd_common.models.detectors.bevdet import BevDet, build
 from bevkd_common.models.detectors.bevdet4d import build as build4d
 from bevkd_common.models.heads.center_decode import Suppression
 from bevkd_common.models.specs import BEVDET
 from bevkd_common.models.taps import HeadMaps
-from bevkd_common.models.weights import BEVDET4D_R50, BEVDET_R50, load_official
+from bevkd_common.models.weights import BEVDEPTH_R50, BEVDET4D_R50, BEVDET_R50, load_official
 from pydantic import ValidationError
 from torch import nn
 
@@ -147,7 +150,7 @@ def test_loading_puts_every_tensor_in_its_place_and_folds_the_old_boxes(paper, m
         "img_backbone.layer4.2.bn3.running_var": "image_backbone.network.layer4.2.bn3.running_var",
         "img_neck.lateral_convs.1.conv.bias": "image_neck.laterals.1.bias",
         "img_neck.fpn_convs.0.conv.weight": "image_neck.output.weight",
-        "img_view_transformer.depthnet.weight": "lift_splat.depth_net.weight",
+        "img_view_transformer.depthnet.weight": "lift_splat.depth_net.joint.weight",
         "img_bev_encoder_backbone.layers.2.0.downsample.bias": "bev_stages.2.0.shortcut.bias",
         "img_bev_encoder_backbone.layers.1.1.bn2.weight": "bev_stages.1.1.bn2.weight",
         "img_bev_encoder_neck.conv.3.weight": "bev_neck.fuse.3.weight",
@@ -443,19 +446,19 @@ def test_4d_of_two_equal_frames_sees_everything_twice():
     model, batch = tiny4d().eval(), batch_of()
     batch = with_history(batch)
     same = replace(batch.history, cameras=Cameras(**{n: v[:, None] for n, v in vars(batch.cameras).items()}))
-    lifted = model.lifted(replace(batch, history=same))
+    lifted, _ = model.lifted(replace(batch, history=same))
     assert lifted.shape == (2, 16, 16, 32)
     torch.testing.assert_close(lifted[:, :8], lifted[:, 8:], atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(model.lifted(batch)[:, :8], model.lifted(batch)[:, 8:], atol=1e-3)
+    assert not torch.allclose(model.lifted(batch)[0][:, :8], model.lifted(batch)[0][:, 8:], atol=1e-3)
 
 
 @pytest.mark.parametrize("alignment", ["corner", "center"])
 def test_4d_moves_the_earlier_map_with_the_ego(alignment):
     """What the earlier frame saw 3 cells ahead and 2 to the right is there, less the ego's way."""
     model, batch = tiny4d(alignment=alignment).eval(), batch_of()
-    stood = model.lifted(with_history(batch))[:, 8:]
+    stood = model.lifted(with_history(batch))[0][:, 8:]
     drove = rigid(torch.eye(3), torch.tensor([-2 * 0.8, -3 * 0.8, 0.0]))
-    moved = model.lifted(with_history(batch, drove))[:, 8:]
+    moved = model.lifted(with_history(batch, drove))[0][:, 8:]
     torch.testing.assert_close(moved[:, :, :-3, :-2], stood[:, :, 3:, 2:], atol=1e-3, rtol=1e-3)
     assert float(moved[:, :, -3:].abs().max()) < 1e-3
     assert float(stood.abs().max()) > 0.01
@@ -463,11 +466,11 @@ def test_4d_moves_the_earlier_map_with_the_ego(alignment):
 
 def test_4d_learns_nothing_through_the_earlier_frame():
     model, batch = tiny4d().train(), with_history(batch_of())
-    lifted = model.lifted(batch)
+    lifted, _ = model.lifted(batch)
     lifted[:, :8].sum().backward()
     alone = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    model.lifted(batch).sum().backward()
+    model.lifted(batch)[0].sum().backward()
     assert len(alone) > 20
     for name, parameter in model.named_parameters():
         if name in alone:
@@ -510,4 +513,100 @@ def test_4d_takes_the_nearest_of_a_longer_history():
         seconds=batch.history.seconds.repeat(1, 2),
         present=batch.history.present.repeat(1, 2),
     )
-    assert torch.equal(model.lifted(replace(batch, history=longer)), model.lifted(batch))
+    assert torch.equal(model.lifted(replace(batch, history=longer))[0], model.lifted(batch)[0])
+
+
+# BEVDepth: depths that know the camera and learn from the LiDAR.
+
+
+def tiny_depth(**changes) -> BevDet:
+    torch.manual_seed(0)
+    config = yaml.safe_load(TINY) | {"kind": "bevdepth", "depth_channels": 16, "frames": 1} | changes
+    return build_depth(BevDepthConfig.model_validate(config), CLASSES)
+
+
+def with_depth(batch: Batch, *rows: tuple[int, float, float, float]) -> Batch:
+    """Image, u, v and metres of each point."""
+    table = torch.tensor(rows)
+    return replace(batch, depth=DepthHits(table[:, 0].long(), table[:, 1:3], table[:, 3]))
+
+
+@pytest.mark.parametrize(
+    ("frames", "name", "total", "keys"), [(1, "bevdepth", 53_009_831, 780), (2, "bevdepth4d", 53_342_183, 806)]
+)
+def test_depth_has_the_parameters_and_the_keys_of_the_released_models(frames, name, total, keys):
+    backbone = TimmBackboneConfig(name="resnet50", strides=(16, 32))
+    model = build_depth(BevDepthConfig(image_backbone=backbone, frames=frames), CLASSES)
+    assert parameters(model) + 3 * 3 + 59 * 16 * 44 * 3 == total
+    rows = (line.split("\t") for line in MANIFEST.with_name(f"bevdet_repo_{name}_r50.tsv").read_text().splitlines())
+    manifest = {key: ast.literal_eval(shape) for key, shape, _ in rows}
+    assert len(manifest) == keys
+    blank = {key: torch.empty(shape, device="meta") for key, shape in manifest.items()}
+    theirs = {key: tuple(value.shape) for key, value in BEVDEPTH_R50.rename(blank).items()}
+    assert theirs == {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def test_depth_asks_for_the_lidar_in_training_alone():
+    assert tiny_depth().needs == DataNeeds(cameras=True, depth=True)
+    assert tiny_depth().needs.at_test == DataNeeds(cameras=True)
+    assert tiny_depth(depth_weight=0.0).needs == DataNeeds(cameras=True)
+    assert tiny_depth(frames=2).needs == DataNeeds(cameras=True, history=AdjacentFrames(), depth=True)
+
+
+def test_depth_loss_by_hand():
+    """Two cells of 2 x 4 x 10 x 4 with a point: at 3.2 m (bin 2 of 12) and 12.9 m (bin 11); one out of the bins."""
+    model = tiny_depth()
+    batch = with_depth(
+        batch_of(), (0, 8.1, 7.9, 3.2), (0, 9.0, 7.5, 5.0), (5, 79.0 - 8, 24.2, 12.9), (3, 8.0, 8.0, 0.4)
+    )
+    logits = torch.full((2, 4, 12, 4, 10), -1.0)
+    logits[0, 0, 2, 1, 1] = 3.0
+    outputs = Outputs({}, (), {"depth": logits})
+    term = model.losses(
+        replace(model(batch, frozenset({"head"})), extras=outputs.extras), model.targets(outputs, batch), batch
+    )["depth"]
+    absent = math.log1p(math.exp(-1.0))  # of a bin rightly told absent
+    right, wrong = math.log1p(math.exp(-3.0)), math.log1p(math.exp(1.0))
+    expected = (11 * absent + right + 11 * absent + wrong) / logits.numel()
+    assert float(term.value) == pytest.approx(expected, rel=1e-5)
+    assert term.weight == 100.0
+
+
+def test_depth_loss_reaches_the_depth_branch_alone():
+    model = tiny_depth().train()
+    batch = with_depth(batch_of(), (0, 8.0, 8.0, 3.0), (6, 40.0, 16.0, 7.0))
+    outputs = model(batch, frozenset({"head"}))
+    losses = model.losses(outputs, model.targets(outputs, batch), batch)
+    assert set(losses) > {"depth"}
+    losses["depth"].value.backward()
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"image_backbone", "image_neck", "lift_splat"}
+    assert model.lift_splat.depth_net.context.weight.grad is None
+    with pytest.raises(ValueError, match="loaded without them"):
+        model.losses(outputs, model.targets(outputs, batch), batch_of())
+
+
+def test_depths_depend_on_the_camera():
+    model, batch = tiny_depth().eval(), batch_of()
+    plain = model(batch, frozenset({"head"})).extras["depth"]
+    wider = with_cameras(batch, intrinsics=batch.cameras.intrinsics * torch.tensor([[2.0], [2.0], [1.0]]))
+    assert not torch.allclose(model(wider, frozenset({"head"})).extras["depth"], plain)
+    other = settled(tiny(), batch)
+    features = other.image_features(batch.cameras)
+    assert torch.equal(
+        other.lift_splat.depth_net(features, wider.cameras)[0],
+        other.lift_splat.depth_net(features, batch.cameras)[0],
+    )
+
+
+def test_the_present_frame_is_supervised():
+    model = tiny_depth(frames=2).eval()
+    batch = with_history(batch_of())
+    both = model(batch, frozenset({"head"})).extras["depth"]
+    alone = tiny_depth(frames=1).eval()
+    alone.image_backbone, alone.image_neck, alone.lift_splat = (
+        model.image_backbone,
+        model.image_neck,
+        model.lift_splat,
+    )
+    assert torch.equal(both, alone(batch, frozenset({"head"})).extras["depth"])

@@ -112,8 +112,8 @@ def objective():
 
 
 def test_losses_of_a_blank_guess(detector, objective):
-    detector.lift_splat.depth_net.weight.data.zero_()
-    detector.lift_splat.depth_net.bias.data.zero_()
+    detector.lift_splat.depth_net.joint.weight.data.zero_()
+    detector.lift_splat.depth_net.joint.bias.data.zero_()
     objective.classify.weight.data.zero_()
     terms = objective(detector, scene())
     assert set(terms) == {"depth", "classes"}
@@ -127,10 +127,10 @@ def test_losses_of_a_blank_guess(detector, objective):
 
 
 def test_bins_begin_at_their_lower_border_and_points_beyond_them_do_not_count(detector, objective):
-    detector.lift_splat.depth_net.weight.data.zero_()
+    detector.lift_splat.depth_net.joint.weight.data.zero_()
     bias = torch.zeros(12 + 8)
     bias[4] = 100.0  # the bin of 5 m to 6 m
-    detector.lift_splat.depth_net.bias.data = bias
+    detector.lift_splat.depth_net.joint.bias.data = bias
     batch = scene()
 
     def depth_loss(*depths):

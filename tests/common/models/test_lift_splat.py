@@ -5,6 +5,7 @@ import torch
 from bevkd_common.data.samples import Cameras
 from bevkd_common.geometry.grid import DepthBins, Grid
 from bevkd_common.geometry.transforms import reflection, rigid, rotation_z
+from bevkd_common.models.depth_nets import JointDepthNet
 from bevkd_common.models.lift_splat import LiftSplat
 from bevkd_common.ops.bev_pool import IndexMode
 from torch import Tensor
@@ -17,8 +18,7 @@ CENTERED = Grid(x0=-16.0, y0=-16.0, cell=0.5, nx=64, ny=64)
 def released(**options: IndexMode) -> LiftSplat:
     """BEVDet-R50's view transformer, with one input channel and one context channel."""
     return LiftSplat(
-        in_channels=1,
-        out_channels=1,
+        depth_net=JointDepthNet(1, 59, 1),
         image_size=(256, 704),
         stride=16,
         depth_bins=DepthBins(1.0, 60.0, 1.0),
@@ -42,8 +42,7 @@ def released_camera() -> Cameras:
 def small(image_size: tuple[int, int] = (16, 48), grid: Grid = CENTERED, channels: int = 3) -> LiftSplat:
     torch.manual_seed(0)
     return LiftSplat(
-        in_channels=4,
-        out_channels=channels,
+        depth_net=JointDepthNet(4, 8, channels),
         image_size=image_size,
         stride=8,
         depth_bins=DepthBins(1.0, 7.0, 0.75),
@@ -86,14 +85,14 @@ def test_a_known_cell_at_ten_metres_lands_where_computed_by_hand() -> None:
 def test_a_feature_at_one_depth_lights_one_cell() -> None:
     lift_splat = released()
     with torch.no_grad():
-        lift_splat.depth_net.weight.zero_()
-        lift_splat.depth_net.bias.zero_()
-        lift_splat.depth_net.bias[9] = 100.0  # all of the distribution at 10 m
-        lift_splat.depth_net.weight[59] = 1.0  # the context is the feature itself
+        lift_splat.depth_net.joint.weight.zero_()
+        lift_splat.depth_net.joint.bias.zero_()
+        lift_splat.depth_net.joint.bias[9] = 100.0  # all of the distribution at 10 m
+        lift_splat.depth_net.joint.weight[59] = 1.0  # the context is the feature itself
     image = torch.zeros(1, 1, 1, 16, 44)
     image[0, 0, 0, 8, 22] = 2.5
 
-    bev = lift_splat(image, released_camera())
+    bev = lift_splat(image, released_camera())[0]
 
     expected = torch.zeros(1, 1, 128, 128)
     expected[0, 0, 77, 64] = 2.5
@@ -103,14 +102,14 @@ def test_a_feature_at_one_depth_lights_one_cell() -> None:
 def test_a_feature_is_shared_out_by_the_softmax_over_depth() -> None:
     lift_splat = released()
     with torch.no_grad():
-        lift_splat.depth_net.weight.zero_()
-        lift_splat.depth_net.bias.fill_(-100.0)
-        lift_splat.depth_net.bias[9], lift_splat.depth_net.bias[19] = math.log(6.0), math.log(2.0)
-        lift_splat.depth_net.weight[59], lift_splat.depth_net.bias[59] = 1.0, 0.0
+        lift_splat.depth_net.joint.weight.zero_()
+        lift_splat.depth_net.joint.bias.fill_(-100.0)
+        lift_splat.depth_net.joint.bias[9], lift_splat.depth_net.joint.bias[19] = math.log(6.0), math.log(2.0)
+        lift_splat.depth_net.joint.weight[59], lift_splat.depth_net.joint.bias[59] = 1.0, 0.0
     image = torch.zeros(1, 1, 1, 16, 44)
     image[0, 0, 0, 8, 22] = 4.0
 
-    bev = lift_splat(image, released_camera())
+    bev = lift_splat(image, released_camera())[0]
 
     # Three quarters at 10 m, a quarter at 20 m: (0.256, 20.7).
     expected = torch.zeros(1, 1, 128, 128)
@@ -133,8 +132,9 @@ def test_depth_is_a_distribution_so_that_mass_is_kept() -> None:
     wide = Grid(x0=-32.0, y0=-32.0, cell=2.0, nx=32, ny=32)
     lift_splat = small(grid=wide)
     image = features()
-    context = lift_splat.depth_net(image.flatten(0, 1))[:, 8:].unflatten(0, (2, 3))
-    bev = lift_splat(image, small_cameras())
+    logits, context = lift_splat.depth_net(image, small_cameras())
+    bev, told = lift_splat(image, small_cameras())
+    assert torch.equal(told, logits)
     assert bev.shape == (2, 3, 32, 32)
     torch.testing.assert_close(bev.sum(dim=(2, 3)), context.sum(dim=(1, 3, 4)))
 
@@ -150,7 +150,7 @@ def test_depth_is_a_distribution_so_that_mass_is_kept() -> None:
 )
 def test_augmentation_from_the_left_moves_the_map(name: str, aug_T_lidar: Tensor) -> None:
     lift_splat, cameras, image = small(), small_cameras(), features()
-    plain, augmented = lift_splat(image, cameras), lift_splat(image, moved(cameras, aug_T_lidar))
+    plain, augmented = lift_splat(image, cameras)[0], lift_splat(image, moved(cameras, aug_T_lidar))[0]
     expected = {
         # (x, y) goes to (-y, x): what lies ahead on the right ends up ahead on the left.
         "quarter turn": plain.flip(2).transpose(2, 3),
@@ -167,7 +167,7 @@ def test_halving_the_scene_halves_where_it_lands() -> None:
     scale = torch.diag(torch.tensor([0.5, 0.5, 0.5, 1.0]))
     coarse = small(grid=Grid(x0=-32.0, y0=-32.0, cell=1.0, nx=64, ny=64))
     coarse.load_state_dict(lift_splat.state_dict())
-    torch.testing.assert_close(lift_splat(image, moved(cameras, scale)), coarse(image, cameras))
+    torch.testing.assert_close(lift_splat(image, moved(cameras, scale))[0], coarse(image, cameras)[0])
 
 
 def test_image_augmentation_is_undone() -> None:
@@ -175,35 +175,35 @@ def test_image_augmentation_is_undone() -> None:
     # The columns of the frustum run from 0 to 47: this mirror maps them onto each other.
     mirror = torch.tensor([[-1.0, 0.0, 47.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).expand(2, 3, 3, 3)
     mirrored = Cameras(cameras.images, cameras.intrinsics, cameras.lidar_T_cam, mirror)
-    torch.testing.assert_close(lift_splat(image.flip(-1), mirrored), lift_splat(image, cameras))
-    assert not torch.allclose(lift_splat(image, mirrored), lift_splat(image, cameras))
+    torch.testing.assert_close(lift_splat(image.flip(-1), mirrored)[0], lift_splat(image, cameras)[0])
+    assert not torch.allclose(lift_splat(image, mirrored)[0], lift_splat(image, cameras)[0])
 
 
 def test_each_sample_and_camera_has_its_own_calibration() -> None:
     lift_splat, cameras, image = small(), small_cameras(), features()
-    both = lift_splat(image, cameras)
+    both = lift_splat(image, cameras)[0]
     for sample in range(2):
         alone = Cameras(*(getattr(cameras, name)[sample : sample + 1] for name in Cameras.__dataclass_fields__))
-        torch.testing.assert_close(lift_splat(image[sample : sample + 1], alone), both[sample : sample + 1])
+        torch.testing.assert_close(lift_splat(image[sample : sample + 1], alone)[0], both[sample : sample + 1])
     order = [2, 0, 1]
     permuted = Cameras(*(getattr(cameras, name)[:, order] for name in Cameras.__dataclass_fields__))
-    torch.testing.assert_close(lift_splat(image[:, order], permuted), both)
-    assert not torch.allclose(lift_splat(image[:, order], cameras), both)
+    torch.testing.assert_close(lift_splat(image[:, order], permuted)[0], both)
+    assert not torch.allclose(lift_splat(image[:, order], cameras)[0], both)
 
 
 def test_state_holds_the_learned_layer_alone() -> None:
     lift_splat = small()
-    assert list(lift_splat.state_dict()) == ["depth_net.weight", "depth_net.bias"]
-    assert lift_splat.depth_net.out_channels == 8 + 3
+    assert list(lift_splat.state_dict()) == ["depth_net.joint.weight", "depth_net.joint.bias"]
+    assert lift_splat.depth_net.joint.out_channels == 8 + 3
     assert lift_splat.frustum.shape == (8, 2, 6, 3)
 
 
 def test_autocast_keeps_geometry_and_sums_in_float32() -> None:
     lift_splat, cameras, image = small(), small_cameras(), features()
-    exact = lift_splat(image, cameras)
+    exact = lift_splat(image, cameras)[0]
     with torch.autocast("cpu", torch.bfloat16):
         cells = lift_splat.cells(cameras)
-        bev = lift_splat(image, cameras)
+        bev = lift_splat(image, cameras)[0]
     assert torch.equal(cells, lift_splat.cells(cameras))
     assert bev.dtype == torch.float32
     torch.testing.assert_close(bev, exact, rtol=0.05, atol=0.05)
@@ -211,8 +211,8 @@ def test_autocast_keeps_geometry_and_sums_in_float32() -> None:
 
 def test_gradients_reach_depth_and_context() -> None:
     lift_splat, image = small(), features().requires_grad_()
-    lift_splat(image, small_cameras()).square().sum().backward()
-    gradient = lift_splat.depth_net.weight.grad
+    lift_splat(image, small_cameras())[0].square().sum().backward()
+    gradient = lift_splat.depth_net.joint.weight.grad
     assert gradient is not None
     assert image.grad is not None
     assert (gradient.flatten(1).abs().sum(dim=1) > 0).all()

@@ -69,6 +69,11 @@ class DataNeeds:
     can_bus: bool = False
     virtual_points: bool = False
 
+    @property
+    def at_test(self) -> DataNeeds:
+        """What is needed to detect; supervision is left out."""
+        return replace(self, depth=False)
+
     def __or__(self, other: DataNeeds) -> DataNeeds:
         """The union of two needs.
 

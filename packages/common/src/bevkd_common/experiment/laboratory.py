@@ -373,7 +373,7 @@ class Laboratory:
         detector = self.detector(arm.detector, folder, kind)
         evaluate(
             detector,
-            dataset.source("val", detector.needs),
+            dataset.source("val", detector.needs.at_test),
             evaluator,
             batch=self.recipe.evaluation.batch,
             workers=self.recipe.evaluation.workers,

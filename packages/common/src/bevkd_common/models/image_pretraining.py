@@ -44,7 +44,7 @@ class DepthAndClasses(nn.Module):
         nn.init.constant_(self.classify.bias, -3.0)  # type: ignore[arg-type]
 
     def trained(self, detector: BevDet) -> Sequence[nn.Module]:
-        """Backbone, neck, and the convolution that gives depth."""
+        """Backbone, neck, and what tells depths."""
         return detector.image_backbone, detector.image_neck, detector.lift_splat.depth_net
 
     def forward(self, detector: BevDet, batch: Batch) -> dict[str, Term]:
@@ -56,7 +56,7 @@ class DepthAndClasses(nn.Module):
         if batch.cameras is None or batch.points is None:
             raise ValueError("depth and classes of images need a batch with cameras and points")
         features = detector.image_features(batch.cameras)
-        logits, _ = detector.lift_splat.depth_and_context(features)
+        logits, _ = detector.lift_splat.depth_net(features, batch.cameras)
         stride, bins = detector.lift_splat.stride, detector.lift_splat.depth_bins
 
         label = depth_labels(nearest_depth(batch, stride), bins).flatten(0, 1)

@@ -15,8 +15,7 @@ class LiftSplat(nn.Module):
     """Predict a depth distribution and a context vector per feature cell, lift them, and sum them on the ground.
 
     Args:
-        in_channels: Of the image features.
-        out_channels: Of the context vectors and so of the map.
+        depth_net: From image features to depths and context vectors, whose channels are those of the map.
         image_size: Height and width of the images in pixels.
         stride: Pixels per feature cell.
         depth_bins: The discrete depths.
@@ -32,8 +31,7 @@ class LiftSplat(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        out_channels: int,
+        depth_net: nn.Module,
         image_size: tuple[int, int],
         stride: int,
         depth_bins: DepthBins,
@@ -47,19 +45,13 @@ class LiftSplat(nn.Module):
         self.index_mode: IndexMode = index_mode
         self.stride = stride
         self.depth_bins = depth_bins
-        self.depth_net = nn.Conv2d(in_channels, depth_bins.count + out_channels, kernel_size=1)
+        self.depth_net = depth_net
         self.register_buffer("frustum", frustum(image_size, stride, depth_bins), persistent=False)
 
-    def forward(self, features: Tensor, cameras: Cameras) -> Tensor:
-        """Lift image features [B, N, C, H, W] of cameras to a map [B, out_channels, Y, X], float32."""
-        logits, context = self.depth_and_context(features)
-        return bev_pool(logits.float().softmax(dim=2), context, self.cells(cameras), self.grid)
-
-    def depth_and_context(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Depth logits [B, N, D, H, W] and context [B, N, out_channels, H, W] of features [B, N, C, H, W]."""
-        predicted = self.depth_net(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-        logits, context = predicted.tensor_split([self.depth_bins.count], dim=2)
-        return logits, context
+    def forward(self, features: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        """Lift image features [B, N, F, H, W]: the map [B, C, Y, X], float32, and depth logits [B, N, D, H, W]."""
+        logits, context = self.depth_net(features, cameras)
+        return bev_pool(logits.float().softmax(dim=2), context, self.cells(cameras), self.grid), logits
 
     @torch.no_grad()
     def cells(self, cameras: Cameras) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bevkd_common.config.bevdepth import BevDepthConfig
+from bevkd_common.config.bevdepth import describe as describe_bevdepth
 from bevkd_common.config.bevdet import BevDetConfig
 from bevkd_common.config.bevdet import describe as describe_bevdet
 from bevkd_common.config.bevdet4d import BevDet4dConfig
@@ -32,6 +34,15 @@ BEVDET4D = DetectorSpec(
     build="bevkd_common.models.detectors.bevdet4d:build",
     summary="BEVDet4D: BEVDet with the map of an earlier frame, moved with the ego.",
     describe=describe_bevdet4d,
+    check="bevkd_common.config.bevdet:check",
+    pretraining="bevkd_common.models.image_pretraining:build",
+)
+BEVDEPTH = DetectorSpec(
+    kind="bevdepth",
+    config=BevDepthConfig,
+    build="bevkd_common.models.detectors.bevdepth:build",
+    summary="BEVDepth: BEVDet4D whose depths know the camera and learn from the LiDAR.",
+    describe=describe_bevdepth,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
 )

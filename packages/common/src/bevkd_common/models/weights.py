@@ -66,7 +66,7 @@ BEVDET_R50 = WeightMap(
         ("img_neck.lateral_convs.0.conv.", "image_neck.laterals.0."),
         ("img_neck.lateral_convs.1.conv.", "image_neck.laterals.1."),
         ("img_neck.fpn_convs.0.conv.", "image_neck.output."),
-        ("img_view_transformer.depthnet.", "lift_splat.depth_net."),
+        ("img_view_transformer.depthnet.", "lift_splat.depth_net.joint."),
         ("img_bev_encoder_backbone.layers.0.0.downsample.", "bev_stages.0.0.shortcut."),
         ("img_bev_encoder_backbone.layers.1.0.downsample.", "bev_stages.1.0.shortcut."),
         ("img_bev_encoder_backbone.layers.2.0.downsample.", "bev_stages.2.0.shortcut."),
@@ -79,15 +79,32 @@ BEVDET_R50 = WeightMap(
     ignored=tuple(f"img_view_transformer.{name}" for name in ("dx", "bx", "nx", "frustum")),
 )
 
+_EARLIER_FRAME = (
+    ("pre_process_net.layers.0.0.downsample.", "earlier.stage.0.shortcut."),
+    ("pre_process_net.layers.0.", "earlier.stage."),
+)
+
 BEVDET4D_R50 = replace(
-    BEVDET_R50,
-    source="BEVDet4D with ResNet-50",
+    BEVDET_R50, source="BEVDet4D with ResNet-50", prefixes=(*BEVDET_R50.prefixes, *_EARLIER_FRAME)
+)
+
+BEVDEPTH_R50 = replace(
+    BEVDET4D_R50,
+    source="BEVDepth of the BEVDet code base with ResNet-50",
     prefixes=(
-        *BEVDET_R50.prefixes,
-        ("pre_process_net.layers.0.0.downsample.", "earlier.stage.0.shortcut."),
-        ("pre_process_net.layers.0.", "earlier.stage."),
+        ("img_view_transformer.depthnet.", "lift_splat.depth_net.depth."),
+        ("img_view_transformer.featnet.", "lift_splat.depth_net.context."),
+        ("img_view_transformer.se.input_conv.", "lift_splat.depth_net.reduce."),
+        ("img_view_transformer.se.fc.0.", "lift_splat.depth_net.camera_norm."),
+        ("img_view_transformer.se.fc.1.", "lift_splat.depth_net.camera_gain."),
+        ("img_view_transformer.extra_depthnet.layers.0.0.downsample.", "lift_splat.depth_net.blocks.0.shortcut."),
+        ("img_view_transformer.extra_depthnet.layers.0.", "lift_splat.depth_net.blocks."),
+        ("img_view_transformer.dcn.0.", "lift_splat.depth_net.deform."),
+        ("img_view_transformer.dcn.1.", "lift_splat.depth_net.norm."),
+        *BEVDET4D_R50.prefixes,
     ),
 )
+"""With one frame or with two."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

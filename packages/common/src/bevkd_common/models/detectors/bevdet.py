@@ -10,12 +10,14 @@ from dataclasses import replace
 from math import prod
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bevkd_common.config.bevdet import BevDetConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch, Cameras
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.bev_encoders import BevNeck, bev_stage
+from bevkd_common.models.depth_nets import JointDepthNet
 from bevkd_common.models.detector import Detections, Outputs, Targets, Term
 from bevkd_common.models.earlier_frame import EarlierFrame
 from bevkd_common.models.heads.center_head import CenterHead, build_center_head
@@ -23,6 +25,10 @@ from bevkd_common.models.image_backbones import ImageBackbone, ImageNormalizer, 
 from bevkd_common.models.image_necks import ImageFpn
 from bevkd_common.models.lift_splat import LiftSplat
 from bevkd_common.models.taps import BevMap, TapSpec
+from bevkd_common.ops.depth_maps import depth_labels, depth_map
+
+DEPTH = "depth"
+"""Name of the depth logits among the outputs, and of their loss."""
 
 
 class BevDet(nn.Module):
@@ -39,6 +45,7 @@ class BevDet(nn.Module):
         image_size: Height and width of the images in pixels.
         taps: What the maps are; `bev_in`, one `bev_block{i}` a stage, `bev_neck` and `head`.
         earlier: An earlier frame beside the present one (BEVDet4D); the first stage takes twice the channels then.
+        depth_weight: Of the loss that compares the present frame's depths with the LiDAR (BEVDepth); None has none.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class BevDet(nn.Module):
         image_size: tuple[int, int],
         taps: Mapping[str, TapSpec],
         earlier: EarlierFrame | None = None,
+        depth_weight: float | None = None,
     ) -> None:
         super().__init__()
         self.normalizer = normalizer
@@ -66,7 +74,9 @@ class BevDet(nn.Module):
         self.image_size = image_size
         self.taps = taps
         self.earlier = earlier
-        self.needs = DataNeeds(cameras=True, history=earlier.history if earlier else None)
+        self.depth_weight = depth_weight
+        history = earlier.history if earlier else None
+        self.needs = DataNeeds(cameras=True, history=history, depth=depth_weight is not None)
 
     def forward(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
         """Compute the maps that are wanted, and nothing behind the last of them.
@@ -77,19 +87,22 @@ class BevDet(nn.Module):
         if unknown := want - self.taps.keys():
             raise ValueError(f"BEVDet has no tap {sorted(unknown)}, it has {sorted(self.taps)}")
         needed = {"bev_neck" if name == "head" else name for name in want}
+        if not want:
+            return Outputs({})
+        lifted, logits = self.lifted(batch)
         maps: dict[str, Tensor] = {}
-        arising = self._maps(batch)
+        arising = self._maps(lifted)
         while not needed <= maps.keys():
             name, value = next(arising)
             maps[name] = value
         return Outputs(
             taps={name: maps[name] for name in want if name != "head"},
             head=self.head(maps["bev_neck"]) if "head" in want else (),
+            extras={} if self.depth_weight is None else {DEPTH: logits},
         )
 
-    def _maps(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    def _maps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The maps with their names in the order in which they arise, each computed when it is asked for."""
-        x = self.lifted(batch)
         yield "bev_in", x
         stages = []
         for index, stage in enumerate(self.bev_stages):
@@ -98,18 +111,23 @@ class BevDet(nn.Module):
             yield f"bev_block{index}", x
         yield "bev_neck", self.bev_neck(stages[0], stages[-1])
 
-    def lifted(self, batch: Batch) -> Tensor:
-        """The image features on the ground [B, C, Y, X], of one frame or of two.
+    def lifted(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The image features on the ground [B, C, Y, X], of one frame or of two, and the present depth logits.
 
         Raises:
             ValueError: If the batch lacks cameras or, where it is needed, an earlier frame.
         """
         if batch.cameras is None:
             raise ValueError("BEVDet needs images, the batch was loaded without cameras")
-        return self._lift(batch.cameras) if self.earlier is None else self.earlier(batch, self._lift)
+        logits: list[Tensor] = []
 
-    def _lift(self, cameras: Cameras) -> Tensor:
-        return self.lift_splat(self.image_features(cameras), cameras)
+        def lift(cameras: Cameras) -> Tensor:
+            lifted, told = self.lift_splat(self.image_features(cameras), cameras)
+            logits.append(told)
+            return lifted
+
+        lifted = lift(batch.cameras) if self.earlier is None else self.earlier(batch, lift)
+        return lifted, logits[0]  # the present frame is lifted first
 
     def image_features(self, cameras: Cameras) -> Tensor:
         """One feature map [B, N, C, H, W] a camera.
@@ -130,8 +148,42 @@ class BevDet(nn.Module):
         return self.head.targets(boxes, batch.labels)
 
     def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
-        """The losses of the head."""
-        return self.head.losses(outputs.head, targets)
+        """The losses of the head, and of the depths where they are supervised."""
+        terms = self.head.losses(outputs.head, targets)
+        if self.depth_weight is None:
+            return terms
+        return terms | {DEPTH: Term(self._depth_loss(outputs.extras[DEPTH], batch), self.depth_weight)}
+
+    def _depth_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Binary cross entropy of each depth bin, averaged over all bins of all cells.
+
+        Upstream: cells without a LiDAR point count as nothing, but are averaged over; the depths of a cell compete
+        in the lift, which takes a softmax, and not here. Points are rounded to the nearest cell.
+
+        Args:
+            logits: [B, N, D, H, W].
+            batch: With depths.
+
+        Raises:
+            ValueError: If the batch has none.
+        """
+        if batch.depth is None:
+            raise ValueError("depths are supervised, the batch was loaded without them")
+        bins, shape = self.lift_splat.depth_bins, logits.shape
+        depth = depth_map(
+            batch.depth,
+            shape[0] * shape[1],
+            self.image_size,
+            stride=self.lift_splat.stride,
+            rounding="nearest",
+            between=(bins.start, bins.stop),
+        )
+        label = depth_labels(depth, bins)
+        known = (label >= 0)[:, None].float()
+        wanted = F.one_hot(label.clamp(min=0), bins.count).movedim(-1, 1).float()
+        return F.binary_cross_entropy_with_logits(
+            logits.flatten(0, 1).float(), wanted, weight=known.expand_as(wanted)
+        )
 
     def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
         """Boxes of each sample."""
@@ -144,13 +196,22 @@ class BevDet(nn.Module):
         ]
 
 
-def build(config: BevDetConfig, classes: tuple[str, ...], earlier: EarlierFrame | None = None) -> BevDet:
+def build(
+    config: BevDetConfig,
+    classes: tuple[str, ...],
+    earlier: EarlierFrame | None = None,
+    *,
+    depth_net: nn.Module | None = None,
+    depth_weight: float | None = None,
+) -> BevDet:
     """Unpack a configuration.
 
     Args:
         config: The configuration.
         classes: Class names in label order.
         earlier: What joins an earlier frame, for detectors that have one.
+        depth_net: What tells depths; BEVDet's own where not given.
+        depth_weight: See `BevDet`.
 
     Raises:
         UserError: If the image backbone or its checkpoint cannot be had, or the tasks of the head do not fit the
@@ -172,8 +233,9 @@ def build(config: BevDetConfig, classes: tuple[str, ...], earlier: EarlierFrame 
         image_backbone=image_backbone,
         image_neck=ImageFpn(image_backbone.channels, config.image_neck_channels),
         lift_splat=LiftSplat(
-            in_channels=config.image_neck_channels,
-            out_channels=config.lift_channels,
+            depth_net=JointDepthNet(config.image_neck_channels, config.depth_bins.count, config.lift_channels)
+            if depth_net is None
+            else depth_net,
             image_size=config.image_size,
             stride=image_backbone.strides[0],
             depth_bins=config.depth_bins,
@@ -198,6 +260,7 @@ def build(config: BevDetConfig, classes: tuple[str, ...], earlier: EarlierFrame 
         image_size=config.image_size,
         taps=taps,
         earlier=earlier,
+        depth_weight=depth_weight,
     )
 
 

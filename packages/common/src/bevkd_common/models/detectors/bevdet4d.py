@@ -12,11 +12,15 @@ from bevkd_common.models.earlier_frame import EarlierFrame
 
 def build(config: BevDet4dConfig, classes: tuple[str, ...]) -> BevDet:
     """Unpack a configuration; see BEVDet's."""
-    earlier = EarlierFrame(
+    return bevdet.build(config, classes, build_earlier_frame(config))
+
+
+def build_earlier_frame(config: BevDet4dConfig) -> EarlierFrame:
+    """What joins the earlier frame."""
+    return EarlierFrame(
         stage=bev_stage(config.lift_channels, config.lift_channels, config.frame_blocks, 1),
         grid=config.grid,
         alignment=config.alignment,
         motion=config.motion,
         history=AdjacentFrames(nearest_s=config.nearest_s, farthest_s=config.farthest_s),
     )
-    return bevdet.build(config, classes, earlier)
