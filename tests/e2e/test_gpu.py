@@ -29,7 +29,19 @@ def test_two_gpus_with_synchronized_batch_norm_learn_what_one_does(tmp_path):
         folder = tmp_path / str(gpus)
         folder.mkdir()
         overrides = [part for value in OVERRIDES for part in ("--set", value)]
-        command = ["train", "distillbev", "--arm", "baseline", "--out", "runs/x", "--gpus", str(gpus), *overrides]
+        command = [
+            "train",
+            "distillbev",
+            "--student",
+            "bevdet",
+            "--arm",
+            "baseline",
+            "--out",
+            "runs/x",
+            "--gpus",
+            str(gpus),
+            *overrides,
+        ]
         subprocess.run([sys.executable, "-m", "bevkd", *command], cwd=folder, env=os.environ, check=True)
         (log,) = (folder / "runs" / ".stages").glob("baseline-*/metrics.jsonl")
         losses.append([json.loads(line)["loss"] for line in log.read_text().splitlines()])

@@ -21,8 +21,8 @@ OVERRIDES = [
     f"checkpoints.steps={EVERY}",
 ]
 COMMAND = [
-    sys.executable, "-m", "bevkd", "train", "distillbev", "--arm", "baseline", "--gpus", "0", "--out", "runs/x",
-    *(part for value in OVERRIDES for part in ("--set", value)),
+    sys.executable, "-m", "bevkd", "train", "distillbev", "--student", "bevdet", "--arm", "baseline",
+    "--gpus", "0", "--out", "runs/x", *(part for value in OVERRIDES for part in ("--set", value)),
 ]  # fmt: skip
 PATIENCE_S = 120
 

@@ -38,7 +38,19 @@ def folders(tmp_path_factory):
 
 def _train(folder, arm, gpus):
     overrides = [part for value in SMALL for part in ("--set", value)]
-    command = ["train", "distillbev", "--arm", arm, "--out", "runs/x", "--gpus", str(gpus), *overrides]
+    command = [
+        "train",
+        "distillbev",
+        "--student",
+        "bevdet",
+        "--arm",
+        arm,
+        "--out",
+        "runs/x",
+        "--gpus",
+        str(gpus),
+        *overrides,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-m", "bevkd", *command], cwd=folder, env=environment, capture_output=True, text=True
