@@ -194,7 +194,22 @@ def test_a_signal_ends_the_step_and_keeps_it(run, tmp_path, make_detector, monke
     assert_equal_files(tmp_path, "raw")
 
 
-def test_a_second_signal_interrupts_at_once(run, monkeypatch):
+def test_a_launchers_sigterm_after_ctrl_c_does_not_cut_the_step_short(run, tmp_path, monkeypatch):
+    original = train_module._Training._optimizer_step
+
+    def both(self, batches):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        return original(self, batches)
+
+    monkeypatch.setattr(train_module._Training, "_optimizer_step", both)
+    with pytest.raises(TrainingStoppedError) as caught:
+        run()
+    assert caught.value.signal == signal.SIGINT
+    assert latest(tmp_path / "a" / "checkpoints").step == 1
+
+
+def test_a_second_ctrl_c_interrupts_at_once(run, monkeypatch):
     def twice(self, batches):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)

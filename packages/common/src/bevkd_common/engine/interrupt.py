@@ -8,9 +8,9 @@ from types import FrameType, TracebackType
 
 
 class StopRequest:
-    """Within a `with` block a first SIGINT or SIGTERM is noted; a second one interrupts at once.
+    """Within a `with` block SIGINT and SIGTERM are noted; a second SIGINT interrupts at once.
 
-    Outside the main thread, where Python delivers no signals, nothing is noted.
+    A launcher of several processes answers Ctrl-C with SIGTERM to each of them, which have got SIGINT already. Outside the main thread, where Python delivers no signals, nothing is noted.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,6 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if number == signal.SIGINT and self.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal = self.signal or number

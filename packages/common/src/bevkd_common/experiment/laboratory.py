@@ -159,16 +159,16 @@ class Laboratory:
         return stage
 
     def rehearse(self, arm: Arm) -> Rehearsal:
-        """Measure a few steps of an arm's training; under a method the teacher has random weights."""
+        """Measure a few steps of an arm's training; the teacher has random weights, and nothing is pasted."""
         frozen = build_detector(self.recipe.teacher, self.dataset.classes, seed=self.seed)
         task = self._task_under(arm, frozen, None, prepared=False)
-        source = self._training_source(task, arm.training)
+        source = self.dataset.source("train", self._needs(task))
         return rehearse(task, source, arm.training, seed=self.seed, accelerator=self.accelerator)
 
     def rehearse_pretraining(self, arm: Arm, training: TrainingConfig) -> Rehearsal:
         """The same of what an arm's detector learns first."""
         task = self._pretraining_task(arm)
-        source = self._training_source(task, training)
+        source = self.dataset.source("train", self._needs(task))
         return rehearse(task, source, training, seed=self.seed, accelerator=self.accelerator)
 
     def _start(self, stage: Stage) -> Checkpoint | None:
