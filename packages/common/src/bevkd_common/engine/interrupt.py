@@ -10,7 +10,8 @@ from types import FrameType, TracebackType
 class StopRequest:
     """Within a `with` block SIGINT and SIGTERM are noted; a second SIGINT interrupts at once.
 
-    A launcher of several processes answers Ctrl-C with SIGTERM to each of them, which have got SIGINT already. Outside the main thread, where Python delivers no signals, nothing is noted.
+    A launcher of several processes answers Ctrl-C with SIGTERM to each of them, which have got SIGINT already.
+    Outside the main thread, where Python delivers no signals, nothing is noted.
     """
 
     def __init__(self) -> None:
