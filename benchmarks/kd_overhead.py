@@ -23,6 +23,7 @@ from bevkd_common.config.loading import load_recipe
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.recipes import recipe_path
 from bevkd_common.data.samples import Batch, Cameras
+from bevkd_common.engine.allocator import keep_freed_memory
 from bevkd_common.engine.optimizer import build_optimizer
 from bevkd_common.engine.tasks import DistillationTask, SupervisedTask, Task
 from bevkd_common.engine.teacher import FrozenTeacher
@@ -50,6 +51,8 @@ def main() -> None:
     name, samples, image_size, points, reach = SIZES[arguments.size]
     recipe = load_recipe(recipe_path(name))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     batch = _batch(samples, image_size, points, reach).to(device)
     precision = AUTOCAST[arguments.precision or recipe.student_training.precision]
     with tempfile.TemporaryDirectory() as folder:

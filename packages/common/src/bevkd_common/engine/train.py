@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from bevkd_common.data.dataset import SampleSource
 from bevkd_common.data.loader import TrainingOrder, training_batches
 from bevkd_common.data.samples import Batch
 from bevkd_common.engine import checkpoint
+from bevkd_common.engine.allocator import keep_freed_memory
 from bevkd_common.engine.checkpoint import Checkpoint
 from bevkd_common.engine.ema import Ema
 from bevkd_common.engine.interrupt import StopRequest
@@ -188,7 +189,6 @@ def rehearse(
         seed: Order of samples and augmentation.
         accelerator: Device and processes.
     """
-    records: list[Mapping[str, Any]] = []
     steps = total_steps(config, source, seed)
     with tempfile.TemporaryDirectory() as folder:
         kept = CheckpointConfig(minutes=1e9)
@@ -203,13 +203,11 @@ def rehearse(
             workers=config.workers,
         )
         with SilentReporter().bar("", 3) as bar, StopRequest() as stop:
-            for last in (1, 2, 3):
-                training.steps = last  # a step is logged when it is the last one
-                training.run(batches, records.append, bar, stop)
+            training.run(batches, lambda record: None, bar, stop)
         training.save(finished=False)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    data, computing = (sum(record[name] for record in records[1:]) / 2 for name in ("data_s", "step_s"))
-    return Rehearsal(steps, data + computing, data, peak_memory(accelerator.device), size)
+    whole, waiting = fmean(training.durations[1:]), fmean(training.waits[1:])
+    return Rehearsal(steps, whole, waiting, peak_memory(accelerator.device), size)
 
 
 class _Training:
@@ -228,6 +226,8 @@ class _Training:
     ) -> None:
         self.config, self.steps, self.architectures, self.kept = config, steps, architectures, kept
         self.accelerator = accelerator
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.micro_batch, self.accumulation = split_batch(config, accelerator.num_processes)
@@ -246,6 +246,7 @@ class _Training:
         self.step = 0
         self.seconds = 0.0
         self.durations: list[float] = []
+        self.waits: list[float] = []
         self.skipped = 0
         self.first_skipped = ""
 
@@ -285,6 +286,7 @@ class _Training:
             self.step += 1
             self.seconds = before + now - started
             self.durations.append(now - waited)
+            self.waits.append(loaded - waited)
             record |= {"data_s": round(loaded - waited, 5), "step_s": round(now - loaded, 5)}
             if self._is_logged(self.step):
                 write({"step": self.step} | self._completed(record))
