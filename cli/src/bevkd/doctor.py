@@ -28,6 +28,8 @@ OPTIONAL = {
     "wandb": "`trackers: [wandb]`",
     "mlflow": "`trackers: [mlflow]`",
 }
+FITTING_TORCH = "uv pip install -U torch torchvision --torch-backend=auto"
+"""uv looks at the driver and takes the build that fits."""
 LEAST_DISK_GB, LEAST_MEMORY_GB = 5.0, 4.0
 SLOWEST_S = 120
 
@@ -115,17 +117,17 @@ def _torch() -> Iterator[Line]:
     yield Line("ok", "torch works", f"{torch['version']}, {torch['threads']} threads")
     driver = _driver()
     if driver and torch["cuda"] is None:
-        yield Line("red", "GPU", f"driver {driver}, but torch is built without CUDA", "uv pip install -U torch")
+        yield Line("red", "GPU", f"driver {driver}, but torch is built without CUDA", FITTING_TORCH)
     elif driver and not torch["devices"]:
         found = f"driver {driver} is too old for torch's CUDA {torch['cuda']}"
-        yield Line("red", "GPU", found, "update the NVIDIA driver, or uv pip install an older torch")
+        yield Line("red", "GPU", found, FITTING_TORCH)
     elif not torch["devices"]:
         yield Line("optional", "GPU", "none: everything runs on the CPU")
     for device in torch["devices"]:
         # A build for sm_80 serves sm_86 too.
         served = any(device["arch"][:-1] == built[:-1] for built in torch["built_for"])
         found = f"{device['name']}, {device['gb']:.0f} GB, {device['arch']}, driver {driver}"
-        mend = "" if served else "uv pip install -U torch"
+        mend = "" if served else FITTING_TORCH
         yield Line("ok" if served else "red", "GPU", found if served else f"{found}: torch has no kernels", mend)
 
 
