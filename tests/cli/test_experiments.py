@@ -129,7 +129,8 @@ def test_an_ablation_has_a_folder_beside_the_runs(bevkd, monkeypatch):
     assert (run.ablations, run.controls, run.seeds) == ((), True, (0, 1))
 
 
-def test_several_gpus_start_the_command_once_each(bevkd, monkeypatch):
+@pytest.mark.parametrize("command", [("run", "toy_method", "--dataset", "toy"), ("eval", "runs")])
+def test_several_gpus_start_the_command_once_each(bevkd, monkeypatch, command):
     class StartedError(Exception):
         pass
 
@@ -139,13 +140,19 @@ def test_several_gpus_start_the_command_once_each(bevkd, monkeypatch):
 
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr("os.execv", execv)
-    monkeypatch.setattr("sys.argv", ["bevkd", "run", "toy_method"])
+    monkeypatch.setattr("sys.argv", ["bevkd", *command])
     with pytest.raises(StartedError) as started:
-        main(("run", "toy_method", "--dataset", "toy", "--gpus", "2"))
-    command = started.value.args[0]
-    assert command[:2] == ["-m", "torch.distributed.run"]
-    assert "--nproc-per-node=2" in command
-    assert command[-4:] == ["-m", "bevkd", "run", "toy_method"]
+        main((*command, "--gpus", "2"))
+    started_with = started.value.args[0]
+    assert started_with[:2] == ["-m", "torch.distributed.run"]
+    assert "--nproc-per-node=2" in started_with
+    assert started_with[-2 - len(command) :] == ["-m", "bevkd", *command]
+
+
+def test_a_report_is_written_by_one_process(bevkd):
+    code, err = bevkd("report", "runs", "--gpus", "2")
+    assert code == 2
+    assert "--gpus 2: one process writes a report; say 0 or 1, or leave it out" in err
 
 
 def test_only_the_first_process_speaks_and_reports(monkeypatch, tmp_path):

@@ -158,7 +158,7 @@ def test_a_sweep_that_is_asked_for_badly(bevkd):
         assert message in one_sentence(err)
 
 
-def test_a_sweep_ends_in_a_table(bevkd, tmp_path):
+def test_a_sweep_ends_in_a_table(bevkd, tmp_path, monkeypatch):
     command = ("sweep", "toy_method", "--dataset", "toy", "--gpus", "0", "--grid", "method.weight=[1.0, 2.0]")
     code, out, _ = bevkd(*command, "--seeds", "2", "--out", "runs/s")
     assert code == 0
@@ -169,6 +169,11 @@ def test_a_sweep_ends_in_a_table(bevkd, tmp_path):
     code, out, _ = bevkd(*command, "--seeds", "2", "--out", "runs/s")
     assert "8 stages, 0 to be trained" in out
     assert (tmp_path / "runs" / "s" / "sweep.md").read_text().splitlines() == table
-    code, out, _ = bevkd(*command, "--on", "slurm", "--out", "runs/t", "--set", "method.weight=5.0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    grid = ("--grid", "method.weight=[1.0, 5.0]")
+    code, out, _ = bevkd(*command[:-2], *grid, "--on", "slurm", "--out", "runs/t")
     assert code == 0
-    assert (tmp_path / "runs" / "t" / "submit.sh").is_file() == ("to be trained" in out and "0 to be" not in out)
+    assert "4 stages, 1 to be trained" in out
+    jobs = (tmp_path / "runs" / "t" / "submit.sh").read_text()
+    assert jobs.count("$(sbatch ") == 1
+    assert "--gpus 0" in jobs

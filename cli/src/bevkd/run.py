@@ -194,6 +194,7 @@ def evaluate(
         _refuse_flags("a run has data of its own, without --split", other)
     from bevkd_common.experiment.finished import OtherSplit, score_again, write_submissions
 
+    launch(gpus)
     folder, reporter, accelerator = _run_folder(path), progress_reporter(), accelerator_of(gpus)
     if split is None:
         score_again(folder, reporter, accelerator)
@@ -204,6 +205,10 @@ def evaluate(
 
 def report(run_folder: RunPath, gpus: Gpus = None) -> None:
     """Write the report of a run again."""
+    from bevkd_common.errors import UserError
+
+    if gpus is not None and gpus > 1:
+        raise UserError(f"--gpus {gpus}: one process writes a report; say 0 or 1, or leave it out")
     _write_report(_run_folder(run_folder), gpus)
 
 

@@ -65,12 +65,14 @@ def sweep(
     waiting = {name: job for name, job in jobs.items() if not job.done}
     reporter.say(f"{len(points)} points, {len(numbers)} seeds: {len(jobs)} stages, {len(waiting)} to be trained")
     if on == "slurm" and waiting:
-        script = sweeps.write_slurm(jobs, folder, data_root=data_root, options=sbatch or ())
+        script = sweeps.write_slurm(jobs, folder, data_root=data_root, gpus=gpus, options=sbatch or ())
         sent = sweeps.submit(script)
         reporter.say(f"{'submitted by' if sent else 'no sbatch here: submit with'} {script}; then run this again")
         return
     if on == "ray":
-        sweeps.run_on_ray(waiting, data_root=data_root, reporter=reporter)
+        sweeps.run_on_ray(waiting, data_root=data_root, gpus=gpus, reporter=reporter)
+    elif gpus is not None and gpus > 1:
+        sweeps.run_commands(waiting, data_root=data_root, gpus=gpus, reporter=reporter)
     else:
         sweeps.run_here(waiting, data_root=data_root, reporter=reporter, accelerator=accelerator)
     metric, rows = sweeps.collect(points, numbers, data_root=data_root, reporter=reporter, accelerator=accelerator)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from statistics import fmean, stdev
 from types import SimpleNamespace
 
@@ -129,14 +131,14 @@ def test_slurm_gets_a_job_a_stage_after_its_parents(make_jobs, tmp_path, monkeyp
     monkeypatch.setenv("SBATCH_LOG", str(tmp_path / "log.json"))
     jobs = make_jobs()
     script = sweep.write_slurm(
-        jobs, tmp_path / "runs" / "grid", data_root=None, options=["--gpus=1", "--time=1:00"]
+        jobs, tmp_path / "runs" / "grid", data_root=None, gpus=2, options=["--gpus=2", "--time=1:00"]
     )
     assert sweep.submit(script)
     given = json.loads((tmp_path / "log.json").read_text())
     assert len(given) == len(jobs)
     number = {name: str(101 + place) for place, name in enumerate(jobs)}
     for (name, job), arguments in zip(jobs.items(), given, strict=True):
-        assert {"--parsable", "--requeue", "--gpus=1", "--time=1:00", f"--job-name={name}"} <= set(arguments)
+        assert {"--parsable", "--requeue", "--gpus=2", "--time=1:00", f"--job-name={name}"} <= set(arguments)
         after = [a for a in arguments if a.startswith("--dependency")]
         expected = ":".join(number[parent] for parent in job.parents)
         assert after == ([f"--dependency=afterok:{expected}"] if job.parents else [])
@@ -144,11 +146,12 @@ def test_slurm_gets_a_job_a_stage_after_its_parents(make_jobs, tmp_path, monkeyp
         assert command[1:5] == ["-m", "bevkd", "train", "--from"]
         assert command[command.index("--arm") + 1] == job.arm
         assert command[command.index("--seed") + 1] == str(job.seed)
+        assert command[command.index("--gpus") + 1] == "2"
 
 
 def test_without_slurm_the_script_is_left_to_the_user(make_jobs, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    script = sweep.write_slurm(make_jobs(), tmp_path, data_root=tmp_path, options=[])
+    script = sweep.write_slurm(make_jobs(), tmp_path, data_root=tmp_path, gpus=None, options=[])
     assert not sweep.submit(script)
     assert subprocess.run(["/bin/bash", "-n", str(script)], check=False).returncode == 0
     assert script.read_text().count("--data-root") == 16
@@ -157,7 +160,7 @@ def test_without_slurm_the_script_is_left_to_the_user(make_jobs, tmp_path, monke
 def test_ray_that_is_not_installed_is_one_sentence(make_jobs, reporter, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="Ray is not installed: uv pip install"):
-        sweep.run_on_ray(make_jobs(), data_root=None, reporter=reporter)
+        sweep.run_on_ray(make_jobs(), data_root=None, gpus=None, reporter=reporter)
 
 
 class TaskError(Exception):
@@ -168,7 +171,7 @@ class TaskError(Exception):
 
 
 class FakeRay:
-    """What is used of Ray, in this process: a task runs after its parents when it is asked for."""
+    """What is used of Ray, in this process: a task runs once, after its parents, when it is asked for."""
 
     exceptions = SimpleNamespace(RayTaskError=TaskError)
 
@@ -179,33 +182,83 @@ class FakeRay:
         self.open = False
 
     def remote(self, **resources):
+        self.resources = resources
+
         def wrap(function):
-            return type("Task", (), {"remote": staticmethod(lambda *args: (function, args))})
+            return type("Task", (), {"remote": staticmethod(partial(FakeTask, function))})
 
         return wrap
 
-    def get(self, reference):
-        function, (command, folder, *parents) = reference
-        for parent in parents:
-            self.get(parent)
+    def get(self, task):
+        task.run()
+
+
+class FakeTask:
+    def __init__(self, function, command, folder, *parents):
+        self.function, self.arguments, self.parents, self.done = function, (command, folder), parents, False
+
+    def run(self):
+        if self.done:
+            return
+        for parent in self.parents:
+            parent.run()
         try:
-            function(command, folder)
+            self.function(*self.arguments)
         except RuntimeError as error:
             raise TaskError(error) from None
+        self.done = True
 
 
-def test_ray_runs_the_commands_of_the_jobs(make_jobs, reporter, monkeypatch):
-    ray = FakeRay()
-    monkeypatch.setitem(sys.modules, "ray", ray)
+@pytest.fixture
+def run_on_ray(make_jobs, reporter, monkeypatch):
+    """Hand all jobs to the stand-in, where processes end with the codes given; what came of it."""
+
+    def call(codes, gpus=None):
+        ray = FakeRay()
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        ran = []
+
+        def run(command, **options):
+            ran.append(command)
+            return subprocess.CompletedProcess(command, codes.get(len(ran), 0), "", "first\nthe disk is full\n")
+
+        jobs = make_jobs()
+        monkeypatch.setattr(sweep.subprocess, "run", run)
+        try:
+            sweep.run_on_ray(jobs, data_root=None, gpus=gpus, reporter=reporter)
+            failure = ""
+        except UserError as error:
+            failure = str(error)
+        return SimpleNamespace(ray=ray, jobs=jobs, ran=ran, failure=failure)
+
+    return call
+
+
+def test_ray_runs_each_job_once_after_its_parents(run_on_ray):
+    done = run_on_ray({}, gpus=2)
+    assert not done.failure
+    assert done.ray.resources["num_gpus"] == 2
+    arms = Counter(command[command.index("--arm") + 1] for command in done.ran)
+    assert arms == {"teacher": 2, "pretraining": 2, "baseline": 4, "distilled": 8}
+    assert len({tuple(command) for command in done.ran}) == len(done.jobs) == 16
+    assert not done.ray.open
+
+
+def test_a_job_that_fails_on_ray_is_one_sentence(run_on_ray):
+    done = run_on_ray({3: 2})
+    assert re.search(r"baseline, seed 0 .*: the disk is full; the same command goes on", done.failure)
+    assert [command[command.index("--arm") + 1] for command in done.ran] == ["teacher", "pretraining", "baseline"]
+    assert not done.ray.open
+
+
+def test_several_processes_are_commands_of_their_own(make_jobs, reporter, monkeypatch):
     ran = []
 
     def run(command, **options):
         ran.append(command)
-        return subprocess.CompletedProcess(command, 2 if len(ran) == 3 else 0, "", "first\nthe disk is full\n")
+        return subprocess.CompletedProcess(command, 2 if len(ran) == 3 else 0)
 
-    jobs = make_jobs()
     monkeypatch.setattr(sweep.subprocess, "run", run)
-    with pytest.raises(UserError, match=r"baseline, seed 0 .*: the disk is full; the same command goes on"):
-        sweep.run_on_ray(jobs, data_root=None, reporter=reporter)
-    assert [command[command.index("--arm") + 1] for command in ran] == ["teacher", "pretraining", "pretraining"]
-    assert not ray.open
+    with pytest.raises(UserError, match=r"baseline, seed 0 .* failed; the same command goes on"):
+        sweep.run_commands(make_jobs(), data_root=None, gpus=2, reporter=reporter)
+    assert [command[-2:] for command in ran] == [["--gpus", "2"]] * 3

@@ -135,7 +135,8 @@ def write_submissions(
         for arm in run.arms:
             submission = lab.submission(arm, run.stages[seed][arm.name], config, dataset)
             path = out / f"{arm.name}-seed{seed}.json"
-            write_atomically(path, json.dumps(submission))
+            if accelerator.is_main_process:
+                write_atomically(path, json.dumps(submission))
             reporter.say(f"submission: {path}")
 
 

@@ -158,7 +158,19 @@ def run_here(
         run_job(job, data_root=data_root, reporter=reporter, accelerator=accelerator)
 
 
-def run_on_ray(jobs: Mapping[str, Job], *, data_root: Path | None, reporter: Reporter) -> None:
+def run_commands(jobs: Mapping[str, Job], *, data_root: Path | None, gpus: int | None, reporter: Reporter) -> None:
+    """All jobs, one after the other, each a command that starts its own processes.
+
+    Raises:
+        UserError: If a job fails; what it said stands above.
+    """
+    for number, job in enumerate(jobs.values(), start=1):
+        reporter.say(f"job {number} of {len(jobs)}: {_title(job)}")
+        if subprocess.run(_command(job, data_root, gpus), check=False).returncode:
+            raise UserError(f"{_title(job)} failed; the same command goes on")
+
+
+def run_on_ray(jobs: Mapping[str, Job], *, data_root: Path | None, gpus: int | None, reporter: Reporter) -> None:
     """One Ray task a job, on the cluster that `RAY_ADDRESS` names or on a new one on this machine.
 
     All nodes must see the folder of the runs, and have the same packages.
@@ -176,9 +188,9 @@ def run_on_ray(jobs: Mapping[str, Job], *, data_root: Path | None, reporter: Rep
     try:
         import torch
 
-        gpus = 1 if torch.cuda.is_available() else 0
+        devices = (1 if torch.cuda.is_available() else 0) if gpus is None else gpus
 
-        @ray.remote(num_cpus=1, num_gpus=gpus)  # type: ignore[untyped-decorator]
+        @ray.remote(num_cpus=1, num_gpus=devices)  # type: ignore[untyped-decorator]
         def task(command: list[str], folder: str, *parents: object) -> None:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
             if done.returncode:
@@ -187,7 +199,7 @@ def run_on_ray(jobs: Mapping[str, Job], *, data_root: Path | None, reporter: Rep
         started: dict[str, Any] = {}
         for name, job in jobs.items():
             parents = [started[parent] for parent in job.parents]
-            started[name] = task.remote(_command(job, data_root), str(Path.cwd()), *parents)
+            started[name] = task.remote(_command(job, data_root, gpus), str(Path.cwd()), *parents)
         with reporter.bar("jobs", len(jobs)) as bar:
             for number, (name, reference) in enumerate(started.items(), start=1):
                 try:
@@ -200,13 +212,16 @@ def run_on_ray(jobs: Mapping[str, Job], *, data_root: Path | None, reporter: Rep
         ray.shutdown()
 
 
-def write_slurm(jobs: Mapping[str, Job], out: Path, *, data_root: Path | None, options: Sequence[str]) -> Path:
+def write_slurm(
+    jobs: Mapping[str, Job], out: Path, *, data_root: Path | None, gpus: int | None, options: Sequence[str]
+) -> Path:
     """A script that hands every job that is not done to Slurm, each after its parents; returns its path.
 
     Args:
         jobs: All jobs.
         out: Folder of the sweep.
         data_root: Of the data set.
+        gpus: Processes of each job; None leaves it to the job.
         options: For `sbatch`, such as `--gpus=1`.
     """
     waiting = {name: job for name, job in jobs.items() if not job.done}
@@ -219,7 +234,7 @@ def write_slurm(jobs: Mapping[str, Job], out: Path, *, data_root: Path | None, o
     for name, job in waiting.items():
         parents = [f"${number[parent]}" for parent in job.parents if parent in number]
         after = f"--dependency=afterok:{':'.join(parents)} " if parents else ""
-        script = shlex.quote(shlex.join(_command(job, data_root)))
+        script = shlex.quote(shlex.join(_command(job, data_root, gpus)))
         extra = f"{shlex.join(options)} " if options else ""
         lines.append(f"# {_title(job)}")
         lines.append(
@@ -245,11 +260,12 @@ def prepare_points(points: Sequence[Point]) -> None:
         write_atomically(point.out / CONFIG, dump(point.recipe))
 
 
-def _command(job: Job, data_root: Path | None) -> list[str]:
+def _command(job: Job, data_root: Path | None, gpus: int | None) -> list[str]:
     recipe = job.point.out / CONFIG
     command = [sys.executable, "-m", "bevkd", "train", "--from", str(recipe), "--arm", job.arm]
     command += ["--seed", str(job.seed), "--out", str(job.point.out)]
-    return command + (["--data-root", str(data_root)] if data_root else [])
+    command += ["--data-root", str(data_root)] if data_root else []
+    return command + ([] if gpus is None else ["--gpus", str(gpus)])
 
 
 def _title(job: Job) -> str:
