@@ -4,7 +4,8 @@
 
 The experiment is the README's at a size of minutes: teacher, first training of the student, student alone, student
 distilled, a checkpoint every few steps. A kill is SIGKILL, at a moment drawn from its life. Exit
-code 1 if a weight differs by a bit, or a run loses more than the steps between two checkpoints.
+code 1 if a weight differs by a bit, if a run does not go on from the newest checkpoint that the kill left, or if a
+kill finds that checkpoint further behind the last logged step than checkpoints are apart.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 
 import torch
+from bevkd_common.engine.checkpoint import MANIFEST
 from safetensors.torch import load_file
 
 EVERY = 5
@@ -61,9 +63,12 @@ def main() -> None:
         repeated = _run_to_the_end(killed)
         compared, different = _compare(peaceful, killed)
     stages = sorted({kill["stage"] for kill in kills if kill["stage"]})
-    lost = max((kill["lost"] for kill in kills), default=0)
+    lost = max((kill["step"] - kill["newest"] for kill in kills if kill["stage"]), default=0)
+    resumed = [kill for kill in kills if kill["resumed"] is not None]
+    elsewhere = sum(kill["resumed"] != kill["expected"] for kill in resumed)
     figures = {
         "kills": len(kills), "stages_hit": stages, "most_steps_lost": lost, "steps_between_checkpoints": EVERY,
+        "resumed": len(resumed), "resumed_elsewhere": elsewhere,
         "tensors_compared": compared, "tensors_that_differ": different, "uninterrupted_s": round(seconds, 1),
         "repeated_s": round(repeated, 1), "each": kills,
     }  # fmt: skip
@@ -71,7 +76,7 @@ def main() -> None:
         if name != "each":
             print(f"{name:28} {value}")
     arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
-    if different or not compared or lost > EVERY:
+    if different or not compared or elsewhere or not resumed or lost > EVERY:
         raise SystemExit(1)
 
 
@@ -88,7 +93,7 @@ def _run_to_the_end(folder: Path) -> float:
 
 def _kill(folder: Path, count: int, seconds: float, rng: random.Random) -> list[dict[str, object]]:
     kills: list[dict[str, object]] = []
-    reached: dict[str, int] = {}
+    left: tuple[str, int] = ("", 0)
     while len(kills) < count:
         log = folder / "log.txt"
         with log.open("w") as stream:
@@ -103,22 +108,26 @@ def _kill(folder: Path, count: int, seconds: float, rng: random.Random) -> list[
         if process.returncode != -signal.SIGKILL:
             raise SystemExit(f"the run failed:\n{log.read_text()}")
         resumed = RESUMED.search(log.read_text())
-        stage, step = _under_way(folder)
-        before = reached.get(stage, 0)
-        lost = max(0, before - int(resumed[1])) if resumed and before else 0
-        kills.append({"stage": stage, "step": step, "resumed": resumed and int(resumed[1]), "lost": lost})
-        reached = {stage: step} if stage else {}
+        stage, step, newest = _under_way(folder)
+        kills.append({
+            "stage": stage, "step": step, "newest": newest,
+            "expected": left[1], "resumed": int(resumed[1]) if resumed else None,
+        })  # fmt: skip
+        left = (stage, newest)
     return kills
 
 
-def _under_way(folder: Path) -> tuple[str, int]:
-    """Kind of the stage that is not finished, and the last step that it logged."""
+def _under_way(folder: Path) -> tuple[str, int, int]:
+    """Kind of the stage that is not finished, the last step that it logged, and that of its newest checkpoint."""
     for stage in (folder / "runs" / ".stages").glob("*"):
         log = stage / "metrics.jsonl"
         if log.is_file() and not (stage / "trained.json").is_file():
             lines = log.read_text().splitlines()
-            return stage.name.partition("-")[0], json.loads(lines[-1])["step"] if lines else 0
-    return "", 0
+            # The manifest is written last: a folder without one is what the kill cut off.
+            kept = [int(path.parent.name[len("step-") :]) for path in stage.glob(f"checkpoints/step-*/{MANIFEST}")]
+            logged = json.loads(lines[-1])["step"] if lines else 0
+            return stage.name.partition("-")[0], logged, max(kept, default=0)
+    return "", 0, 0
 
 
 def _compare(peaceful: Path, killed: Path) -> tuple[int, int]:
