@@ -113,6 +113,13 @@ def test_a_bank_is_made_once_and_made_again_when_it_is_of_something_else(tmp_pat
     assert len(made) == 3
 
 
+def test_a_bank_that_cannot_be_kept_says_so(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    places = [tmp_path / "file" / "bank.safetensors"]
+    assert len(open_bank(places, {}, lambda: bank((1.0, 2.0))).label) == 1
+    assert "cut-out objects cannot be kept in" in caplog.text
+
+
 @pytest.fixture
 def full_world(own_world):
     """The small world with six more points in every annotated box of every key frame."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,18 @@ def write_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, Arra
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def keep_arrays(places: Iterable[Path], about: Mapping[str, Any], arrays: Mapping[str, Array]) -> bool:
+    """`write_arrays` to the first of `places` that can be written; False where none can."""
+    for path in places:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_arrays(path, about, arrays)
+        except OSError:
+            continue
+        return True
+    return False
 
 
 def map_arrays(path: Path) -> ArrayFile:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 
-from bevkd_common.data.array_file import ArrayFileError, map_arrays, write_arrays
+from bevkd_common.data.array_file import ArrayFileError, keep_arrays, map_arrays
 from bevkd_common.data.index import Annotations, CameraMoments, CameraViews, KeyFrames, NuScenesIndex, Sweeps
 from bevkd_common.data.index_build import build_index
 from bevkd_common.data.nuscenes_tables import table_state
@@ -61,7 +61,10 @@ def open_index(
             return index
     partial = _writable(path.with_name(f"{path.name}.partial") for path in places)
     index = build_index(root, version, progress, partial=partial, allow_missing=allow_missing)
-    _save_somewhere(index, places, state)
+    if not save_index(index, places, state):
+        _log.warning(
+            "the index cannot be kept in %s; the tables will be read each time", " or ".join(map(str, places))
+        )
     if partial is not None:
         shutil.rmtree(partial, ignore_errors=True)
     return index
@@ -89,26 +92,15 @@ def _writable(folders: Iterable[Path]) -> Path | None:
     return None
 
 
-def _save_somewhere(index: NuScenesIndex, places: tuple[Path, ...], state: str) -> None:
-    for path in places:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_index(index, path, state)
-        except OSError:
-            continue
-        return
-    _log.warning("the index cannot be kept in %s; the tables will be read each time", " or ".join(map(str, places)))
-
-
-def save_index(index: NuScenesIndex, path: Path, state: str) -> None:
-    """Write to `path` through a temporary file; `state` tells later whether the tables have changed."""
+def save_index(index: NuScenesIndex, places: Iterable[Path], state: str) -> bool:
+    """Write to the first of `places` that can be written; `state` tells later whether the tables have changed."""
     about = {"format": FORMAT, "version": index.version, "tables_sha256": index.tables_sha256, "state": state}
     arrays = {
         f"{part}.{field.name}": getattr(getattr(index, part), field.name)
         for part, kind in PARTS.items()
         for field in fields(kind)
     }
-    write_arrays(path, about, arrays)
+    return keep_arrays(places, about, arrays)
 
 
 def load_index(path: Path, root: Path, state: str) -> NuScenesIndex | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bevkd_common.data.array_file import ArrayFileError, map_arrays, write_arrays
+from bevkd_common.data.array_file import ArrayFileError, keep_arrays, map_arrays
 from bevkd_common.data.index import Floats, Ints
 from bevkd_common.data.sensor_files import Points
 from bevkd_common.geometry.boxes import BOX_CHANNELS, Boxes, points_in_boxes
 from bevkd_common.geometry.iou import bev_intersection
+
+_log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raise it when what is cut out changes; older files are then made anew."""
@@ -75,7 +78,7 @@ def join(banks: Iterable[ObjectBank]) -> ObjectBank:
     )
 
 
-def open_bank(places: Iterable[Path], about: Mapping[str, Any], make: Callable[[], ObjectBank]) -> ObjectBank:
+def open_bank(places: Sequence[Path], about: Mapping[str, Any], make: Callable[[], ObjectBank]) -> ObjectBank:
     """The bank from the first of `places` that holds it, else made and kept in the first that can be written.
 
     Args:
@@ -93,13 +96,9 @@ def open_bank(places: Iterable[Path], about: Mapping[str, Any], make: Callable[[
         if file.about == about and file.arrays.keys() == set(names):
             return ObjectBank(**file.arrays)
     bank = make()
-    for path in places:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_arrays(path, about, {name: getattr(bank, name) for name in names})
-        except OSError:
-            continue
-        break
+    if not keep_arrays(places, about, {name: getattr(bank, name) for name in names}):
+        kept = " or ".join(map(str, places))
+        _log.warning("the cut-out objects cannot be kept in %s; they will be cut out each time", kept)
     return bank
 
 
