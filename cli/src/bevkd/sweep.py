@@ -77,7 +77,7 @@ def sweep(
         sweeps.run_here(waiting, data_root=data_root, reporter=reporter, accelerator=accelerator)
     metric, rows = sweeps.collect(points, numbers, data_root=data_root, reporter=reporter, accelerator=accelerator)
     lines = sweeps.write_table(metric, rows, folder)
-    print_table((*axes, "student alone", "distilled", "gain"), lines)
+    print_table((*axes, *sweeps.COLUMNS.values()), lines)
     reporter.say(f"table: {folder / 'sweep.md'}")
 
 

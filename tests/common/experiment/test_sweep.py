@@ -105,8 +105,9 @@ def test_a_sweep_survives_an_interruption_with_the_same_table(
         assert row.gain.mean == pytest.approx(fmean(gains))
         assert row.gain.deviation == pytest.approx(stdev(gains))
         assert point["gain"] == {str(seed): gain for seed, gain in zip(SEEDS, gains, strict=True)}
-    assert (out / "sweep.md").read_text().count("±") == 12
+    assert (out / "sweep.md").read_text().count("±") == 16
     assert rows[0].baseline.values == rows[2].baseline.values
+    assert rows[0].teacher.values == rows[3].teacher.values
     # Each point is a run, whose report can be written.
     assert all((point.out / "run.json").is_file() for point in points)
 

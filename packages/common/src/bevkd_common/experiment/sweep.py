@@ -273,18 +273,24 @@ def _title(job: Job) -> str:
     return f"{job.arm}, seed {job.seed} ({values})"
 
 
+COLUMNS = {"teacher": "teacher", "baseline": "student alone", "distilled": "distilled", "gain": "gain"}
+"""Spreads of a `Row`, with their titles."""
+
+
 @dataclass(frozen=True)
 class Row:
     """What one point scored, over the seeds.
 
     Attributes:
         values: Of the grid.
-        baseline: Main metric of the student alone.
+        teacher: Main metric of the teacher.
+        baseline: Of the student alone.
         distilled: Of the distilled student.
         gain: Their differences, seed by seed.
     """
 
     values: Mapping[str, str]
+    teacher: Spread
     baseline: Spread
     distilled: Spread
     gain: Spread
@@ -304,7 +310,7 @@ def collect(
     for point in points:
         request = Request(out=point.out, data_root=data_root, seeds=tuple(seeds))
         folder = run_experiment(point.recipe, request, SilentReporter(), accelerator)
-        scores: dict[str, dict[int, float]] = {"baseline": {}, "distilled": {}}
+        scores: dict[str, dict[int, float]] = {"teacher": {}, "baseline": {}, "distilled": {}}
         for seed in seeds:
             dataset = open_dataset(
                 point.recipe, seed, data_root=data_root, runs=point.out.parent, reporter=SilentReporter()
@@ -312,10 +318,10 @@ def collect(
             lab = Laboratory(
                 point.recipe, dataset, seed=seed, root=folder.root, reporter=reporter, accelerator=accelerator
             )
-            for arm in (baseline_arm(point.recipe), distilled_arm(point.recipe)):
+            for arm in (teacher_arm(point.recipe), baseline_arm(point.recipe), distilled_arm(point.recipe)):
                 metric, scores[arm.name][seed] = _main_score(lab, arm, folder.read()["stages"][str(seed)][arm.name])
         gain = {seed: scores["distilled"][seed] - scores["baseline"][seed] for seed in seeds}
-        rows.append(Row(point.values, spread(scores["baseline"]), spread(scores["distilled"]), spread(gain)))
+        rows.append(Row(point.values, *(spread(score) for score in scores.values()), spread(gain)))
     return metric, rows
 
 
@@ -325,28 +331,27 @@ def _main_score(lab: Laboratory, arm: Arm, stage: str) -> tuple[str, float]:
     return name, metric.value
 
 
-def write_table(metric: str, rows: Sequence[Row], out: Path) -> list[tuple[str, ...]]:
-    """Write `sweep.json` and `sweep.md` into the folder of the sweep; returns the lines of the table."""
+def write_table(metric: str, rows: Sequence[Row], out: Path, name: str = "sweep") -> list[tuple[str, ...]]:
+    """Write `<name>.json` and `<name>.md` into a folder; returns the lines of the table."""
     keys = list(rows[0].values)
     lines = [
-        (*(row.values[key] for key in keys), *map(_with_deviation, (row.baseline, row.distilled, row.gain)))
+        (*(row.values[key] for key in keys), *(_with_deviation(getattr(row, column)) for column in COLUMNS))
         for row in rows
     ]
-    heading = (*keys, f"{metric}, student alone", f"{metric}, distilled", "gain")
+    heading = (*keys, *(f"{metric}, {title}" for title in COLUMNS.values()))
     text = [
         f"| {' | '.join(heading)} |",
         f"|{'---|' * len(heading)}",
         *(f"| {' | '.join(line)} |" for line in lines),
     ]
-    write_atomically(out / "sweep.md", "\n".join(text) + "\n")
+    write_atomically(out / f"{name}.md", "\n".join(text) + "\n")
     content = {
         "metric": metric,
         "points": [
-            {"values": row.values} | {name: getattr(row, name).values for name in ("baseline", "distilled", "gain")}
-            for row in rows
+            {"values": row.values} | {column: getattr(row, column).values for column in COLUMNS} for row in rows
         ],
     }
-    write_atomically(out / "sweep.json", json.dumps(content, indent=1) + "\n")
+    write_atomically(out / f"{name}.json", json.dumps(content, indent=1) + "\n")
     return lines
 
 
