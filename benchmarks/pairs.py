@@ -1,9 +1,10 @@
-"""Every pair of teacher and student that a method has on the synthetic world: teacher, student alone, distilled, gain.
+"""Every pair of teacher and student that a method has on the synthetic world, as a table.
 
     python benchmarks/pairs.py --seeds 3 --runs runs
 
-Stages are shared between pairs and with other runs in the same folder, and an interrupted table goes on. Writes
-`pairs.md` and `pairs.json`: the main metric, mean and standard deviation over the seeds; a seed has a world of its own.
+Writes `pairs.md` and `pairs.json`: the main metric of teacher, student alone and distilled student, and the gain,
+mean and standard deviation over the seeds, each of which has a world of its own. Stages are shared between pairs
+and with other runs in the same folder, and an interrupted table goes on.
 """
 
 import argparse

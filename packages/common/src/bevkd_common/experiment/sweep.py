@@ -321,7 +321,8 @@ def collect(
             for arm in (teacher_arm(point.recipe), baseline_arm(point.recipe), distilled_arm(point.recipe)):
                 metric, scores[arm.name][seed] = _main_score(lab, arm, folder.read()["stages"][str(seed)][arm.name])
         gain = {seed: scores["distilled"][seed] - scores["baseline"][seed] for seed in seeds}
-        rows.append(Row(point.values, *(spread(score) for score in scores.values()), spread(gain)))
+        spreads = {column: spread(values) for column, values in (scores | {"gain": gain}).items()}
+        rows.append(Row(point.values, **spreads))
     return metric, rows
 
 
