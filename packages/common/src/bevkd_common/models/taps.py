@@ -46,7 +46,26 @@ class HeadMaps:
     branches: tuple[tuple[str, int], ...]
 
 
-TapSpec = BevMap | ImageMap | HeadMaps
+@dataclass(frozen=True)
+class Queries:
+    """The head's predictions of a set of queries, layer by layer: class logits and box codes.
+
+    Attributes:
+        grid: The cells of the map that the queries look at; boxes lie within its borders.
+        classes: In the order of the logits.
+        layers: Layers of the decoder.
+        count: Queries of a sample.
+        channels: Width of a query in the decoder.
+    """
+
+    grid: Grid
+    classes: tuple[str, ...]
+    layers: int
+    count: int
+    channels: int
+
+
+TapSpec = BevMap | ImageMap | HeadMaps | Queries
 
 
 @dataclass(frozen=True)
