@@ -31,16 +31,9 @@ class DeformableAttention(nn.Module):
         self.samples = (heads, levels, points)
         self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
         self.attention_weights = nn.Linear(channels, heads * levels * points)
-        self.value_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
-        for layer in (self.sampling_offsets, self.attention_weights):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        with torch.no_grad():
-            self.sampling_offsets.bias.copy_(first_offsets(heads, levels, points).flatten())
-        for layer in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        start_looking(self.sampling_offsets, self.attention_weights, self.samples)
+        self.value_proj = projection(channels)
+        self.output_proj = projection(channels)
 
     def forward(self, query: Tensor, value: Tensor, shapes: Sequence[tuple[int, int]], reference: Tensor) -> Tensor:
         """What the queries see.
@@ -62,6 +55,29 @@ class DeformableAttention(nn.Module):
         values = self.value_proj(value).unflatten(-1, (heads, -1))
         seen = deformable_attention(values, shapes, locations, weights.unflatten(-1, (levels, points)))
         return self.output_proj(seen)
+
+
+@torch.no_grad()
+def start_looking(sampling_offsets: nn.Linear, attention_weights: nn.Linear, samples: tuple[int, int, int]) -> None:
+    """Start a deformable attention with the same places and equal weights for every query.
+
+    Args:
+        sampling_offsets: To two numbers a sample.
+        attention_weights: To one number a sample.
+        samples: Heads, maps and points.
+    """
+    for layer in (sampling_offsets, attention_weights):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    sampling_offsets.bias.copy_(first_offsets(*samples).flatten())
+
+
+def projection(channels: int) -> nn.Linear:
+    """A linear layer that starts Xavier-uniform, with no bias."""
+    layer = nn.Linear(channels, channels)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def first_offsets(heads: int, levels: int, points: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from bevkd_common.geometry.grid import Grid
 
@@ -29,6 +30,27 @@ class ImageMap:
 
     channels: int
     stride: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Weights of a deformable attention [B, Y · X, heads, groups, points], non-negative; cells row by row.
+
+    Attributes:
+        layer: Number of the layer, from 0 on.
+        heads: Number of heads.
+        groups: Maps that are looked at: the earlier and the present one, or the levels of an image.
+        points: Places of each map.
+        grid: The cells that look.
+        competing: Which weights sum to one: those of one map ("points"), or those of all maps ("groups").
+    """
+
+    layer: int
+    heads: int
+    groups: int
+    points: int
+    grid: Grid
+    competing: Literal["points", "groups"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +87,7 @@ class Queries:
     channels: int
 
 
-TapSpec = BevMap | ImageMap | HeadMaps | Queries
+TapSpec = BevMap | ImageMap | Attention | HeadMaps | Queries
 
 
 @dataclass(frozen=True)
