@@ -68,7 +68,7 @@ def sightings(points: Tensor, cameras: Cameras, image_size: tuple[int, int]) -> 
     share = torch.where(ahead[..., None], share, FAR_OUTSIDE).clamp(-FAR_OUTSIDE, FAR_OUTSIDE)
     visible = inside.unflatten(-1, (queries, count)).any(dim=-1)
     # The queries that a camera sees come first.
-    most = queries if torch.compiler.is_exporting() else max(1, int(visible.sum(dim=-1).max()))
+    most = queries if torch.compiler.is_compiling() else max(1, int(visible.sum(dim=-1).max()))
     seen, query = visible.flatten(0, 1).int().sort(dim=-1, descending=True, stable=True)
     query = query[:, :most]
     anchors = share.flatten(0, 1).unflatten(1, (queries, count))
