@@ -157,7 +157,7 @@ def loss_of(model: BevFormer, batch: Batch) -> Tensor:
     return sum(term.value * term.weight for term in terms.values())
 
 
-# --- Paper sizes ---------------------------------------------------------------------------------------------------
+# --- Paper sizes --------------------------------------------------------------------------------------------------
 
 
 def parameters(module: nn.Module) -> int:
@@ -240,7 +240,7 @@ def test_sizes_that_do_not_fit_are_refused(changes, reason):
         BevFormerConfig.model_validate(changes)
 
 
-# --- Taps ----------------------------------------------------------------------------------------------------------
+# --- Taps ---------------------------------------------------------------------------------------------------------
 
 
 def test_maps_are_what_the_taps_say():
@@ -309,7 +309,7 @@ def test_image_reaches_the_ground_where_its_camera_looks():
     assert moved[4, 2] > 0
 
 
-# --- History -------------------------------------------------------------------------------------------------------
+# --- History ------------------------------------------------------------------------------------------------------
 
 
 def test_samples_of_a_batch_do_not_mix():
@@ -403,7 +403,7 @@ def test_history_is_seen_in_evaluation_mode_without_gradients():
     )
 
 
-# --- Training ------------------------------------------------------------------------------------------------------
+# --- Training -----------------------------------------------------------------------------------------------------
 
 
 def test_gradients_reach_every_parameter():
@@ -434,7 +434,7 @@ def test_a_few_samples_are_learned_by_heart():
     batch = queued(scenes_of())
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     first = None
-    for _ in range(70):
+    for _ in range(110):
         loss = loss_of(model, batch)
         first = first or loss.item()
         optimizer.zero_grad()
@@ -451,7 +451,7 @@ def test_a_few_samples_are_learned_by_heart():
         assert set(detections.labels[:3].tolist()) == set(batch.labels[sample].tolist())
 
 
-# --- Parts ---------------------------------------------------------------------------------------------------------
+# --- Parts --------------------------------------------------------------------------------------------------------
 
 
 def test_padding_is_zero_after_the_normalisation():

@@ -72,7 +72,7 @@ def assert_same_gradients(found: Tensor, expected: Tensor, inputs: list[Tensor])
         assert one.abs().max() > 0
 
 
-# --- Temporal ------------------------------------------------------------------------------------------------------
+# --- Temporal -----------------------------------------------------------------------------------------------------
 
 QUERY = torch.tensor([[1.0, 1], [2, 2], [3, 3], [4, 4]])[None]
 PAST = torch.tensor([[10.0, 0], [20, 0], [30, 0], [40, 0]])[None]
@@ -151,7 +151,7 @@ def test_attention_starts_uniform_and_looks_in_eight_directions():
     assert (weights == 0.25).all()
 
 
-# --- Cameras -------------------------------------------------------------------------------------------------------
+# --- Cameras ------------------------------------------------------------------------------------------------------
 
 
 def test_anchors_stand_on_the_centres_of_the_cells():
@@ -210,7 +210,7 @@ def test_each_camera_lists_its_queries_first_and_counts_once_a_query():
     assert seen.anchors.shape == (4, 2, 2, 2)
 
 
-# --- Spatial -------------------------------------------------------------------------------------------------------
+# --- Spatial ------------------------------------------------------------------------------------------------------
 
 
 def test_a_query_sees_the_mean_over_its_cameras():
