@@ -11,7 +11,7 @@ from bevkd_common.data.samples import Batch
 from bevkd_common.distill.method import MethodOutput
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import Outputs, Targets
+from bevkd_common.models.detector import CenterTargets, Outputs
 from bevkd_common.models.taps import BevMap, HeadMaps, Taps
 from distillbev.build import build
 from distillbev.config import DistillBevConfig
@@ -36,8 +36,8 @@ def make_batch(boxes: Sequence[Sequence[Sequence[float]]], dtype: torch.dtype = 
     return Batch(names, names, Boxes(rows), labels, None, None, (), eye, eye.double())
 
 
-def make_targets(heatmaps: Sequence[Tensor]) -> Targets:
-    return Targets(heatmaps=heatmaps, regression=(), indices=(), mask=())
+def make_targets(heatmaps: Sequence[Tensor]) -> CenterTargets:
+    return CenterTargets(heatmaps=heatmaps, regression=(), indices=(), mask=())
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Scene:
 
     teacher: Outputs
     student: Outputs
-    targets: Targets
+    targets: CenterTargets
     batch: Batch
 
     def run(self, method: DistillBev) -> MethodOutput:

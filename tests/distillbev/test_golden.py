@@ -14,7 +14,7 @@ import torch
 from bevkd_common.data.samples import Batch
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import Outputs, Targets
+from bevkd_common.models.detector import CenterTargets, Outputs
 from bevkd_common.models.taps import BevMap, HeadMaps, Taps
 from distillbev.build import build
 from distillbev.config import DistillBevConfig
@@ -79,7 +79,7 @@ def one_step(preset: str) -> dict:
     eye = torch.eye(4).expand(2, 4, 4)
     batch = Batch(("a", "b"), ("a", "b"), Boxes(boxes), labels, None, None, (), eye, eye.double())
 
-    output = method(teacher, student, Targets(truth, (), (), ()), batch)
+    output = method(teacher, student, CenterTargets(truth, (), (), ()), batch)
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-2, weight_decay=0.01)
     sum(term.value * term.weight for term in output.terms.values()).backward()
     leaves = {**dict(method.named_parameters()), **{f"student.{name}": value for name, value in maps.items()}}

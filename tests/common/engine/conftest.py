@@ -8,7 +8,7 @@ import torch
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Sample
 from bevkd_common.geometry.boxes import Boxes
-from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.detector import CenterTargets, Detections, Outputs, Term
 from torch import nn
 
 
@@ -31,7 +31,7 @@ class PointMean(nn.Module):
         return Outputs({"hidden": hidden}, [{"value": self.scale(hidden)}])
 
     def targets(self, outputs, batch):
-        return Targets([batch.boxes.tensor[:, :1, 0]], [], [], [])
+        return CenterTargets([batch.boxes.tensor[:, :1, 0]], [], [], [])
 
     def losses(self, outputs, targets, batch):
         error = outputs.head[0]["value"] - targets.heatmaps[0]

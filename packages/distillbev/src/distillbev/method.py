@@ -13,7 +13,7 @@ from bevkd_common.data.samples import Batch
 from bevkd_common.distill.method import Deferred, MethodOutput, Panel, ParamGroup
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import Outputs, Targets, Term
+from bevkd_common.models.detector import CenterTargets, Outputs, Targets, Term
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -255,6 +255,7 @@ class DistillBev(nn.Module):
         """The teacher's and the true class-agnostic heat map, where a layer asks for false positives."""
         if "head" not in self.teacher_taps:
             return ()
+        assert isinstance(targets, CenterTargets)
         logits = [_full_precision(task["heatmap"]) for task in teacher.head]
         return teacher_heatmap(logits), ground_truth_heatmap(targets.heatmaps)
 

@@ -12,6 +12,7 @@ from bevkd_common.config.center_head import CenterHeadConfig, NmsConfig
 from bevkd_common.config.image_backbones import ImageBackboneConfig, ImageNormalization, TimmBackboneConfig
 from bevkd_common.config.images import Bounds, ImageInputConfig
 from bevkd_common.config.model import Config
+from bevkd_common.config.wording import one_of
 from bevkd_common.geometry.grid import DepthBins, Grid
 
 ScaleFactor = Annotated[int, Field(ge=1, le=8)]
@@ -74,6 +75,8 @@ class BevDetConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> BevDetConfig:
+        if self.normalization not in (known := self.image_backbone.normalizations):
+            raise ValueError(f"the weights of this `image_backbone` want the `normalization` {one_of(known)}")
         stride = self.image_backbone.strides[0]
         height, width = self.image_size
         if height % stride or width % stride:

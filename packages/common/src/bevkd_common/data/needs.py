@@ -36,12 +36,14 @@ class KeyframeQueue:
     Attributes:
         frames: In the queue, the key frame included.
         spare: Training draws the earlier ones from this many more than it takes.
+        recurrent: Whether detecting carries what was seen from key frame to key frame, in place of the queue.
 
     Source: BEVFormer, arXiv 2203.17270, and its released configurations: one of the earlier frames is left out.
     """
 
     frames: int = 3
     spare: int = 1
+    recurrent: bool = False
 
     @property
     def earlier(self) -> int:
@@ -70,9 +72,14 @@ class DataNeeds:
     virtual_points: bool = False
 
     @property
+    def in_order(self) -> bool:
+        """Whether detecting takes the key frames of a scene one by one in their order."""
+        return isinstance(self.history, KeyframeQueue) and self.history.recurrent
+
+    @property
     def at_test(self) -> DataNeeds:
-        """What is needed to detect; supervision is left out."""
-        return replace(self, depth=False)
+        """What is needed to detect; supervision is left out, and a queue that what was seen stands for."""
+        return replace(self, depth=False, history=None if self.in_order else self.history)
 
     def __or__(self, other: DataNeeds) -> DataNeeds:
         """The union of two needs.

@@ -90,6 +90,12 @@ class History(TensorGroup):
         tail = (value[:, -frames:] for value in (self.lidar_T_past, self.seconds, self.present))
         return History(cameras, *tail)
 
+    def frame(self, place: int) -> Cameras:
+        """The cameras of one frame of a batch, leading to the LiDAR axes of that frame."""
+        cameras = Cameras(**{name: value[:, place] for name, value in _fields(self.cameras)})
+        past_T_lidar = torch.linalg.inv(self.lidar_T_past[:, place].double())[:, None]
+        return replace(cameras, lidar_T_cam=(past_T_lidar @ cameras.lidar_T_cam.double()).float())
+
 
 @dataclass(frozen=True, eq=False)
 class EgoMotion(TensorGroup):

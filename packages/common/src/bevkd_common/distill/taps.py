@@ -9,14 +9,16 @@ from typing import TypeVar
 
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.taps import BevMap, HeadMaps, ImageMap, Taps, TapSpec
+from bevkd_common.models.taps import Attention, BevMap, HeadMaps, ImageMap, Queries, Taps, TapSpec
 
-Spec = TypeVar("Spec", BevMap, ImageMap, HeadMaps)
+Spec = TypeVar("Spec", BevMap, ImageMap, Attention, HeadMaps, Queries)
 
 KIND_NAMES: dict[type[TapSpec], str] = {
     BevMap: "a bird's-eye-view map",
     ImageMap: "an image feature map",
+    Attention: "a set of attention weights",
     HeadMaps: "a set of head maps",
+    Queries: "a set of queries",
 }
 
 
@@ -64,5 +66,9 @@ def _shape(spec: TapSpec) -> str:
             return f"{spec.channels} x {spec.grid.ny} x {spec.grid.nx}, {spec.grid.cell:g} m"
         case ImageMap():
             return f"{spec.channels} channels, stride {spec.stride}"
+        case Attention():
+            return f"{spec.grid.ny} x {spec.grid.nx} cells, {spec.heads} x {spec.groups} x {spec.points} weights"
         case HeadMaps():
             return f"{len(spec.tasks)} tasks, {spec.grid.ny} x {spec.grid.nx}"
+        case Queries():
+            return f"{spec.layers} layers of {spec.count} queries"

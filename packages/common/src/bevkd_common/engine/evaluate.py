@@ -38,13 +38,14 @@ def evaluate(
 ) -> None:
     """Feed the detections of every sample to the evaluator, on every process alike.
 
-    Processes share the scenes and exchange what they found, so that each of them ends with all of it.
+    Processes share the scenes and exchange what they found, so that each of them ends with all of it. A detector
+    that takes key frames in order gets them one by one, each with its state of the one before.
 
     Args:
         detector: In any mode; evaluated in eval mode and left there.
         source: The split.
         evaluator: What takes the detections, in the order of the source.
-        batch: Samples at once.
+        batch: Samples at once, of detectors that do not remember.
         workers: Loader processes.
         accelerator: Device and processes.
         precision: Autocast to this type; None computes in float32.
@@ -53,12 +54,14 @@ def evaluate(
     """
     detector.to(accelerator.device).eval()
     rank, ranks = accelerator.process_index, accelerator.num_processes
+    batch = 1 if detector.needs.in_order else batch
     samples = evaluation_batches(source, batch=batch, workers=workers, rank=rank, ranks=ranks)
     theirs: list[Detected] = []
+    state: object | None = None
     done = 0
     with reporter.bar(title, len(source)) as bar:
         for loaded in samples:
-            found = _detect(detector, loaded.to(accelerator.device), precision)
+            found, state = _detect(detector, loaded.to(accelerator.device), state, precision)
             if ranks == 1:
                 evaluator.update(loaded, found)
             else:
@@ -72,10 +75,12 @@ def evaluate(
         evaluator.update(sample, [one])
 
 
-def _detect(detector: DetectorModule, batch: Batch, precision: torch.dtype | None) -> list[Detections]:
+def _detect(
+    detector: DetectorModule, batch: Batch, state: object | None, precision: torch.dtype | None
+) -> tuple[list[Detections], object | None]:
     with torch.autocast(batch.device.type, precision, enabled=precision is not None):
-        outputs = detector(batch, HEAD)
-    return detector.decode(outputs, batch)
+        outputs = detector(batch, HEAD, state)
+    return detector.decode(outputs, batch), outputs.state
 
 
 def _alone(batch: Batch, place: int) -> Batch:

@@ -28,7 +28,7 @@ from bevkd_common.experiment.finished import FinishedRun, open_run
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.scenes import scene_of
-from bevkd_common.models.taps import HeadMaps
+from bevkd_common.models.taps import HeadMaps, Queries
 from bevkd_common.report import inputs
 
 if TYPE_CHECKING:
@@ -189,6 +189,6 @@ def _panels(
 
 def _extent(detector: DetectorModule) -> tuple[float, float, float, float]:
     head = detector.taps["head"]
-    assert isinstance(head, HeadMaps)
+    assert isinstance(head, HeadMaps | Queries)
     x0, y0, x1, y1 = head.grid.extent
     return x0, x1, y0, y1

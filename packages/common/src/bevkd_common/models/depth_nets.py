@@ -101,14 +101,15 @@ class ModulatedDeformConv(nn.Module):
     Args:
         in_channels: Of the input.
         out_channels: Of the output.
+        bias: Whether a number is added to each channel of the output.
 
     Source: Deformable ConvNets v2, arXiv 1811.11168; the order of offsets is mmcv's, which torchvision shares.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         bound = 1 / math.sqrt(9 * in_channels)
         nn.init.uniform_(self.weight, -bound, bound)
         # Nine vertical and horizontal offsets, then nine weights; it begins as half a plain convolution.

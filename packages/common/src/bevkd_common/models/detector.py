@@ -28,8 +28,9 @@ class Outputs:
 
     Attributes:
         taps: The feature maps that were wanted, by tap name.
-        head: One mapping a task, branch name to [B, C, Y, X] logits in the order of the head's `HeadMaps`;
-            empty where nothing below the head was asked to run.
+        head: What the head predicts, by name: of a head with `HeadMaps` one mapping a task, branch name to
+            [B, C, Y, X] logits in the order of the maps; of a head with `Queries` one mapping a decoder layer, the
+            last one final. Empty where the head was not asked to run.
         extras: Further tensors that `losses` needs (depth logits, say).
         state: What a temporal detector carries to the next frame.
     """
@@ -41,8 +42,8 @@ class Outputs:
 
 
 @dataclass(frozen=True, eq=False)
-class Targets:
-    """What the losses compare with; made once a step and shared with the method.
+class CenterTargets:
+    """What a head with `HeadMaps` learns.
 
     Attributes:
         heatmaps: One [B, K, Y, X] map of Gaussians a task.
@@ -55,6 +56,25 @@ class Targets:
     regression: Sequence[Tensor]
     indices: Sequence[Tensor]
     mask: Sequence[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class SetTargets:
+    """What a head with `Queries` learns.
+
+    Attributes:
+        labels: [B, M] int64, class of each box; -1 where there is nothing to learn.
+        code: [B, M, 10] float32, box codes; a number that nobody knows is NaN.
+        matched: One [B, Q] int64 a decoder layer: the box that each query learns, -1 where it is background.
+    """
+
+    labels: Tensor
+    code: Tensor
+    matched: Sequence[Tensor]
+
+
+Targets = CenterTargets | SetTargets
+"""What the losses compare with; made once a step and shared with the method."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +111,7 @@ class Detector(Protocol):
         ...
 
     def targets(self, outputs: Outputs, batch: Batch) -> Targets:
-        """Heat maps, masks and assignments of a batch."""
+        """What the head learns from a batch."""
         ...
 
     def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:

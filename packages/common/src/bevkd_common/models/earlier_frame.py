@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -64,7 +63,7 @@ class EarlierFrame(nn.Module):
         history = _history(batch)
         present = self.stage(lift(batch.cameras))
         with torch.no_grad():
-            past = self.stage(lift(_in_its_own_axes(history)))
+            past = self.stage(lift(history.frame(-1)))
             moved = warp_bev(past, history.lidar_T_past[:, -1], self.grid, anchor=self.alignment)
         return torch.cat([present, moved], dim=1)
 
@@ -92,13 +91,6 @@ def _history(batch: Batch) -> History:
     if batch.history is None:
         raise ValueError("an earlier frame is needed, the batch was loaded without history")
     return batch.history
-
-
-def _in_its_own_axes(history: History) -> Cameras:
-    """The cameras of the last frame of a history, leading to the LiDAR axes of that frame."""
-    cameras = Cameras(**{name: value[:, -1] for name, value in vars(history.cameras).items()})
-    past_T_lidar = torch.linalg.inv(history.lidar_T_past[:, -1].double())[:, None]
-    return replace(cameras, lidar_T_cam=(past_T_lidar @ cameras.lidar_T_cam.double()).float())
 
 
 def _with_motion(boxes: Boxes, factor: Tensor) -> Boxes:

@@ -8,6 +8,8 @@ from bevkd_common.config.bevdet import BevDetConfig
 from bevkd_common.config.bevdet import describe as describe_bevdet
 from bevkd_common.config.bevdet4d import BevDet4dConfig
 from bevkd_common.config.bevdet4d import describe as describe_bevdet4d
+from bevkd_common.config.bevformer import BevFormerConfig
+from bevkd_common.config.bevformer import describe as describe_bevformer
 from bevkd_common.config.centerpoint import CenterPointConfig
 from bevkd_common.config.centerpoint import describe as describe_centerpoint
 from bevkd_common.config.plugins import DetectorSpec
@@ -45,4 +47,12 @@ BEVDEPTH = DetectorSpec(
     describe=describe_bevdepth,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
+)
+BEVFORMER = DetectorSpec(
+    kind="bevformer",
+    config=BevFormerConfig,
+    build="bevkd_common.models.detectors.bevformer:build",
+    summary="BEVFormer: queries of the ground look at the cameras and at the map of the key frame before.",
+    describe=describe_bevformer,
+    check="bevkd_common.config.bevdet:check",
 )

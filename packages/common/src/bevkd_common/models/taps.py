@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from bevkd_common.geometry.grid import Grid
 
@@ -32,6 +33,27 @@ class ImageMap:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """Weights of a deformable attention [B, Y · X, heads, groups, points], non-negative; cells row by row.
+
+    Attributes:
+        layer: Number of the layer, from 0 on.
+        heads: Number of heads.
+        groups: Maps that are looked at: the earlier and the present one, or the levels of an image.
+        points: Places of each map.
+        grid: The cells that look.
+        competing: Which weights sum to one: those of one map ("points"), or those of all maps ("groups").
+    """
+
+    layer: int
+    heads: int
+    groups: int
+    points: int
+    grid: Grid
+    competing: Literal["points", "groups"]
+
+
+@dataclass(frozen=True)
 class HeadMaps:
     """The head's dense predictions, as logits.
 
@@ -46,7 +68,26 @@ class HeadMaps:
     branches: tuple[tuple[str, int], ...]
 
 
-TapSpec = BevMap | ImageMap | HeadMaps
+@dataclass(frozen=True)
+class Queries:
+    """The head's predictions of a set of queries, layer by layer: class logits and box codes.
+
+    Attributes:
+        grid: The cells of the map that the queries look at; boxes lie within its borders.
+        classes: In the order of the logits.
+        layers: Layers of the decoder.
+        count: Queries of a sample.
+        channels: Width of a query in the decoder.
+    """
+
+    grid: Grid
+    classes: tuple[str, ...]
+    layers: int
+    count: int
+    channels: int
+
+
+TapSpec = BevMap | ImageMap | Attention | HeadMaps | Queries
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,12 @@ from bevkd_common.geometry.grid import Grid
 
 
 def warp_bev(
-    past: Tensor, lidar_T_past: Tensor, grid: Grid, *, anchor: Literal["center", "corner"] = "center"
+    past: Tensor,
+    lidar_T_past: Tensor,
+    grid: Grid,
+    *,
+    anchor: Literal["center", "corner"] = "center",
+    mode: Literal["bilinear", "nearest"] = "bilinear",
 ) -> Tensor:
     """Resample a map over the grid of earlier LiDAR axes to the same grid of the present ones.
 
@@ -22,9 +27,10 @@ def warp_bev(
         lidar_T_past: [B, 4, 4], earlier to present axes; heights are left out.
         grid: Of the map, in the axes of each moment.
         anchor: The point of a cell that moves: its "center", or its lower "corner".
+        mode: What a cell takes: a mixture of the four cells around it, or the nearest one.
 
     Returns:
-        [B, C, Y, X], bilinear, zero where the earlier map does not reach.
+        [B, C, Y, X], zero where the earlier map does not reach.
 
     Upstream: BEVDet4D's released code moves corners, which shifts the map by up to a cell when the ego turns;
     weights trained so need it.
@@ -37,5 +43,7 @@ def warp_bev(
     index = (moved - points[0, 0]) / grid.cell
     # grid_sample with aligned corners counts from -1 at the first sample to 1 at the last.
     size = torch.tensor([grid.nx - 1, grid.ny - 1], device=past.device, dtype=torch.float64)
-    where = (2 * index / size - 1).to(past.dtype)
-    return F.grid_sample(past, where, mode="bilinear", padding_mode="zeros", align_corners=True)
+    # Places need more digits than a map in half precision has.
+    dtype = torch.promote_types(past.dtype, torch.float32)
+    where = (2 * index / size - 1).to(dtype)
+    return F.grid_sample(past.to(dtype), where, mode=mode, padding_mode="zeros", align_corners=True).to(past.dtype)

@@ -4,7 +4,7 @@ import torch
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.detector import CenterTargets, Detections, Outputs, Term
 from bevkd_common.models.taps import BevMap, HeadMaps
 from torch import nn
 
@@ -38,7 +38,7 @@ class ToyDetector(nn.Module):
         for row in range(len(batch)):
             for x, y in batch.boxes.tensor[row, batch.valid[row], :2].tolist():
                 heatmap[row, 0, int(y + 4), int(x + 4)] = 1.0
-        return Targets([heatmap], [], [], [])
+        return CenterTargets([heatmap], [], [], [])
 
     def losses(self, outputs, targets, batch):
         logits = outputs.head[0]["heatmap"].float()

@@ -13,7 +13,7 @@ from bevkd_common.config.center_head import CenterHeadConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import Detections, Targets, Term
+from bevkd_common.models.detector import CenterTargets, Detections, Targets, Term
 from bevkd_common.models.heads.center_code import BRANCHES, gather_code
 from bevkd_common.models.heads.center_decode import Suppression, best_candidates, collect, suppress, within
 from bevkd_common.models.heads.center_losses import code_loss, gaussian_focal_loss
@@ -101,7 +101,7 @@ class CenterHead(nn.Module):
         task_heads = cast(Iterable[nn.ModuleDict], self.task_heads)
         return [{name: branch(shared) for name, branch in task.items()} for task in task_heads]
 
-    def targets(self, boxes: Boxes, labels: Tensor) -> Targets:
+    def targets(self, boxes: Boxes, labels: Tensor) -> CenterTargets:
         """What to predict for boxes [B, M, 9] with labels [B, M], negative where there is no box."""
         present = labels >= 0
         index = labels.clamp(min=0)
@@ -117,6 +117,7 @@ class CenterHead(nn.Module):
 
     def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: Targets) -> dict[str, Term]:
         """Terms `heatmap` and `boxes`, each task divided by its own positives, summed over tasks."""
+        assert isinstance(targets, CenterTargets)
         counts = [(heatmap == 1).sum() for heatmap in targets.heatmaps] + [mask.sum() for mask in targets.mask]
         peaks, boxes = mean_over_ranks(torch.stack(counts).float()).chunk(2)
         heatmap_loss = torch.stack(

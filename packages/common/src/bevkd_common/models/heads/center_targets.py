@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import Targets
+from bevkd_common.models.detector import CenterTargets
 from bevkd_common.models.heads.center_code import encode
 
 MAX_BOXES = 500
@@ -24,7 +24,7 @@ def center_targets(
     grid: Grid,
     overlap: float,
     min_radius: int,
-) -> Targets:
+) -> CenterTargets:
     """Heat maps and box codes of a batch.
 
     Args:
@@ -60,7 +60,7 @@ def center_targets(
 
     code = torch.where(learned[..., None], encode(boxes, center - cell), 0.0)
     indices = torch.where(learned, cell[..., 1] * grid.nx + cell[..., 0], 0)
-    return Targets(
+    return CenterTargets(
         heatmaps=heatmaps.split(list(class_counts), dim=1),
         regression=[code] * len(class_counts),
         indices=[indices] * len(class_counts),

@@ -1,0 +1,112 @@
+"""The blocks of transformers over maps; each returns what its caller adds to the queries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bevkd_common.ops.deformable_attention import deformable_attention
+
+
+class DeformableAttention(nn.Module):
+    """Each query gathers a few places of feature maps, around its reference point.
+
+    A head starts by looking in a direction of its own, a point p steps p + 1 pixels far, at all levels alike and
+    with equal weights.
+
+    Args:
+        channels: Of queries, maps and result; a multiple of `heads`.
+        heads: Heads.
+        levels: Maps.
+        points: Places of each map that a head looks at.
+
+    Source: Deformable DETR, arXiv 2010.04159.
+    """
+
+    def __init__(self, channels: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.samples = (heads, levels, points)
+        self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(channels, heads * levels * points)
+        start_looking(self.sampling_offsets, self.attention_weights, self.samples)
+        self.value_proj = projection(channels)
+        self.output_proj = projection(channels)
+
+    def forward(self, query: Tensor, value: Tensor, shapes: Sequence[tuple[int, int]], reference: Tensor) -> Tensor:
+        """What the queries see.
+
+        Args:
+            query: [B, Q, C], their positions added.
+            value: [B, S, C], the maps one behind the other, each row by row.
+            shapes: Height and width of each map.
+            reference: (x, y) as shares of the maps' width and height, [B, Q, 2].
+
+        Returns:
+            [B, Q, C].
+        """
+        heads, levels, points = self.samples
+        offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
+        weights = self.attention_weights(query).unflatten(-1, (heads, levels * points)).softmax(dim=-1)
+        size = reference.new_tensor([(width, height) for height, width in shapes])
+        locations = reference[:, :, None, None, None] + offsets / size[:, None]
+        values = self.value_proj(value).unflatten(-1, (heads, -1))
+        seen = deformable_attention(values, shapes, locations, weights.unflatten(-1, (levels, points)))
+        return self.output_proj(seen)
+
+
+@torch.no_grad()
+def start_looking(sampling_offsets: nn.Linear, attention_weights: nn.Linear, samples: tuple[int, int, int]) -> None:
+    """Start a deformable attention with the same places and equal weights for every query.
+
+    Args:
+        sampling_offsets: To two numbers a sample.
+        attention_weights: To one number a sample.
+        samples: Heads, maps and points.
+    """
+    for layer in (sampling_offsets, attention_weights):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    sampling_offsets.bias.copy_(first_offsets(*samples).flatten())
+
+
+def projection(channels: int) -> nn.Linear:
+    """A linear layer that starts Xavier-uniform, with no bias."""
+    layer = nn.Linear(channels, channels)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def first_offsets(heads: int, levels: int, points: int) -> Tensor:
+    """Offsets (x, y) in pixels that attention starts with, [heads, levels, points, 2].
+
+    The heads look in evenly spaced directions counter-clockwise from +x, as far as the unit square reaches.
+    """
+    angle = torch.arange(heads) * (2 * math.pi / heads)
+    direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    direction = direction / direction.abs().amax(dim=-1, keepdim=True)
+    steps = torch.arange(1, points + 1)
+    return (direction[:, None, None] * steps[:, None]).expand(heads, levels, points, 2)
+
+
+def feed_forward(channels: int, hidden_channels: int, dropout: float) -> nn.Sequential:
+    """Two linear layers, applied to each query alone."""
+    layers = nn.Sequential(
+        nn.Linear(channels, hidden_channels),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(hidden_channels, channels),
+        nn.Dropout(dropout),
+    )
+    xavier(layers)
+    return layers
+
+
+def xavier(module: nn.Module) -> None:
+    """Start every matrix of a module Xavier-uniform, as transformers do."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)

@@ -1,0 +1,1 @@
+"""BEVFormer: queries of the ground that look at an earlier map and at the images."""

@@ -1,0 +1,212 @@
+"""BEVFormer: a camera detector whose map of the ground remembers earlier key frames.
+
+Source: BEVFormer (arXiv 2203.17270), numerics of its released detectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bevkd_common.config.bevformer import BevFormerConfig
+from bevkd_common.config.image_backbones import TimmBackboneConfig
+from bevkd_common.data.needs import DataNeeds, KeyframeQueue
+from bevkd_common.data.samples import Batch
+from bevkd_common.models.bevformer.encoder import BevFormerEncoder
+from bevkd_common.models.bevformer.memory import BevMemory, Moment, queue
+from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.grid_mask import GridMask
+from bevkd_common.models.heads.detr_head import DetrHead, build_detr_head
+from bevkd_common.models.image_backbones import ImageBackbone, ImageNormalizer, build_image_backbone
+from bevkd_common.models.image_necks import ImagePyramid
+from bevkd_common.models.taps import Attention, BevMap, TapSpec
+
+
+class BevFormer(nn.Module):
+    """Images to features, queries of the ground that look at them and at an earlier map, then boxes; a `Detector`.
+
+    The earlier map comes from the state, where one is given, or from the key frames of the batch's history: these
+    are seen in evaluation mode and without gradients, each remembering the one before.
+
+    Args:
+        normalizer: From uint8 images to the backbone's input.
+        grid_mask: Hides parts of the images in training.
+        image_backbone: Feature maps of the images.
+        image_neck: Levels of equal width.
+        encoder: The map of the ground.
+        head: Boxes.
+        image_size: Height and width of the images in pixels.
+        frames: Key frames of a queue, the present one included; with one, nothing is ever remembered.
+        taps: What the maps are; `tsa{i}` and `sca{i}` of each layer, `bev_neck` and `head`.
+    """
+
+    def __init__(
+        self,
+        *,
+        normalizer: ImageNormalizer,
+        grid_mask: GridMask,
+        image_backbone: ImageBackbone,
+        image_neck: ImagePyramid,
+        encoder: BevFormerEncoder,
+        head: DetrHead,
+        image_size: tuple[int, int],
+        frames: int,
+        taps: Mapping[str, TapSpec],
+    ) -> None:
+        super().__init__()
+        self.normalizer = normalizer
+        self.grid_mask = grid_mask
+        self.image_backbone = image_backbone
+        self.image_neck = image_neck
+        self.encoder = encoder
+        self.head = head
+        self.image_size = image_size
+        self.frames = frames
+        self.taps = taps
+        history = KeyframeQueue(frames, recurrent=True) if frames > 1 else None
+        self.needs = DataNeeds(cameras=True, can_bus=True, history=history)
+
+    def forward(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
+        """Compute the maps that are wanted, and nothing behind the last of them.
+
+        Args:
+            batch: With cameras and the ego's motion.
+            want: Taps.
+            state: Of the key frame before, as that call returned it; forgotten where the scene is another.
+
+        Returns:
+            With a state, in evaluation mode and if the map was computed.
+
+        Raises:
+            ValueError: If there is no such tap, the batch lacks something, or the state is not of such a batch.
+        """
+        if unknown := want - self.taps.keys():
+            raise ValueError(f"BEVFormer has no tap {sorted(unknown)}, it has {sorted(self.taps)}")
+        if not want:
+            return Outputs({})
+        *earlier, present = queue(batch, self.frames)
+        memory = self._seen(earlier, batch.scenes) if state is None else _recalled(state, batch)
+        needed = {"bev_neck" if name == "head" else name for name in want}
+        found: dict[str, Tensor] = {}
+        arising = self.encoder.maps(*self._features(present), present, memory)
+        while len(found) < len(needed):
+            name, value = next(arising)
+            if name in needed:
+                found[name] = value
+        keep = "bev_neck" in found and self.frames > 1 and not self.training
+        return Outputs(
+            taps={name: found[name] for name in want if name != "head"},
+            head=self.head(found["bev_neck"]) if "head" in want else (),
+            state=BevMemory.of(found["bev_neck"], present, batch.scenes) if keep else None,
+        )
+
+    def _features(self, moment: Moment) -> tuple[list[Tensor], tuple[int, int]]:
+        """Maps [B · N, C, H, W] of the images, and the size of the images with their padding."""
+        images = self._prepared(moment.cameras.images.flatten(0, 1))
+        return self.image_neck(self.image_backbone(images)), (images.shape[2], images.shape[3])
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        """What the backbone sees: normalised, and zeros below and to the right up to whole cells."""
+        (height, width), size = self.image_size, tuple(images.shape[-2:])
+        if size != self.image_size:
+            raise ValueError(f"BEVFormer takes images of {height} x {width}, the batch has {size[0]} x {size[1]}")
+        coarsest = self.image_backbone.strides[-1]
+        return self.grid_mask(F.pad(self.normalizer(images), (0, -width % coarsest, 0, -height % coarsest)))
+
+    @torch.no_grad()
+    def _seen(self, moments: Sequence[Moment], scenes: tuple[str, ...]) -> BevMemory | None:
+        """The map of the last of these moments; a moment that no sample has is passed over."""
+        memory = None
+        with _in_evaluation(self):
+            for moment in moments:
+                if moment.present.any():
+                    bev = self.encoder(*self._features(moment), moment, memory)
+                    memory = BevMemory.of(bev, moment, scenes)
+        return memory
+
+    def targets(self, outputs: Outputs, batch: Batch) -> Targets:
+        """See `DetrHead.targets`."""
+        return self.head.targets(outputs.head, batch.boxes, batch.labels)
+
+    def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
+        """See `DetrHead.losses`."""
+        return self.head.losses(outputs.head, targets)
+
+    def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
+        """Boxes of each sample."""
+        return self.head.decode(outputs.head)
+
+
+def _recalled(state: object, batch: Batch) -> BevMemory:
+    """The memory of those samples whose scene goes on."""
+    if not isinstance(state, BevMemory) or len(state.scenes) != len(batch):
+        raise ValueError("the state is not what BEVFormer returned for as many samples")
+    same = [before == now for before, now in zip(state.scenes, batch.scenes, strict=True)]
+    return replace(state, known=state.known & torch.tensor(same, device=state.known.device))
+
+
+@contextmanager
+def _in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Everything within a module in evaluation mode; afterwards what was training, trains."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def build(config: BevFormerConfig, classes: tuple[str, ...]) -> BevFormer:
+    """Unpack a configuration.
+
+    Raises:
+        UserError: If the image backbone or its checkpoint cannot be had.
+    """
+    image_backbone = build_image_backbone(config.image_backbone)
+    if config.checkpointing and isinstance(config.image_backbone, TimmBackboneConfig):
+        network: Any = image_backbone.network
+        network.set_grad_checkpointing()
+    head = build_detr_head(config.head, config.channels, config.grid, classes)
+    taps: dict[str, TapSpec] = {}
+    heads, levels = config.heads, config.image_levels
+    for layer in range(config.layers):
+        taps[f"tsa{layer}"] = Attention(layer, heads, 2, config.temporal_points, config.grid, "points")
+        taps[f"sca{layer}"] = Attention(layer, heads, levels, config.spatial_points, config.grid, "groups")
+    taps["bev_neck"] = BevMap(config.channels, config.grid)
+    taps["head"] = head.maps
+    return BevFormer(
+        normalizer=ImageNormalizer(config.normalization),
+        grid_mask=GridMask(config.grid_mask),
+        image_backbone=image_backbone,
+        image_neck=ImagePyramid(image_backbone.channels, config.channels, config.image_levels),
+        encoder=BevFormerEncoder(
+            config.channels,
+            config.grid,
+            config.z_range,
+            anchors=config.anchors,
+            layers=config.layers,
+            cameras=config.cameras,
+            levels=config.image_levels,
+            heads=config.heads,
+            temporal_points=config.temporal_points,
+            spatial_points=config.spatial_points,
+            hidden_channels=config.hidden_channels,
+            dropout=config.dropout,
+            shifted=config.shifted,
+            rotation_center=config.rotation_center,
+            wrap_yaw=config.wrap_yaw,
+            checkpointing=config.checkpointing,
+        ),
+        head=head,
+        image_size=config.image_size,
+        frames=config.frames,
+        taps=taps,
+    )

@@ -1,0 +1,216 @@
+"""The query head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bevkd_common.config.detr_head import DetrHeadConfig
+from bevkd_common.errors import UserError
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.detector import Detections, SetTargets, Targets, Term
+from bevkd_common.models.heads.center_decode import collect, within
+from bevkd_common.models.heads.center_losses import code_loss
+from bevkd_common.models.heads.detr_code import CENTER as CODE_CENTER
+from bevkd_common.models.heads.detr_code import CODE_CHANNELS, decode, encode, with_center
+from bevkd_common.models.heads.detr_decoder import Decoder
+from bevkd_common.models.heads.detr_losses import class_loss
+from bevkd_common.models.heads.detr_targets import BACKGROUND, match, matching_cost
+from bevkd_common.models.taps import Queries
+from bevkd_common.ops.normalizers import mean_over_ranks
+
+
+class DetrHead(nn.Module):
+    """Boxes as a set: learned queries, each of which becomes a box or background.
+
+    A query is a content and a position, and starts to look at the reference point that follows from its position.
+
+    Args:
+        channels: Of the map below and of the queries.
+        grid: Cells of the map below; centres lie within its borders.
+        classes: Classes of the data set; labels index them.
+        queries: Number of queries.
+        layers: Layers of the decoder.
+        attention_heads: Heads of every attention.
+        points: Places of the map that a head of a query looks at.
+        hidden_channels: Inside the feed-forward networks.
+        dropout: See `DecoderLayer`.
+        z_range: Lowest and highest centre in metres.
+        class_weight: Weight of the classes' loss.
+        box_weight: Weight of the boxes' loss.
+        class_cost: Weight of the classes in the matching.
+        box_cost: Weight of the boxes in the matching.
+        code_weights: Weights of the ten numbers of a box code in the loss.
+        max_detections: Best pairs of query and class that become boxes.
+        center_range: Lower x, y, z and upper x, y, z in metres of decoded centres.
+
+    Upstream: BEVFormer turns losses that are not finite into zero; here they stop the training.
+
+    Source: BEVFormer, arXiv 2203.17270, section 3.5; Deformable DETR, arXiv 2010.04159.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        grid: Grid,
+        classes: tuple[str, ...],
+        *,
+        queries: int,
+        layers: int,
+        attention_heads: int,
+        points: int,
+        hidden_channels: int,
+        dropout: float,
+        z_range: tuple[float, float],
+        class_weight: float,
+        box_weight: float,
+        class_cost: float,
+        box_cost: float,
+        code_weights: Sequence[float],
+        max_detections: int,
+        center_range: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.maps = Queries(grid=grid, classes=classes, layers=layers, count=queries, channels=channels)
+        self.class_weight = class_weight
+        self.box_weight = box_weight
+        self.class_cost = class_cost
+        self.box_cost = box_cost
+        self.max_detections = max_detections
+        x0, y0, x1, y1 = grid.extent
+        low, high = torch.tensor([x0, y0, z_range[0]]), torch.tensor([x1, y1, z_range[1]])
+        self.low: Tensor
+        self.extent: Tensor
+        self.code_weights: Tensor
+        self.center_range: Tensor
+        self._constant("low", low)
+        self._constant("extent", high - low)
+        self._constant("code_weights", torch.tensor(list(code_weights)))
+        self._constant("center_range", torch.tensor(list(center_range)))
+
+        self.queries = nn.Embedding(queries, 2 * channels)
+        self.reference_points = nn.Linear(channels, 3)
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+        self.decoder = Decoder(
+            layers,
+            channels,
+            len(classes),
+            heads=attention_heads,
+            points=points,
+            hidden_channels=hidden_channels,
+            dropout=dropout,
+        )
+
+    def forward(self, bev: Tensor) -> list[dict[str, Tensor]]:
+        """Predictions over a map [B, C, Y, X], layer by layer, the last one final.
+
+        Returns:
+            For each layer `class_logits` [B, Q, K] and `box_code` [B, Q, 10], see `encode`.
+        """
+        position, content = self.queries.weight.expand(len(bev), -1, -1).chunk(2, dim=-1)
+        with torch.autocast(bev.device.type, enabled=False):
+            reference = self.reference_points(position).sigmoid()
+        predictions = self.decoder(content, position, reference, bev)
+        return [prediction | {"box_code": self._in_metres(prediction["box_code"])} for prediction in predictions]
+
+    def targets(self, predictions: Sequence[Mapping[str, Tensor]], boxes: Boxes, labels: Tensor) -> SetTargets:
+        """Which query learns which of the boxes [B, M, 9] with labels [B, M], negative where there is no box.
+
+        Boxes whose centre lies beyond the borders of the map cannot be predicted and are left out.
+        """
+        offset = boxes.centers - self.low
+        inside = ((offset >= 0) & (offset < self.extent))[..., :2].all(dim=-1)
+        learned = (labels >= 0) & inside & (boxes.size > 0).all(dim=-1)
+        code = torch.where(learned[..., None], encode(boxes), 0.0)
+        labels = torch.where(learned, labels, BACKGROUND)
+        with torch.no_grad():
+            costs = [
+                matching_cost(
+                    prediction["class_logits"],
+                    prediction["box_code"],
+                    labels.clamp(min=0),
+                    code,
+                    self.class_cost,
+                    self.box_cost,
+                )
+                for prediction in predictions
+            ]
+        return SetTargets(labels=labels, code=code, matched=match(costs, learned))
+
+    def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: Targets) -> dict[str, Term]:
+        """Terms `classes` and `boxes`, each layer divided by its matched queries, summed over layers."""
+        assert isinstance(targets, SetTargets)
+        matched = torch.stack([(boxes != BACKGROUND).sum() for boxes in targets.matched]).float()
+        counts = mean_over_ranks(matched).clamp(min=1)
+        class_losses, box_losses = [], []
+        for prediction, boxes in zip(predictions, targets.matched, strict=True):
+            labels, code = _of_queries(targets, boxes)
+            class_losses.append(class_loss(prediction["class_logits"], labels))
+            box_losses.append(code_loss(prediction["box_code"], code, boxes != BACKGROUND, self.code_weights))
+        return {
+            "classes": Term((torch.stack(class_losses) / counts).sum(), self.class_weight),
+            "boxes": Term((torch.stack(box_losses) / counts).sum(), self.box_weight),
+        }
+
+    @torch.no_grad()
+    def decode(self, predictions: Sequence[Mapping[str, Tensor]]) -> list[Detections]:
+        """Boxes of the best pairs of query and class of the last layer; one entry a sample."""
+        final = predictions[-1]
+        scores = final["class_logits"].float().sigmoid()
+        classes = scores.shape[2]
+        scores, flat = scores.flatten(1).topk(min(self.max_detections, scores[0].numel()), dim=1)
+        query = (flat // classes)[..., None].expand(-1, -1, CODE_CHANNELS)
+        boxes = decode(final["box_code"].float().gather(1, query))
+        return collect(boxes, scores, flat % classes, within(boxes, self.center_range))
+
+    def _in_metres(self, code: Tensor) -> Tensor:
+        """The codes with centres in metres instead of shares of the range."""
+        return with_center(code, self.low + code[..., CODE_CENTER] * self.extent)
+
+    def _constant(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+
+def _of_queries(targets: SetTargets, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Label [B, Q] and code [B, Q, 10] of the box that each query is matched with; background, and any code."""
+    # One more box at the end serves those without, also where no sample has any.
+    labels = nn.functional.pad(targets.labels, (0, 1), value=BACKGROUND)
+    code = nn.functional.pad(targets.code, (0, 0, 0, 1))
+    index = torch.where(boxes == BACKGROUND, labels.shape[1] - 1, boxes)
+    return labels.gather(1, index), code.gather(1, index[..., None].expand(-1, -1, CODE_CHANNELS))
+
+
+def build_detr_head(config: DetrHeadConfig, channels: int, grid: Grid, classes: tuple[str, ...]) -> DetrHead:
+    """Unpack a configuration.
+
+    Raises:
+        UserError: If the attention heads cannot share the channels.
+    """
+    if channels % config.attention_heads:
+        raise UserError(
+            f"the {channels} channels of the bird's-eye-view map cannot be shared by {config.attention_heads} "
+            "attention heads; change `head.attention_heads`, or the channels of the map"
+        )
+    return DetrHead(
+        channels,
+        grid,
+        classes,
+        queries=config.queries,
+        layers=config.layers,
+        attention_heads=config.attention_heads,
+        points=config.points,
+        hidden_channels=config.hidden_channels,
+        dropout=config.dropout,
+        z_range=config.z_range,
+        class_weight=config.class_weight,
+        box_weight=config.box_weight,
+        class_cost=config.class_cost,
+        box_cost=config.box_cost,
+        code_weights=config.code_weights,
+        max_detections=config.max_detections,
+        center_range=config.center_range,
+    )
