@@ -10,6 +10,8 @@ from bevkd_common.config.bevdet4d import BevDet4dConfig
 from bevkd_common.config.bevdet4d import describe as describe_bevdet4d
 from bevkd_common.config.centerpoint import CenterPointConfig
 from bevkd_common.config.centerpoint import describe as describe_centerpoint
+from bevkd_common.config.lidarformer import LidarFormerConfig
+from bevkd_common.config.lidarformer import describe as describe_lidarformer
 from bevkd_common.config.plugins import DetectorSpec
 
 CENTERPOINT = DetectorSpec(
@@ -18,6 +20,13 @@ CENTERPOINT = DetectorSpec(
     build="bevkd_common.models.detectors.centerpoint:build",
     summary="CenterPoint over LiDAR pillars: SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint,
+)
+LIDARFORMER = DetectorSpec(
+    kind="lidarformer",
+    config=LidarFormerConfig,
+    build="bevkd_common.models.detectors.lidarformer:build",
+    summary="LidarFormer over LiDAR points: SECOND, ground queries, BEVFormer's decoder.",
+    describe=describe_lidarformer,
 )
 BEVDET = DetectorSpec(
     kind="bevdet",
