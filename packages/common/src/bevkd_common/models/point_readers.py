@@ -9,7 +9,7 @@ from bevkd_common.config.point_readers import PointReaderConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.pillars import PillarFeatureNet, scatter_to_bev
+from bevkd_common.models.pillars import PillarFeatureNet, PillarReader
 from bevkd_common.models.taps import BevMap
 from bevkd_common.ops.voxelize import VoxelSpec
 
@@ -17,31 +17,29 @@ POINT_FEATURES = 5
 """x, y, z, intensity, seconds before the key frame."""
 
 
-class PillarReader(nn.Module):
-    """Pillars on a canvas.
+class PointReader(nn.Module):
+    """Cuts a batch's points into voxels and makes a map of them.
 
     Args:
-        spec: How points become pillars.
-        sweeps: LiDAR sweeps in all.
-        pillars: Features of a pillar.
-        canvas: What comes out.
+        spec: How points become voxels.
+        needs: What the batch must bring.
+        network: Called with the voxels and the number of samples; gives the map.
+        bev: What the map is.
     """
 
-    def __init__(self, spec: VoxelSpec, sweeps: int, pillars: PillarFeatureNet, canvas: BevMap) -> None:
+    def __init__(self, spec: VoxelSpec, needs: DataNeeds, network: nn.Module, bev: BevMap) -> None:
         super().__init__()
         self.spec = spec
-        self.needs = DataNeeds(sweeps=sweeps)
-        self.pillars = pillars
-        self.map = canvas
+        self.needs = needs
+        self.network = network
+        self.bev = bev
 
     def forward(self, batch: Batch) -> Tensor:
-        """The canvas [B, C, Y, X] of a batch with points; not negative, zero where there are no points."""
-        voxels = batch.voxels(self.spec)
-        grid = self.map.grid
-        return scatter_to_bev(self.pillars(voxels), voxels.coordinates, len(batch), grid.ny, grid.nx)
+        """The map [B, C, Y, X] of a batch with points."""
+        return self.network(batch.voxels(self.spec), len(batch))
 
 
-def build_point_reader(config: PointReaderConfig, point_range: Box6, sweeps: int) -> PillarReader:
+def build_point_reader(config: PointReaderConfig, point_range: Box6, sweeps: int) -> PointReader:
     """Unpack a configuration.
 
     Args:
@@ -59,4 +57,5 @@ def build_point_reader(config: PointReaderConfig, point_range: Box6, sweeps: int
     )
     nx, ny, _ = spec.cells
     pillars = PillarFeatureNet(spec, POINT_FEATURES, config.channels, config.point_scales, config.norm_momentum)
-    return PillarReader(spec, sweeps, pillars, BevMap(config.channels, Grid(x0, y0, config.pillar, nx, ny), "relu"))
+    bev = BevMap(config.channels, Grid(x0, y0, config.pillar, nx, ny), "relu")
+    return PointReader(spec, DataNeeds(sweeps=sweeps), PillarReader(pillars, ny, nx), bev)

@@ -14,7 +14,7 @@ from bevkd_common.models.bev_query_encoder import BevQueryEncoder
 from bevkd_common.models.detector import Detections, Outputs, Targets, Term
 from bevkd_common.models.heads.detr_head import DetrHead, build_detr_head
 from bevkd_common.models.image_necks import ImagePyramid
-from bevkd_common.models.point_readers import PillarReader, build_point_reader
+from bevkd_common.models.point_readers import PointReader, build_point_reader
 from bevkd_common.models.second import Second
 from bevkd_common.models.taps import BevMap, TapSpec
 
@@ -39,7 +39,7 @@ class LidarFormer(nn.Module):
     def __init__(
         self,
         *,
-        reader: PillarReader,
+        reader: PointReader,
         backbone: Second,
         neck: ImagePyramid,
         encoder: BevQueryEncoder,
@@ -88,9 +88,9 @@ class LidarFormer(nn.Module):
 def build(config: LidarFormerConfig, classes: tuple[str, ...]) -> LidarFormer:
     """Unpack a configuration."""
     reader = build_point_reader(config.reader, config.point_range, config.sweeps)
-    ground = reader.map.grid
+    ground = reader.bev.grid
     head = build_detr_head(config.head, config.channels, config.grid, classes)
-    taps: dict[str, TapSpec] = {"bev_in": reader.map}
+    taps: dict[str, TapSpec] = {"bev_in": reader.bev}
     for stage, channels in enumerate(config.backbone_channels):
         stride = prod(config.backbone_strides[: stage + 1])
         coarser = replace(ground, cell=ground.cell * stride, nx=ground.nx // stride, ny=ground.ny // stride)
@@ -100,7 +100,7 @@ def build(config: LidarFormerConfig, classes: tuple[str, ...]) -> LidarFormer:
     return LidarFormer(
         reader=reader,
         backbone=Second(
-            reader.map.channels,
+            reader.bev.channels,
             config.backbone_channels,
             config.backbone_layers,
             config.backbone_strides,
