@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,11 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bevkd_common.config.bevdet import BevDetConfig
+from bevkd_common.config.bevformer import BevFormerConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch, Cameras, DepthHits
 from bevkd_common.geometry.cameras import project
+from bevkd_common.geometry.grid import DepthBins
 from bevkd_common.models.detector import Term
 from bevkd_common.models.detectors.bevdet import BevDet
+from bevkd_common.models.detectors.bevformer import BevFormer
 from bevkd_common.ops.depth_maps import depth_labels, depth_map
 
 CLASS_WEIGHT = 5.0
@@ -39,9 +43,7 @@ class DepthAndClasses(nn.Module):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.classify = nn.Conv2d(channels, classes, kernel_size=1)
-        # A cell that shows an object is rare.
-        nn.init.constant_(self.classify.bias, -3.0)  # type: ignore[arg-type]
+        self.classify = _classifier(channels, classes)
 
     def trained(self, detector: BevDet) -> Sequence[nn.Module]:
         """Backbone, neck, and what tells depths."""
@@ -57,17 +59,65 @@ class DepthAndClasses(nn.Module):
             raise ValueError("depth and classes of images need a batch with cameras and points")
         features = detector.image_features(batch.cameras)
         logits, _ = detector.lift_splat.depth_net(features, batch.cameras)
+        told = self.classify(features.flatten(0, 1))
         stride, bins = detector.lift_splat.stride, detector.lift_splat.depth_bins
+        return _terms(batch, stride, bins, logits.flatten(0, 1), told)
 
-        label = depth_labels(nearest_depth(batch, stride), bins).flatten(0, 1)
-        wrong = F.cross_entropy(logits.float().flatten(0, 1), label, reduction="sum", ignore_index=-1)
-        depth_loss = wrong / (label >= 0).sum().clamp(min=1)
 
-        shown = class_cells(batch, stride, self.classify.out_channels)
-        told = self.classify(features.flatten(0, 1)).float().unflatten(0, features.shape[:2])
-        weight = torch.where(shown, POSITIVE_WEIGHT, 1.0)
-        class_loss = F.binary_cross_entropy_with_logits(told, shown.float(), weight)
-        return {"depth": Term(depth_loss), "classes": Term(class_loss, CLASS_WEIGHT)}
+class DepthAndClassesOfFeatures(nn.Module):
+    """The same for detectors that tell no depths; both are told by convolutions that are dropped afterwards.
+
+    Args:
+        channels: Of the image features, whose finest map is trained.
+        stride: Of that map, pixels.
+        depth_bins: Depths that are told apart, metres.
+        classes: How many there are.
+    """
+
+    needs = DataNeeds(cameras=True, sweeps=1)
+    summary = DepthAndClasses.summary
+
+    def __init__(self, channels: int, stride: int, depth_bins: DepthBins, classes: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.depth_bins = depth_bins
+        self.classify = _classifier(channels, classes)
+        self.measure = nn.Conv2d(channels, depth_bins.count, kernel_size=1)
+
+    def trained(self, detector: BevFormer) -> Sequence[nn.Module]:
+        """Backbone and neck."""
+        return detector.image_backbone, detector.image_neck
+
+    def forward(self, detector: BevFormer, batch: Batch) -> dict[str, Term]:
+        """See `DepthAndClasses`.
+
+        Raises:
+            ValueError: If the batch has no cameras or no points.
+        """
+        if batch.cameras is None or batch.points is None:
+            raise ValueError("depth and classes of images need a batch with cameras and points")
+        (features, *_), _ = detector.image_features(batch.cameras)
+        height, width = (size // self.stride for size in batch.cameras.images.shape[-2:])
+        features = features[..., :height, :width]
+        return _terms(batch, self.stride, self.depth_bins, self.measure(features), self.classify(features))
+
+
+def _classifier(channels: int, classes: int) -> nn.Conv2d:
+    classify = nn.Conv2d(channels, classes, kernel_size=1)
+    # A cell that shows an object is rare.
+    nn.init.constant_(classify.bias, -3.0)  # type: ignore[arg-type]
+    return classify
+
+
+def _terms(batch: Batch, stride: int, bins: DepthBins, depths: Tensor, classes: Tensor) -> dict[str, Term]:
+    """Both losses of logits [B · N, D, H, W] and [B · N, K, H, W]."""
+    label = depth_labels(nearest_depth(batch, stride), bins).flatten(0, 1)
+    wrong = F.cross_entropy(depths.float(), label, reduction="sum", ignore_index=-1)
+    depth_loss = wrong / (label >= 0).sum().clamp(min=1)
+    shown = class_cells(batch, stride, classes.shape[1]).flatten(0, 1)
+    weight = torch.where(shown, POSITIVE_WEIGHT, 1.0)
+    class_loss = F.binary_cross_entropy_with_logits(classes.float(), shown.float(), weight)
+    return {"depth": Term(depth_loss), "classes": Term(class_loss, CLASS_WEIGHT)}
 
 
 @torch.no_grad()
@@ -137,3 +187,10 @@ def _projection(cameras: Cameras, sample: int | slice = slice(None)) -> tuple[Te
 def build(config: BevDetConfig, classes: tuple[str, ...]) -> DepthAndClasses:
     """For a BEVDet of this configuration."""
     return DepthAndClasses(config.image_neck_channels, len(classes))
+
+
+def build_of_features(config: BevFormerConfig, classes: tuple[str, ...]) -> DepthAndClassesOfFeatures:
+    """For a BEVFormer of this configuration; depths reach as far as its map, a metre a bin."""
+    reach = math.ceil(max(map(abs, config.grid.extent)))
+    bins = DepthBins(1.0, 1.0 + reach, 1.0)
+    return DepthAndClassesOfFeatures(config.channels, config.image_backbone.strides[0], bins, len(classes))

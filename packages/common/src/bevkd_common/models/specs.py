@@ -64,4 +64,5 @@ BEVFORMER = DetectorSpec(
     summary="BEVFormer: queries of the ground look at the cameras and at the map of the key frame before.",
     describe=describe_bevformer,
     check="bevkd_common.config.bevdet:check",
+    pretraining="bevkd_common.models.image_pretraining:build_of_features",
 )

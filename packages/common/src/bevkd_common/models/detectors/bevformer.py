@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from bevkd_common.config.bevformer import BevFormerConfig
 from bevkd_common.config.image_backbones import TimmBackboneConfig
 from bevkd_common.data.needs import DataNeeds, KeyframeQueue
-from bevkd_common.data.samples import Batch
+from bevkd_common.data.samples import Batch, Cameras
 from bevkd_common.models.bevformer.encoder import BevFormerEncoder
 from bevkd_common.models.bevformer.memory import BevMemory, Moment, queue
 from bevkd_common.models.detector import Detections, Outputs, Targets, Term
@@ -94,7 +94,7 @@ class BevFormer(nn.Module):
         memory = self._seen(earlier, batch.scenes) if state is None else _recalled(state, batch)
         needed = {"bev_neck" if name == "head" else name for name in want}
         found: dict[str, Tensor] = {}
-        arising = self.encoder.maps(*self._features(present), present, memory)
+        arising = self.encoder.maps(*self.image_features(present.cameras), present, memory)
         while len(found) < len(needed):
             name, value = next(arising)
             if name in needed:
@@ -106,9 +106,9 @@ class BevFormer(nn.Module):
             state=BevMemory.of(found["bev_neck"], present, batch.scenes) if keep else None,
         )
 
-    def _features(self, moment: Moment) -> tuple[list[Tensor], tuple[int, int]]:
-        """Maps [B · N, C, H, W] of the images, and the size of the images with their padding."""
-        images = self._prepared(moment.cameras.images.flatten(0, 1))
+    def image_features(self, cameras: Cameras) -> tuple[list[Tensor], tuple[int, int]]:
+        """Maps [B · N, C, H, W] of the images, finest first, and the size of the images with their padding."""
+        images = self._prepared(cameras.images.flatten(0, 1))
         return self.image_neck(self.image_backbone(images)), (images.shape[2], images.shape[3])
 
     def _prepared(self, images: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class BevFormer(nn.Module):
         with _in_evaluation(self):
             for moment in moments:
                 if moment.present.any():
-                    bev = self.encoder(*self._features(moment), moment, memory)
+                    bev = self.encoder(*self.image_features(moment.cameras), moment, memory)
                     memory = BevMemory.of(bev, moment, scenes)
         return memory
 
