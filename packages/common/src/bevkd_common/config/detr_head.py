@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
@@ -20,6 +20,11 @@ class DetrHeadConfig(Config):
 
     queries: PositiveInt = 900
     """Boxes that are predicted in a sample; of more objects than this, the rest is not learned."""
+    queries_from: Literal["learned", "heatmap"] = "learned"
+    """Where queries start: at places that are learned, the same for all samples, or at the peaks of a heat map of the
+    classes (TransFusion), which a short training needs."""
+    heatmap_weight: NonNegativeFloat = 1.0
+    """Weight of the heat map's loss."""
     layers: PositiveInt = 6
     """Layers of the decoder; each is trained to predict boxes."""
     attention_heads: PositiveInt = 8

@@ -71,6 +71,7 @@ class SetTargets:
     labels: Tensor
     code: Tensor
     matched: Sequence[Tensor]
+    heatmap: Tensor | None = None
 
 
 Targets = CenterTargets | SetTargets

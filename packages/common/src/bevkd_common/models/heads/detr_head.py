@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,13 @@ from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections, SetTargets, Targets, Term
 from bevkd_common.models.heads.center_decode import collect, within
-from bevkd_common.models.heads.center_losses import code_loss
+from bevkd_common.models.heads.center_losses import code_loss, gaussian_focal_loss
 from bevkd_common.models.heads.detr_code import CENTER as CODE_CENTER
 from bevkd_common.models.heads.detr_code import CODE_CHANNELS, decode, encode, with_center
 from bevkd_common.models.heads.detr_decoder import Decoder
 from bevkd_common.models.heads.detr_losses import class_loss
 from bevkd_common.models.heads.detr_targets import BACKGROUND, match, matching_cost
+from bevkd_common.models.heads.heatmap_queries import HeatmapQueries
 from bevkd_common.models.taps import Queries
 from bevkd_common.ops.normalizers import mean_over_ranks
 
@@ -72,6 +74,8 @@ class DetrHead(nn.Module):
         code_weights: Sequence[float],
         max_detections: int,
         center_range: Sequence[float],
+        queries_from: Literal["learned", "heatmap"] = "learned",
+        heatmap_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.maps = Queries(grid=grid, classes=classes, layers=layers, count=queries, channels=channels)
@@ -91,10 +95,15 @@ class DetrHead(nn.Module):
         self._constant("code_weights", torch.tensor(list(code_weights)))
         self._constant("center_range", torch.tensor(list(center_range)))
 
-        self.queries = nn.Embedding(queries, 2 * channels)
-        self.reference_points = nn.Linear(channels, 3)
-        nn.init.xavier_uniform_(self.reference_points.weight)
-        nn.init.zeros_(self.reference_points.bias)
+        self.heatmap_weight = heatmap_weight
+        self.heatmap_queries: HeatmapQueries | None = None
+        if queries_from == "heatmap":
+            self.heatmap_queries = HeatmapQueries(channels, grid, len(classes), queries)
+        else:
+            self.queries = nn.Embedding(queries, 2 * channels)
+            self.reference_points = nn.Linear(channels, 3)
+            nn.init.xavier_uniform_(self.reference_points.weight)
+            nn.init.zeros_(self.reference_points.bias)
         self.decoder = Decoder(
             layers,
             channels,
@@ -111,11 +120,18 @@ class DetrHead(nn.Module):
         Returns:
             For each layer `class_logits` [B, Q, K] and `box_code` [B, Q, 10], see `encode`.
         """
-        position, content = self.queries.weight.expand(len(bev), -1, -1).chunk(2, dim=-1)
-        with torch.autocast(bev.device.type, enabled=False):
-            reference = self.reference_points(position).sigmoid()
+        heat = None
+        if self.heatmap_queries is None:
+            position, content = self.queries.weight.expand(len(bev), -1, -1).chunk(2, dim=-1)
+            with torch.autocast(bev.device.type, enabled=False):
+                reference = self.reference_points(position).sigmoid()
+        else:
+            (content, position, reference), heat = self.heatmap_queries(bev)
         predictions = self.decoder(content, position, reference, bev)
-        return [prediction | {"box_code": self._in_metres(prediction["box_code"])} for prediction in predictions]
+        found = [prediction | {"box_code": self._in_metres(prediction["box_code"])} for prediction in predictions]
+        if heat is not None:
+            found[0]["heatmap"] = heat
+        return found
 
     def targets(self, predictions: Sequence[Mapping[str, Tensor]], boxes: Boxes, labels: Tensor) -> SetTargets:
         """Which query learns which of the boxes [B, M, 9] with labels [B, M], negative where there is no box.
@@ -139,7 +155,8 @@ class DetrHead(nn.Module):
                 )
                 for prediction in predictions
             ]
-        return SetTargets(labels=labels, code=code, matched=match(costs, learned))
+        heatmap = None if self.heatmap_queries is None else self.heatmap_queries.targets(boxes, labels)
+        return SetTargets(labels=labels, code=code, matched=match(costs, learned), heatmap=heatmap)
 
     def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: Targets) -> dict[str, Term]:
         """Terms `classes` and `boxes`, each layer divided by its matched queries, summed over layers."""
@@ -151,10 +168,15 @@ class DetrHead(nn.Module):
             labels, code = _of_queries(targets, boxes)
             class_losses.append(class_loss(prediction["class_logits"], labels))
             box_losses.append(code_loss(prediction["box_code"], code, boxes != BACKGROUND, self.code_weights))
-        return {
+        terms = {
             "classes": Term((torch.stack(class_losses) / counts).sum(), self.class_weight),
             "boxes": Term((torch.stack(box_losses) / counts).sum(), self.box_weight),
         }
+        if targets.heatmap is not None:
+            peaks = mean_over_ranks((targets.heatmap == 1).sum().float()).clamp(min=1)
+            heat = gaussian_focal_loss(predictions[0]["heatmap"], targets.heatmap)
+            terms["heatmap"] = Term(heat / peaks, self.heatmap_weight)
+        return terms
 
     @torch.no_grad()
     def decode(self, predictions: Sequence[Mapping[str, Tensor]]) -> list[Detections]:
@@ -213,4 +235,6 @@ def build_detr_head(config: DetrHeadConfig, channels: int, grid: Grid, classes: 
         code_weights=config.code_weights,
         max_detections=config.max_detections,
         center_range=config.center_range,
+        queries_from=config.queries_from,
+        heatmap_weight=config.heatmap_weight,
     )
