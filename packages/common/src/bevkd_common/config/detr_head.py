@@ -21,8 +21,8 @@ class DetrHeadConfig(Config):
     queries: PositiveInt = 900
     """Boxes that are predicted in a sample; of more objects than this, the rest is not learned."""
     queries_from: Literal["learned", "heatmap"] = "learned"
-    """Where queries start: at places that are learned, the same for all samples, or at the peaks of a heat map of the
-    classes (TransFusion), which a short training needs."""
+    """Where queries start: at learned places, the same for every sample, as in BEVFormer; or at the peaks of a heat
+    map of the classes, as in TransFusion (arXiv 2203.11496), without which a training of minutes learns nothing."""
     heatmap_weight: NonNegativeFloat = 1.0
     """Weight of the heat map's loss."""
     layers: PositiveInt = 6

@@ -66,6 +66,7 @@ class SetTargets:
         labels: [B, M] int64, class of each box; -1 where there is nothing to learn.
         code: [B, M, 10] float32, box codes; a number that nobody knows is NaN.
         matched: One [B, Q] int64 a decoder layer: the box that each query learns, -1 where it is background.
+        heatmap: [B, K, Y, X] Gaussians, where queries start at the peaks of a heat map.
     """
 
     labels: Tensor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from bevkd_common.models.heads.detr_code import CODE_CHANNELS, decode, encode, w
 from bevkd_common.models.heads.detr_decoder import Decoder
 from bevkd_common.models.heads.detr_losses import class_loss
 from bevkd_common.models.heads.detr_targets import BACKGROUND, match, matching_cost
-from bevkd_common.models.heads.heatmap_queries import HeatmapQueries
+from bevkd_common.models.heads.heatmap_queries import HeatmapQueries, Start
 from bevkd_common.models.taps import Queries
 from bevkd_common.ops.normalizers import mean_over_ranks
 
@@ -48,6 +47,7 @@ class DetrHead(nn.Module):
         code_weights: Weights of the ten numbers of a box code in the loss.
         max_detections: Best pairs of query and class that become boxes.
         center_range: Lower x, y, z and upper x, y, z in metres of decoded centres.
+        heatmap_weight: Weight of the heat map's loss; None learns the queries' places instead.
 
     Upstream: BEVFormer turns losses that are not finite into zero; here they stop the training.
 
@@ -74,8 +74,7 @@ class DetrHead(nn.Module):
         code_weights: Sequence[float],
         max_detections: int,
         center_range: Sequence[float],
-        queries_from: Literal["learned", "heatmap"] = "learned",
-        heatmap_weight: float = 1.0,
+        heatmap_weight: float | None,
     ) -> None:
         super().__init__()
         self.maps = Queries(grid=grid, classes=classes, layers=layers, count=queries, channels=channels)
@@ -97,7 +96,7 @@ class DetrHead(nn.Module):
 
         self.heatmap_weight = heatmap_weight
         self.heatmap_queries: HeatmapQueries | None = None
-        if queries_from == "heatmap":
+        if heatmap_weight is not None:
             self.heatmap_queries = HeatmapQueries(channels, grid, len(classes), queries)
         else:
             self.queries = nn.Embedding(queries, 2 * channels)
@@ -118,20 +117,17 @@ class DetrHead(nn.Module):
         """Predictions over a map [B, C, Y, X], layer by layer, the last one final.
 
         Returns:
-            For each layer `class_logits` [B, Q, K] and `box_code` [B, Q, 10], see `encode`.
+            For each layer `class_logits` [B, Q, K] and `box_code` [B, Q, 10], see `encode`; the first also has the
+            `heatmap` [B, K, Y, X] of logits if the queries come from one.
         """
-        heat = None
-        if self.heatmap_queries is None:
-            position, content = self.queries.weight.expand(len(bev), -1, -1).chunk(2, dim=-1)
-            with torch.autocast(bev.device.type, enabled=False):
-                reference = self.reference_points(position).sigmoid()
-        else:
-            (content, position, reference), heat = self.heatmap_queries(bev)
-        predictions = self.decoder(content, position, reference, bev)
-        found = [prediction | {"box_code": self._in_metres(prediction["box_code"])} for prediction in predictions]
-        if heat is not None:
-            found[0]["heatmap"] = heat
-        return found
+        if self.heatmap_queries is not None:
+            start, heatmap = self.heatmap_queries(bev)
+            first, *later = self._decoded(start, bev)
+            return [first | {"heatmap": heatmap}, *later]
+        position, content = self.queries.weight.expand(len(bev), -1, -1).chunk(2, dim=-1)
+        with torch.autocast(bev.device.type, enabled=False):
+            reference = self.reference_points(position).sigmoid()
+        return self._decoded(Start(content, position, reference), bev)
 
     def targets(self, predictions: Sequence[Mapping[str, Tensor]], boxes: Boxes, labels: Tensor) -> SetTargets:
         """Which query learns which of the boxes [B, M, 9] with labels [B, M], negative where there is no box.
@@ -159,7 +155,10 @@ class DetrHead(nn.Module):
         return SetTargets(labels=labels, code=code, matched=match(costs, learned), heatmap=heatmap)
 
     def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: Targets) -> dict[str, Term]:
-        """Terms `classes` and `boxes`, each layer divided by its matched queries, summed over layers."""
+        """Terms `classes` and `boxes`, each layer divided by its matched queries, summed over layers.
+
+        And `heatmap`, divided by the number of peaks, if the queries come from one.
+        """
         assert isinstance(targets, SetTargets)
         matched = torch.stack([(boxes != BACKGROUND).sum() for boxes in targets.matched]).float()
         counts = mean_over_ranks(matched).clamp(min=1)
@@ -172,7 +171,8 @@ class DetrHead(nn.Module):
             "classes": Term((torch.stack(class_losses) / counts).sum(), self.class_weight),
             "boxes": Term((torch.stack(box_losses) / counts).sum(), self.box_weight),
         }
-        if targets.heatmap is not None:
+        if self.heatmap_weight is not None:
+            assert targets.heatmap is not None
             peaks = mean_over_ranks((targets.heatmap == 1).sum().float()).clamp(min=1)
             heat = gaussian_focal_loss(predictions[0]["heatmap"], targets.heatmap)
             terms["heatmap"] = Term(heat / peaks, self.heatmap_weight)
@@ -188,6 +188,10 @@ class DetrHead(nn.Module):
         query = (flat // classes)[..., None].expand(-1, -1, CODE_CHANNELS)
         boxes = decode(final["box_code"].float().gather(1, query))
         return collect(boxes, scores, flat % classes, within(boxes, self.center_range))
+
+    def _decoded(self, start: Start, bev: Tensor) -> list[dict[str, Tensor]]:
+        predictions = self.decoder(*start, bev)
+        return [prediction | {"box_code": self._in_metres(prediction["box_code"])} for prediction in predictions]
 
     def _in_metres(self, code: Tensor) -> Tensor:
         """The codes with centres in metres instead of shares of the range."""
@@ -235,6 +239,5 @@ def build_detr_head(config: DetrHeadConfig, channels: int, grid: Grid, classes: 
         code_weights=config.code_weights,
         max_detections=config.max_detections,
         center_range=config.center_range,
-        queries_from=config.queries_from,
-        heatmap_weight=config.heatmap_weight,
+        heatmap_weight=config.heatmap_weight if config.queries_from == "heatmap" else None,
     )

@@ -12,12 +12,11 @@ from bevkd_common.geometry.bev import cell_centers
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.heads.center_targets import center_targets
-from bevkd_common.models.heads.detr_code import inverse_sigmoid
 
 OVERLAP, LEAST_RADIUS = 0.1, 1
-"""See `center_targets`; the radius is less than CenterPoint's, as the cells of such maps are coarse."""
-RARE = -2.19
-"""A sigmoid of 0.1, as of a centre-point head."""
+"""See `center_targets`; the radius is less than CenterPoint's, since the cells of a query head are coarse."""
+CLASS_BIAS = -2.19
+"""A sigmoid of 0.1, as in a centre-point head."""
 
 
 class Start(NamedTuple):
@@ -58,7 +57,7 @@ class HeatmapQueries(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, classes, kernel_size=3, padding=1),
         )
-        nn.init.constant_(self.heatmap[-1].bias, RARE)
+        nn.init.constant_(self.heatmap[-1].bias, CLASS_BIAS)  # type: ignore[arg-type]
         self.class_embedding = nn.Embedding(classes, channels)
         self.heights = nn.Parameter(torch.zeros(classes))
         self.place = nn.Sequential(nn.Linear(2, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels))
@@ -67,23 +66,25 @@ class HeatmapQueries(nn.Module):
         self.register_buffer("centers", shares, persistent=False)
 
     def forward(self, bev: Tensor) -> tuple[Start, Tensor]:
-        """The queries over a map [B, C, Y, X], and the logits [B, K, Y, X] of the heat map."""
+        """The queries over a map [B, C, Y, X], best first, and the logits [B, K, Y, X] of the heat map."""
         logits = self.heatmap(bev)
-        with torch.no_grad():
-            scores = logits.float().sigmoid()
-            peaks = scores == F.max_pool2d(scores, kernel_size=3, stride=1, padding=1)
-            best = (scores * peaks).flatten(1).topk(self.count, dim=1).indices
-            cells = logits.shape[2] * logits.shape[3]
-            label, cell = best // cells, best % cells
+        label, cell = _peaks(logits.detach().float(), self.count)
         features = bev.flatten(2).transpose(1, 2)
         content = features.gather(1, cell[..., None].expand(-1, -1, features.shape[2]))
         where = self.centers[cell]
         reference = torch.cat([where, self.heights[label].sigmoid()[..., None]], dim=-1)
-        start = Start(content + self.class_embedding(label), self.place(where), reference)
-        return start, logits
+        return Start(content + self.class_embedding(label), self.place(where), reference), logits
 
     def targets(self, boxes: Boxes, labels: Tensor) -> Tensor:
-        """Gaussians [B, K, Y, X] at the centres of boxes [B, M, 9] with labels [B, M], negative where there is no box."""
+        """Gaussians [B, K, Y, X] at the centres of boxes [B, M, 9] with labels [B, M], negative for none."""
         task = torch.where(labels >= 0, 0, -1)
         drawn = center_targets(boxes, task, labels.clamp(min=0), [self.classes], self.grid, OVERLAP, LEAST_RADIUS)
         return drawn.heatmaps[0]
+
+
+def _peaks(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Class and cell [B, Q] of the highest values that no neighbour exceeds; where these are few, of any others."""
+    peaks = logits == F.max_pool2d(logits, kernel_size=3, stride=1, padding=1)
+    best = torch.where(peaks, logits.sigmoid(), 0.0).flatten(1).topk(count, dim=1).indices
+    cells = logits.shape[2] * logits.shape[3]
+    return best // cells, best % cells
