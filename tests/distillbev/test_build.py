@@ -6,12 +6,15 @@ import pytest
 from bevkd_common.distill.adapters import build_adapter
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.taps import BevMap, HeadMaps, Taps
+from bevkd_common.models.taps import BevMap, HeadMaps, Queries, Taps
 from distillbev.build import build
 from distillbev.config import DistillBevConfig
 from torch import nn
 
 HEAD = HeadMaps(Grid(-51.2, -51.2, 0.8, 128, 128), (("car",), ("bus", "truck")), (("reg", 2),))
+
+
+QUERIES = Queries(Grid(-51.2, -51.2, 0.8, 128, 128), ("car", "bus"), layers=6, count=900, channels=256)
 
 
 def grid(cells: int) -> Grid:
@@ -205,3 +208,42 @@ def test_every_kind_of_adapter_builds_and_meets_its_grid():
         assert isinstance(build_adapter(kind, 4, 4), nn.Module)
         built += 1
     assert built == 16
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_queries_have_no_false_positives(role):
+    teacher, student = (
+        with_tap(taps, head=QUERIES) if role == name else taps
+        for name, taps in (("teacher", TEACHER), ("student", STUDENT))
+    )
+    config = one_tap().model_copy(update={"inherit": "none"})
+    with pytest.raises(UserError, match=f"layer 'h': false positives .* query head of the {role} .* does not have"):
+        build(config, teacher, student)
+    build(one_tap(false_positives=False).model_copy(update={"inherit": "none"}), teacher, student)
+
+
+def test_decoders_can_be_inherited():
+    config = one_tap(false_positives=False).model_copy(update={"inherit": "decoder"})
+    fewer = replace(QUERIES, count=300, grid=grid(50))
+    method = build(config, with_tap(TEACHER, head=QUERIES), with_tap(STUDENT, head=fewer))
+    assert method.teacher_taps == {"bev_neck"}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"classes": ("bus", "car")}, "classes"), ({"layers": 3}, "layers"), ({"channels": 64}, "channels")],
+)
+def test_decoders_that_cannot_be_inherited(change, what):
+    config = one_tap(false_positives=False).model_copy(update={"inherit": "decoder"})
+    student = with_tap(STUDENT, head=replace(QUERIES, **change))
+    with pytest.raises(UserError, match=f"CenterPoint and the student BEVDet have different {what}"):
+        build(config, with_tap(TEACHER, head=QUERIES), student)
+
+
+def test_a_part_that_the_head_does_not_have():
+    config = one_tap(false_positives=False)
+    queries = [with_tap(taps, head=QUERIES) for taps in (TEACHER, STUDENT)]
+    with pytest.raises(UserError, match="`inherit: task_heads`, student: BEVDet offers 'head' as a set of queries"):
+        build(config, *queries)
+    with pytest.raises(UserError, match="`inherit: decoder`, student: BEVDet offers 'head' as a set of head maps"):
+        build(config.model_copy(update={"inherit": "decoder"}), TEACHER, STUDENT)

@@ -5,7 +5,10 @@ import math
 
 import pytest
 import torch
+from bevkd_common.config.detr_head import DetrHeadConfig
 from bevkd_common.errors import UserError
+from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.heads.detr_head import build_detr_head
 from bevkd_common.models.taps import Taps
 from distillbev.build import build
 from distillbev.config import DistillBevConfig
@@ -280,3 +283,39 @@ def test_panels_have_their_extent_in_x_then_y(worked_example, plain_method):
         5.0,
         9.0,
     )
+
+
+class QueryDetector(nn.Module):
+    """A query head over nothing."""
+
+    def __init__(self, queries: int, hidden_channels: int = 16) -> None:
+        super().__init__()
+        config = DetrHeadConfig(queries=queries, layers=2, hidden_channels=hidden_channels)
+        self.head = build_detr_head(config, 8, Grid(-4.0, -4.0, 1.0, 8, 8), ("car", "bus"))
+        self.taps = {"head": self.head.maps}
+
+
+def inherit_decoder(teacher: nn.Module, student: nn.Module) -> None:
+    config = DistillBevConfig(layers=(), inherit="decoder")
+    method = build(config, Taps("Teacher", teacher.taps), Taps("Student", student.taps))
+    method.prepare(teacher, student, [])
+
+
+def test_a_decoder_is_inherited_and_the_queries_are_not():
+    teacher, student = QueryDetector(queries=6).eval(), QueryDetector(queries=4)
+    before = copy.deepcopy(student)
+    inherit_decoder(teacher, student)
+    assert equal(student.head.decoder, teacher.head.decoder)
+    assert torch.equal(student.head.queries.weight, before.head.queries.weight)
+    assert torch.equal(student.head.reference_points.weight, before.head.reference_points.weight)
+    inherited = {name.split(".")[2] for name, _ in student.named_parameters() if name.startswith("head.decoder")}
+    assert inherited == {"layers", "class_branches", "box_branches"}
+
+
+def test_a_decoder_of_another_size_cannot_be_inherited():
+    teacher, student = QueryDetector(queries=6).eval(), QueryDetector(queries=6, hidden_channels=12)
+    with pytest.raises(UserError) as caught:
+        inherit_decoder(teacher, student)
+    message = str(caught.value)
+    assert "head.decoder.layers.0.feed_forward.0.bias: (16,) and (12,) (6 in all)" in message
+    assert "give both heads the same sizes, or set `inherit: none`" in message

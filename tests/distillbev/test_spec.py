@@ -9,7 +9,7 @@ import pytest
 from bevkd_common.config.plugins import load
 from distillbev.build import build
 from distillbev.config import DistillBevConfig
-from distillbev.spec import _SENTENCES, SPEC, departures
+from distillbev.spec import _SENTENCES, RELEASED_FOR_QUERIES, SPEC, departures
 
 TAP = {
     "name": "bev_neck",
@@ -65,6 +65,28 @@ def test_rows_of_the_components_add_one_thing_at_a_time():
 def test_the_released_recipe_departs_from_nothing():
     assert departures(DistillBevConfig(preset="official")) == []
     assert len(departures(DistillBevConfig())) == 3
+
+
+def test_the_released_recipe_for_queries_departs_from_nothing():
+    assert departures(RELEASED_FOR_QUERIES) == []
+    changes = {
+        "attention": ["teacher_student", "none"],
+        "sample_point": ["corner"],
+        "false_positive_channel_attention": [True],
+        "false_positive_layers": ["none", "all"],
+        "align_corners": [False],
+    }
+    dump = RELEASED_FOR_QUERIES.model_dump(mode="json")
+    sentences = [
+        departures(DistillBevConfig.model_validate(dump | {name: value}))
+        for name, values in changes.items()
+        for value in values
+    ]
+    assert [len(found) for found in sentences] == [1] * 7
+    tap = RELEASED_FOR_QUERIES.taps[0].model_dump() | {"alpha": 3e-3}
+    assert departures(DistillBevConfig.model_validate(dump | {"taps": [tap]})) == [
+        "Weights at bev_neck: alpha 0.003 (paper 0.005)."
+    ]
 
 
 def test_every_field_has_its_departure():

@@ -112,11 +112,11 @@ class DistillBevConfig(Config):
     """
     weight: NonNegativeFloat = 1.0
     """Factor on all distillation losses; 0 leaves the inherited head alone."""
-    inherit: Literal["none", "task_heads", "head"] = "task_heads"
-    """What the student's head copies from the teacher's at the start: nothing, the branches of all tasks, or the
-    shared convolution too.
+    inherit: Literal["none", "task_heads", "head", "decoder"] = "task_heads"
+    """What the student's head copies from the teacher's at the start: nothing; of a centre-point head the branches
+    of all tasks, or the shared convolution too; of a query head the decoder and its branches, but not the queries.
 
-    Source: the released code copies the branches.
+    Source: the released code copies the branches for convolutional students, the decoder for BEVFormer.
     """
 
     taps: Annotated[tuple[TapPair, ...], Field(min_length=1), AfterValidator(_unique_names)] = PAPER_TAPS

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from bevkd_common.errors import UserError
 from torch import nn
 
-Inheritance = Literal["none", "task_heads", "head"]
+Part = Literal["task_heads", "head", "decoder"]
+Inheritance = Literal["none"] | Part
+
+PATHS: Mapping[Part, str] = {"task_heads": "head.task_heads", "head": "head", "decoder": "head.decoder"}
+"""Where a detector keeps each part."""
 
 
-def inherit_head(teacher: nn.Module, student: nn.Module, part: Literal["task_heads", "head"]) -> None:
+def inherit_head(teacher: nn.Module, student: nn.Module, part: Part) -> None:
     """Copy weights and buffers of the teacher's head to the student's.
 
     Args:
         teacher: A detector with `head`.
         student: A detector with `head`; changed in place.
-        part: The branches of all tasks (`head.task_heads`), or the whole head.
+        part: Of a centre-point head the branches of all tasks or everything; of a query head the decoder with its
+            branches.
 
     Raises:
         UserError: If one of the two has no such part, or a tensor has another shape.
 
     Source: DistillBEV; the released code copies the branches of convolutional students and leaves the shared
-    convolution, whose input differs, alone. A temporal student regresses displacements where the teacher regresses
-    velocities; for it the velocity branch is a mere initialisation.
+    convolution, whose input differs, alone; for BEVFormer it copies the decoder and leaves the queries alone. A
+    temporal student regresses displacements where the teacher regresses velocities; for it the velocity branch is a
+    mere initialisation.
     """
-    path = "head.task_heads" if part == "task_heads" else "head"
+    path = PATHS[part]
     source, target = (_submodule(detector, path, part) for detector in (teacher, student))
     weights = source.state_dict()
     differences = [
@@ -37,7 +44,7 @@ def inherit_head(teacher: nn.Module, student: nn.Module, part: Literal["task_hea
         raise UserError(
             f"`inherit: {part}` cannot copy the head of {type(teacher).__name__} into {type(student).__name__}: "
             f"their tensors differ, first in {differences[0]} ({len(differences)} in all); give both heads the "
-            f"same channels and tasks, or set `inherit: {'none' if part == 'task_heads' else 'task_heads'}`"
+            f"same sizes, or set `inherit: {'task_heads' if part == 'head' else 'none'}`"
         )
     target.load_state_dict(weights)
 

@@ -9,7 +9,26 @@ from bevkd_common.config.plugins import Ablation, MethodSpec
 from distillbev.config import DistillBevConfig, TapPair
 
 RELEASED = DistillBevConfig(preset="official")
-"""The recipe of the released runs for convolutional students, which departures are measured against."""
+"""The recipe of the released runs for convolutional students."""
+RELEASED_FOR_QUERIES = DistillBevConfig(
+    preset="official",
+    inherit="decoder",
+    taps=(
+        TapPair(
+            name="bev_neck",
+            teacher="bev_neck",
+            student="bev_neck",
+            adapter="conv1x1",
+            alpha=5e-3,
+            beta=4e-3,
+            lam=5e-4,
+        ),
+    ),
+    attention="teacher",
+    sample_point="center",
+    false_positive_channel_attention=False,
+)
+"""The recipe of the released runs for BEVFormer, whose head inherits a decoder."""
 
 _NO_FALSE_POSITIVES = {"false_positive_layers": "none"}
 _NO_SCALING = {**_NO_FALSE_POSITIVES, "adaptive_scaling": False}
@@ -76,7 +95,7 @@ SPEC = MethodSpec(
 )
 
 
-_SENTENCES: dict[str, str | dict[str, str]] = {
+_SENTENCES: dict[str, str | dict[str | bool, str]] = {
     "weight": "All distillation losses are multiplied by {ours:g}.",
     "inherit": {
         "none": "The student's head starts at random; the paper copies the teacher's branches.",
@@ -86,6 +105,7 @@ _SENTENCES: dict[str, str | dict[str, str]] = {
     "adaptive_scaling": "Foreground cells do not count by the size of their object (equation 3 is off).",
     "attention": {
         "teacher": "Cells are weighed by the teacher's attention alone; the released runs take both models'.",
+        "teacher_student": "Cells are weighed by both models' attention; the released runs take the teacher's.",
         "none": "Cells are not weighed by attention (equation 6 is off).",
     },
     "attention_imitation": {
@@ -102,31 +122,36 @@ _SENTENCES: dict[str, str | dict[str, str]] = {
     "gamma_teacher": "The teacher sees an object above a probability of {ours:g}, in the paper {paper:g}.",
     "gamma_ground_truth": "False positives need a ground truth below {ours:g}, in the paper {paper:g}.",
     "eta": "False positives weigh {ours:g} times the foreground at every layer, in the released runs 10 times.",
-    "sample_point": "A cell is foreground by its centre; the released code takes its lower corner.",
+    "sample_point": {
+        "center": "A cell is foreground by its centre; the released code takes its lower corner.",
+        "corner": "A cell is foreground by its lower corner; the released code takes its centre.",
+    },
     "overlap": "The smallest of several boxes owns a cell; the released code takes the first.",
     "ensure_center_cell": "A box without a sample point gets its centre's cell; in the released code it vanishes.",
-    "false_positive_channel_attention": (
-        "No channel attention weighs the false positives; the released code has it, the paper does not mention it."
-    ),
+    "false_positive_channel_attention": {
+        False: "No channel attention weighs the false positives; the released code has it, the paper does not.",
+        True: "Channel attention weighs the false positives, which neither the paper nor the released runs have.",
+    },
     "align_corners": "Adapters interpolate at metric cell centres; the released code aligns the corners.",
 }
 """What a departure means, by key; where several values can depart, by value."""
 
 
 def departures(config: DistillBevConfig) -> list[str]:
-    """One sentence for each setting that differs from the released recipe for convolutional students."""
-    sentences = list(_layer_departures(config))
+    """One sentence for each setting that differs from the released recipe for the student's kind of head."""
+    released = RELEASED_FOR_QUERIES if config.inherit == "decoder" else RELEASED
+    sentences = list(_layer_departures(config, released))
     for key, sentence in _SENTENCES.items():
-        ours, paper = getattr(config, key), getattr(RELEASED, key)
+        ours, paper = getattr(config, key), getattr(released, key)
         if ours != paper:
             template = sentence if isinstance(sentence, str) else sentence[ours]
             sentences.append(template.format(ours=ours, paper=paper))
     return sentences
 
 
-def _layer_departures(config: DistillBevConfig) -> Iterator[str]:
+def _layer_departures(config: DistillBevConfig, released: DistillBevConfig) -> Iterator[str]:
     ours = {_pair(tap): tap for tap in config.active_taps}
-    theirs = {_pair(tap): tap for tap in RELEASED.taps}
+    theirs = {_pair(tap): tap for tap in released.taps}
     if missing := [pair for pair in theirs if pair not in ours]:
         yield f"Nothing is distilled at {', '.join(missing)}; the paper distils at {', '.join(theirs)}."
     if added := [pair for pair in ours if pair not in theirs]:

@@ -12,6 +12,8 @@ from bevkd_common.config.bevformer import BevFormerConfig
 from bevkd_common.config.bevformer import describe as describe_bevformer
 from bevkd_common.config.centerpoint import CenterPointConfig
 from bevkd_common.config.centerpoint import describe as describe_centerpoint
+from bevkd_common.config.lidarformer import LidarFormerConfig
+from bevkd_common.config.lidarformer import describe as describe_lidarformer
 from bevkd_common.config.plugins import DetectorSpec
 
 CENTERPOINT = DetectorSpec(
@@ -20,6 +22,13 @@ CENTERPOINT = DetectorSpec(
     build="bevkd_common.models.detectors.centerpoint:build",
     summary="CenterPoint over LiDAR pillars: SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint,
+)
+LIDARFORMER = DetectorSpec(
+    kind="lidarformer",
+    config=LidarFormerConfig,
+    build="bevkd_common.models.detectors.lidarformer:build",
+    summary="LidarFormer over LiDAR points: SECOND, ground queries, BEVFormer's decoder.",
+    describe=describe_lidarformer,
 )
 BEVDET = DetectorSpec(
     kind="bevdet",
