@@ -388,12 +388,13 @@ def test_evaluation_feeds_every_sample_in_order(detector, clouds):
 
 
 def test_a_detector_that_remembers_gets_the_key_frames_one_by_one(detector, clouds):
+    told = []
+
     class Remembering(type(detector)):
         needs = DataNeeds(sweeps=1, history=KeyframeQueue(recurrent=True))
-        told = []
 
         def forward(self, batch, want, state=None):
-            self.told.append((state, batch.tokens))
+            told.append((state, batch.tokens))
             return replace(super().forward(batch, want), state=batch.tokens)
 
     class Counter:
@@ -412,7 +413,7 @@ def test_a_detector_that_remembers_gets_the_key_frames_one_by_one(detector, clou
         reporter=SilentReporter(),
     )
     names = [(f"sample-{index}",) for index in range(10)]
-    assert Remembering.told == list(zip([None, *names[:-1]], names, strict=True))
+    assert told == list(zip([None, *names[:-1]], names, strict=True))
 
 
 def test_each_group_of_parameters_has_its_own_pace():

@@ -219,8 +219,8 @@ def test_the_specification_builds_the_detector():
     assert load(BEVFORMER.build) is build
     assert BEVFORMER.config.model_fields["kind"].default == BEVFORMER.kind == "bevformer"
     assert BEVFORMER.describe(BevFormerConfig()) == (
-        "timm resnet50 from random weights, images of 900 x 1600, queues of 4 key frames, 6 layers of 200 x 200 "
-        "queries 0.512 m apart"
+        "timm resnet50 from random weights, images of 900 x 1600, queues of 4 key frames, 200 x 200 queries "
+        "0.512 m apart, encoder depth 6"
     )
 
 

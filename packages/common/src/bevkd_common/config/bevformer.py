@@ -98,5 +98,5 @@ def describe(config: BevFormerConfig) -> str:
     frames = "1 key frame" if config.frames == 1 else f"queues of {config.frames} key frames"
     return (
         f"{config.image_backbone.described}, images of {height} x {width}, {frames}, "
-        f"{config.encoder_layers} layers of {grid.nx} x {grid.ny} queries {grid.cell:g} m apart"
+        f"{grid.nx} x {grid.ny} queries {grid.cell:g} m apart, encoder depth {config.encoder_layers}"
     )
