@@ -378,6 +378,22 @@ def test_one_key_frame_has_no_history():
     assert model(frames[0], HEAD).state is None
 
 
+def test_layers_share_the_first_queries_where_something_is_remembered():
+    model, frames = awake(tiny()), scenes_of()
+    state = model(frames[0], NECK).state
+    seen = []
+    for layer in model.encoder.layers:
+        layer.temporal.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0], inputs[2])))
+    # The first sample remembers, the second does not.
+    model(replace(frames[1], scenes=("scene0", "another")), NECK, state)
+    (first, maps0), (second, maps1) = seen
+    assert (first != second).any()
+    assert torch.equal(maps0[:, 1], first)
+    assert torch.equal(maps1[0], maps0[0])
+    assert torch.equal(maps1[1], torch.stack([second[1], second[1]]))
+    assert not torch.equal(maps0[0, 0], first[0])
+
+
 def test_history_is_seen_in_evaluation_mode_without_gradients():
     model, frames = tiny(grid_mask=0.0, dropout=0.0), scenes_of()
     # As where the image backbone is frozen.
