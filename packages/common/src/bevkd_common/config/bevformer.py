@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
 from bevkd_common.config.detr_head import DetrHeadConfig
 from bevkd_common.config.image_backbones import ImageBackboneConfig, ImageNormalization, TimmBackboneConfig
-from bevkd_common.config.images import Bounds
+from bevkd_common.config.images import Bounds, Share
 from bevkd_common.config.model import Config
 from bevkd_common.config.wording import one_of
 from bevkd_common.geometry.grid import Grid
-
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class BevFormerConfig(Config):
