@@ -30,5 +30,15 @@ def test_windows_must_agree():
         DataNeeds(history=AdjacentFrames()) | DataNeeds(history=AdjacentFrames(frames=2, farthest_s=1.0))
 
 
+def test_a_detector_that_remembers_needs_no_earlier_frames_to_detect():
+    queue = DataNeeds(cameras=True, can_bus=True, history=KeyframeQueue(frames=4, recurrent=True))
+    assert queue.in_order
+    assert queue.at_test == DataNeeds(cameras=True, can_bus=True)
+    for history in (None, AdjacentFrames(), KeyframeQueue(frames=4)):
+        needs = DataNeeds(cameras=True, depth=True, history=history)
+        assert not needs.in_order
+        assert needs.at_test == DataNeeds(cameras=True, history=history)
+
+
 def test_frames_beside_the_key_frame():
     assert (AdjacentFrames(frames=2).earlier, KeyframeQueue(frames=3).earlier) == (2, 2)

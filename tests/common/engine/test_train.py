@@ -17,6 +17,7 @@ from bevkd_common.config.training import (
     OptimizerConfig,
     TrainingConfig,
 )
+from bevkd_common.data.needs import DataNeeds, KeyframeQueue
 from bevkd_common.distill.method import ParamGroup
 from bevkd_common.engine import trackers
 from bevkd_common.engine import train as train_module
@@ -384,6 +385,35 @@ def test_evaluation_feeds_every_sample_in_order(detector, clouds):
     )
     assert seen == [f"sample-{index}" for index in range(10)]
     assert not detector.training
+
+
+def test_a_detector_that_remembers_gets_the_key_frames_one_by_one(detector, clouds):
+    told = []
+
+    class Remembering(type(detector)):
+        needs = DataNeeds(sweeps=1, history=KeyframeQueue(recurrent=True))
+
+        def forward(self, batch, want, state=None):
+            told.append((state, batch.tokens))
+            return replace(super().forward(batch, want), state=batch.tokens)
+
+    class Counter:
+        def update(self, batch, detections):
+            assert len(batch) == len(detections) == 1
+
+    evaluate(
+        Remembering(),
+        clouds(),
+        Counter(),
+        batch=4,
+        workers=0,
+        accelerator=Accelerator(cpu=True),
+        precision=None,
+        title="scoring",
+        reporter=SilentReporter(),
+    )
+    names = [(f"sample-{index}",) for index in range(10)]
+    assert told == list(zip([None, *names[:-1]], names, strict=True))
 
 
 def test_each_group_of_parameters_has_its_own_pace():

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from bevkd_common.data.samples import Cameras
+from bevkd_common.data.samples import Batch, Cameras, EgoMotion, History
+from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.geometry.transforms import reflection, rigid, rotation_z, scaling
-from bevkd_common.models.bevformer.memory import BevMemory, Moment, can_bus_signals, turned_to
+from bevkd_common.models.bevformer.memory import BevMemory, Moment, can_bus_signals, queue, turned_to
 from bevkd_common.ops.deformable_attention import deformable_attention
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -118,6 +119,45 @@ def test_a_thing_that_stands_still_is_found_in_the_earlier_map(name):
         bev.view(1, 256, 1, 1), [(16, 16)], where.view(1, 1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 1)
     )
     assert float(value) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_poses_of_a_queue_are_those_of_augmented_axes():
+    """A landmark has one place in the world, whichever key frame's augmented axes it is told in."""
+    aug_T_lidar = AUGMENTATIONS["turned and enlarged"][None]
+    earlier, present = (now(global_T_ego).global_T_lidar for global_T_ego in (pose(3, 4, 20), pose(5, 5, 50)))
+    cameras = Cameras(
+        torch.zeros(1, 1, 3, 1, 1, dtype=torch.uint8),
+        torch.eye(3)[None, None],
+        torch.eye(4)[None, None],
+        torch.eye(3)[None, None],
+    )
+    lidar_T_aug = torch.linalg.inv(aug_T_lidar)
+    aug_T_past = aug_T_lidar @ torch.linalg.inv(present) @ earlier @ lidar_T_aug
+    batch = Batch(
+        tokens=("token",),
+        scenes=("scene",),
+        boxes=Boxes(torch.zeros(1, 0, 9)),
+        labels=torch.zeros(1, 0, dtype=torch.int64),
+        cameras=cameras,
+        points=None,
+        point_counts=(),
+        aug_T_lidar=aug_T_lidar.float(),
+        global_T_lidar=present,
+        history=History(
+            Cameras(*(value[:, None] for value in vars(cameras).values())),
+            aug_T_past[:, None].float(),
+            torch.ones(1, 1),
+            torch.ones(1, 1, dtype=torch.bool),
+        ),
+        ego=EgoMotion(torch.stack([earlier, present], dim=1), *(torch.zeros(1, 2, 3) for _ in range(3))),
+    )
+    first, last = queue(batch, 2)
+    place = torch.tensor([6.0, 7, 1, 1], dtype=torch.float64)
+    for moment, global_T_lidar in ((first, earlier), (last, present)):
+        told = aug_T_lidar[0] @ torch.linalg.inv(global_T_lidar[0]) @ place
+        torch.testing.assert_close(moment.global_T_lidar[0] @ told, place, atol=1e-4, rtol=0)
+        assert torch.equal(moment.global_T_ego, global_T_lidar)
+    assert len(queue(batch, 1)) == 1
 
 
 def test_signals_of_a_first_key_frame():

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
 from bevkd_common.config.detr_head import DetrHeadConfig
 from bevkd_common.config.image_backbones import ImageBackboneConfig, ImageNormalization, TimmBackboneConfig
-from bevkd_common.config.images import Bounds
+from bevkd_common.config.images import Bounds, Share
 from bevkd_common.config.model import Config
+from bevkd_common.config.wording import one_of
 from bevkd_common.geometry.grid import Grid
-
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class BevFormerConfig(Config):
     """BEVFormer; the defaults are DistillBEV's student: ResNet-50, else as the released base.
 
     The released tiny, small and base differ in `image_size` (450 x 800, 720 x 1280, 900 x 1600), `grid` (50, 150,
-    200 cells), `layers` (3, 3, 6), `image_levels` (1, 1, 4), strides of the backbone (32; 32; 8, 16, 32) and
-    `frames` (3, 3, 4).
+    200 cells), `encoder_layers` (3, 3, 6), `image_levels` (1, 1, 4), `frames` (3, 3, 4), and their backbone: at
+    strides (32; 32; 8, 16, 32), and a caffe ResNet-101 in small and base.
 
     Source: BEVFormer (arXiv 2203.17270) and its released configurations.
     """
@@ -42,8 +41,8 @@ class BevFormerConfig(Config):
     """Points above each cell at which the images are looked at."""
     cameras: PositiveInt = 6
     """Images of a sample; each has an embedding of its own."""
-    layers: PositiveInt = 6
-    heads: PositiveInt = 8
+    encoder_layers: PositiveInt = 6
+    attention_heads: PositiveInt = 8
     temporal_points: PositiveInt = 4
     """Places of the earlier map, and of the present queries, that a head looks at."""
     spatial_points: PositiveInt = 8
@@ -64,14 +63,18 @@ class BevFormerConfig(Config):
     """Whether a turn through yaw 0 is a small one; released weights saw 360 degrees."""
     grid_mask: Share = 0.7
     """Training: probability that a grid of bars hides parts of the images."""
-    checkpointing: bool = False
-    """Compute the image backbone and the encoder once more in the backward pass instead of keeping them."""
+    recompute: bool = False
+    """Compute each layer of the encoder again in the backward pass instead of keeping its maps; the image backbone
+    has a key of its own."""
     head: DetrHeadConfig = DetrHeadConfig()
 
     @model_validator(mode="after")
     def _check(self) -> BevFormerConfig:
-        if self.channels % self.heads or self.channels % 2:
-            raise ValueError(f"`channels` {self.channels} must be even and a multiple of the {self.heads} `heads`")
+        if self.normalization not in (known := self.image_backbone.normalizations):
+            raise ValueError(f"the weights of this `image_backbone` want the `normalization` {one_of(known)}")
+        if self.channels % self.attention_heads or self.channels % 2:
+            heads = self.attention_heads
+            raise ValueError(f"`channels` {self.channels} must be even and a multiple of {heads} `attention_heads`")
         if self.spatial_points % self.anchors:
             raise ValueError(
                 f"`spatial_points` {self.spatial_points} is not a multiple of {self.anchors} `anchors`"
@@ -92,6 +95,6 @@ def describe(config: BevFormerConfig) -> str:
     grid = config.grid
     frames = "1 key frame" if config.frames == 1 else f"queues of {config.frames} key frames"
     return (
-        f"{config.image_backbone.described}, images of {height} x {width}, {frames}, {config.layers} layers of "
-        f"{grid.nx} x {grid.ny} queries {grid.cell:g} m apart"
+        f"{config.image_backbone.described}, images of {height} x {width}, {frames}, "
+        f"{grid.nx} x {grid.ny} queries {grid.cell:g} m apart, encoder depth {config.encoder_layers}"
     )

@@ -78,7 +78,7 @@ class DataNeeds:
 
     @property
     def at_test(self) -> DataNeeds:
-        """What is needed to detect; supervision is left out, and a queue that what was seen stands for."""
+        """What is needed to detect; supervision is left out, and so are frames that a detector remembers."""
         return replace(self, depth=False, history=None if self.in_order else self.history)
 
     def __or__(self, other: DataNeeds) -> DataNeeds:

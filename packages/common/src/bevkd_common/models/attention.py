@@ -73,7 +73,7 @@ def start_looking(sampling_offsets: nn.Linear, attention_weights: nn.Linear, sam
 
 
 def projection(channels: int) -> nn.Linear:
-    """A linear layer that starts Xavier-uniform, with no bias."""
+    """A linear layer that starts Xavier-uniform, with a bias of zero."""
     layer = nn.Linear(channels, channels)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from re import fullmatch
 from typing import Literal
 
 import torch
@@ -32,15 +33,18 @@ class WeightMap:
         source: Code base and model, for messages.
         prefixes: Theirs and ours; of each key the first prefix that fits is replaced.
         ignored: Beginnings of their keys that hold nothing to load, such as constants stored as parameters.
+        reordered: Our keys of tensors whose rows they have in another order, and for each of our rows theirs.
     """
 
     source: str
     prefixes: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...] = ()
+    reordered: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def rename(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Their tensors under our names; a key that no prefix fits keeps its name."""
-        return {self._our_name(key): value for key, value in weights.items() if not key.startswith(self.ignored)}
+        """Their tensors under our names, rows in our order; a key that no prefix fits keeps its name."""
+        ours = {self._our_name(key): value for key, value in weights.items() if not key.startswith(self.ignored)}
+        return ours | {key: ours[key][list(rows)] for key, rows in self.reordered if key in ours}
 
     def _our_name(self, key: str) -> str:
         for theirs, ours in self.prefixes:
@@ -105,6 +109,51 @@ BEVDEPTH_R50 = replace(
     ),
 )
 """With one frame or with two."""
+
+_BEVFORMER_LAYERS = tuple(
+    (f"pts_bbox_head.transformer.{theirs}", ours)
+    for layer in range(6)
+    for theirs, ours in (
+        (f"encoder.layers.{layer}.attentions.0.", f"encoder.layers.{layer}.temporal."),
+        (f"encoder.layers.{layer}.attentions.1.deformable_attention.", f"encoder.layers.{layer}.spatial."),
+        (f"encoder.layers.{layer}.attentions.1.", f"encoder.layers.{layer}.spatial."),
+        (f"encoder.layers.{layer}.ffns.0.layers.0.0.", f"encoder.layers.{layer}.feed_forward.0."),
+        (f"encoder.layers.{layer}.ffns.0.layers.1.", f"encoder.layers.{layer}.feed_forward.3."),
+        (f"decoder.layers.{layer}.attentions.0.attn.", f"head.decoder.layers.{layer}.self_attention."),
+        (f"decoder.layers.{layer}.attentions.1.", f"head.decoder.layers.{layer}.cross_attention."),
+        (f"decoder.layers.{layer}.ffns.0.layers.0.0.", f"head.decoder.layers.{layer}.feed_forward.0."),
+        (f"decoder.layers.{layer}.ffns.0.layers.1.", f"head.decoder.layers.{layer}.feed_forward.3."),
+    )
+)
+
+BEVFORMER = WeightMap(
+    source="BEVFormer",
+    prefixes=(
+        ("img_backbone.", "image_backbone.network."),
+        *((f"img_neck.lateral_convs.{level}.conv.", f"image_neck.laterals.{level}.") for level in range(3)),
+        *((f"img_neck.fpn_convs.{level}.conv.", f"image_neck.outputs.{level}.") for level in range(4)),
+        ("pts_bbox_head.bev_embedding.weight", "encoder.queries"),
+        ("pts_bbox_head.positional_encoding.row_embed.weight", "encoder.positions.rows"),
+        ("pts_bbox_head.positional_encoding.col_embed.weight", "encoder.positions.columns"),
+        ("pts_bbox_head.transformer.cams_embeds", "encoder.camera_embeddings"),
+        ("pts_bbox_head.transformer.level_embeds", "encoder.level_embeddings"),
+        ("pts_bbox_head.transformer.can_bus_mlp.norm.", "encoder.can_bus.4."),
+        ("pts_bbox_head.transformer.can_bus_mlp.", "encoder.can_bus."),
+        *_BEVFORMER_LAYERS,
+        ("pts_bbox_head.transformer.encoder.", "encoder."),
+        ("pts_bbox_head.transformer.decoder.", "head.decoder."),
+        ("pts_bbox_head.transformer.reference_points.", "head.reference_points."),
+        ("pts_bbox_head.query_embedding.", "head.queries."),
+        ("pts_bbox_head.cls_branches.", "head.decoder.class_branches."),
+        ("pts_bbox_head.reg_branches.", "head.decoder.box_branches."),
+    ),
+    # Weights of the loss, stored as a parameter.
+    ignored=("pts_bbox_head.code_weights",),
+    # Front, front right, front left, back, back left, back right there.
+    reordered=(("encoder.camera_embeddings", (2, 0, 1, 4, 3, 5)),),
+)
+"""Tiny, small and base, of the old box family. They want `shifted: both`, `rotation_center: [100, 100]` and
+`wrap_yaw: false`."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -178,8 +227,9 @@ def fold_old_family(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rewrite weights of the old box convention so that their predictions are in ours; exact.
 
     The old head predicts sizes as w, l, h and the yaw r = -ψ - π/2, whose sine is -cos ψ and whose cosine is
-    -sin ψ: rows of the last layers are exchanged, and negated for the yaw. The old pillar layer has no input
-    for the offset from the pillar centre's z: its last column becomes zero.
+    -sin ψ: rows of the last layers are exchanged, and negated for the yaw. A query head predicts w, l, h in both
+    families. The old pillar layer has no input for the offset from the pillar centre's z: its last column becomes
+    zero.
     """
     folded = dict(weights)
     for name, value in weights.items():
@@ -187,6 +237,8 @@ def fold_old_family(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             folded[name] = value[[1, 0, 2]]
         elif name.endswith((".rot.1.weight", ".rot.1.bias")):
             folded[name] = -value[[1, 0]]
+        elif fullmatch(r"head\.decoder\.box_branches\.\d+\.4\.(weight|bias)", name):
+            folded[name] = torch.cat([value[:6], -value[[7, 6]], value[8:]])
         elif name == "pillars.linear.weight":
             folded[name] = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
     return folded

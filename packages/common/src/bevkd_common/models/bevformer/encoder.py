@@ -126,7 +126,7 @@ class BevFormerEncoder(nn.Module):
         shifted: See `TemporalSelfAttention`.
         rotation_center: See `turned_to`.
         wrap_yaw: See `can_bus_signals`.
-        checkpointing: Whether layers are computed once more in the backward pass instead of being kept.
+        recompute: Whether layers are computed again in the backward pass instead of being kept.
 
     Source: BEVFormer, arXiv 2203.17270, section 3; numerics of its released code.
     """
@@ -151,13 +151,13 @@ class BevFormerEncoder(nn.Module):
         shifted: Literal["history", "both"],
         rotation_center: tuple[float, float] | None,
         wrap_yaw: bool,
-        checkpointing: bool,
+        recompute: bool,
     ) -> None:
         super().__init__()
         self.grid = grid
         self.rotation_center = rotation_center
         self.wrap_yaw = wrap_yaw
-        self.checkpointing = checkpointing
+        self.recompute = recompute
         self.queries = nn.Parameter(torch.randn(grid.ny * grid.nx, channels))
         self.positions = BevPositions(channels, grid)
         self.camera_embeddings = nn.Parameter(torch.randn(cameras, channels))
@@ -219,7 +219,7 @@ class BevFormerEncoder(nn.Module):
             # Without a memory, the queries of this layer stand for both maps; with one, the first queries do.
             maps = torch.stack([torch.where(known, earlier, query), torch.where(known, initial, query)], dim=1)
             given = (query, position, maps, shift, shape, tokens, shapes, seen_by)
-            if self.checkpointing and torch.is_grad_enabled():
+            if self.recompute and torch.is_grad_enabled():
                 query, temporal, spatial = checkpoint(layer, *given, use_reentrant=False)
             else:
                 query, temporal, spatial = layer(*given)

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bevkd_common.config.bevformer import BevFormerConfig
-from bevkd_common.config.image_backbones import TimmBackboneConfig
 from bevkd_common.data.needs import DataNeeds, KeyframeQueue
 from bevkd_common.data.samples import Batch, Cameras
 from bevkd_common.models.bevformer.encoder import BevFormerEncoder
@@ -171,13 +169,10 @@ def build(config: BevFormerConfig, classes: tuple[str, ...]) -> BevFormer:
         UserError: If the image backbone or its checkpoint cannot be had.
     """
     image_backbone = build_image_backbone(config.image_backbone)
-    if config.checkpointing and isinstance(config.image_backbone, TimmBackboneConfig):
-        network: Any = image_backbone.network
-        network.set_grad_checkpointing()
     head = build_detr_head(config.head, config.channels, config.grid, classes)
     taps: dict[str, TapSpec] = {}
-    heads, levels = config.heads, config.image_levels
-    for layer in range(config.layers):
+    heads, levels = config.attention_heads, config.image_levels
+    for layer in range(config.encoder_layers):
         taps[f"tsa{layer}"] = Attention(layer, heads, 2, config.temporal_points, config.grid, "points")
         taps[f"sca{layer}"] = Attention(layer, heads, levels, config.spatial_points, config.grid, "groups")
     taps["bev_neck"] = BevMap(config.channels, config.grid)
@@ -192,10 +187,10 @@ def build(config: BevFormerConfig, classes: tuple[str, ...]) -> BevFormer:
             config.grid,
             config.z_range,
             anchors=config.anchors,
-            layers=config.layers,
+            layers=config.encoder_layers,
             cameras=config.cameras,
             levels=config.image_levels,
-            heads=config.heads,
+            heads=config.attention_heads,
             temporal_points=config.temporal_points,
             spatial_points=config.spatial_points,
             hidden_channels=config.hidden_channels,
@@ -203,7 +198,7 @@ def build(config: BevFormerConfig, classes: tuple[str, ...]) -> BevFormer:
             shifted=config.shifted,
             rotation_center=config.rotation_center,
             wrap_yaw=config.wrap_yaw,
-            checkpointing=config.checkpointing,
+            recompute=config.recompute,
         ),
         head=head,
         image_size=config.image_size,
