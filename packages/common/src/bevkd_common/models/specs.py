@@ -10,6 +10,8 @@ from bevkd_common.config.bevdet4d import BevDet4dConfig
 from bevkd_common.config.bevdet4d import describe as describe_bevdet4d
 from bevkd_common.config.centerpoint import CenterPointConfig
 from bevkd_common.config.centerpoint import describe as describe_centerpoint
+from bevkd_common.config.mvp import MvpConfig
+from bevkd_common.config.mvp import describe as describe_mvp
 from bevkd_common.config.plugins import DetectorSpec
 
 CENTERPOINT = DetectorSpec(
@@ -18,6 +20,14 @@ CENTERPOINT = DetectorSpec(
     build="bevkd_common.models.detectors.centerpoint:build",
     summary="CenterPoint over LiDAR pillars: SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint,
+)
+MVP = DetectorSpec(
+    kind="mvp",
+    config=MvpConfig,
+    build="bevkd_common.models.detectors.mvp:build",
+    summary="MVP: CenterPoint over pillars of LiDAR points and virtual ones that cameras add.",
+    describe=describe_mvp,
+    virtual_points=lambda config: True,
 )
 BEVDET = DetectorSpec(
     kind="bevdet",
