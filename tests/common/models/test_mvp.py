@@ -122,7 +122,7 @@ def test_paper_size_is_centerpoint_with_twelve_more_inputs():
     assert model.needs == DataNeeds(sweeps=10, virtual_points=True)
     assert (model.spec.cloud, model.spec.max_points, model.spec.max_voxels) == ("painted", None, None)
     assert list(model.taps) == ["bev_in", "bev_block0", "bev_block1", "bev_block2", "bev_neck", "head"]
-    assert model.pillars.scales.tolist() == [1.0] * 17
+    assert model.pillars.scales.tolist() == [1.0] * PAINTED_FEATURES == [1.0] * 17
 
 
 def test_gradients_reach_every_parameter_from_painted_points_alone():

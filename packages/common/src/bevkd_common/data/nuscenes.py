@@ -122,7 +122,7 @@ class NuScenesDataset:
         paths = self.index.sweeps.path[rows, : needs.sweeps + self.reading.spare_sweeps]
         own = _lacking(folder, _decoded(paths[:, :1]))
         previous = _lacking(folder, _decoded(paths[:, 1:]))
-        refused = own if self.reading.allow_missing_sweeps else own + previous
+        refused = own if own or self.reading.allow_missing_sweeps else previous
         if complete and refused:
             otherwise = "" if own else ", or read such sweeps without: `dataset.allow_missing_sweeps: true`"
             raise UserError(

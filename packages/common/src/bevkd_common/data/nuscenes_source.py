@@ -291,17 +291,26 @@ class NuScenesSource:
         if not self.needs.sweeps:
             return None, None
         columns = self._choose_sweeps(row, rng)
-        new = self._new_points(pasted, aug_T_lidar)
-        clouds = []
-        for painted in (False, True)[: 1 + self.needs.virtual_points]:
-            cloud = self._cloud(row, columns, aug_T_lidar, painted=painted)
-            if new is not None:
-                measured = plain_points(new) if new.shape[1] == PAINTED_FEATURES and not painted else new
-                cloud = self._paste(cloud, measured, pasted, aug_T_lidar)
-            # Voxels keep their first points only, so training must not favour the newest sweep; evaluation must
-            # repeat.
-            clouds.append(torch.from_numpy(cloud if rng is None else cloud[rng.permutation(len(cloud))]))
-        return clouds[0], clouds[1] if self.needs.virtual_points else None
+        points = self._filled(row, columns, pasted, aug_T_lidar, rng, painted=False)
+        if not self.needs.virtual_points:
+            return points, None
+        return points, self._filled(row, columns, pasted, aug_T_lidar, rng, painted=True)
+
+    def _filled(
+        self,
+        row: int,
+        columns: Sequence[int],
+        pasted: Ints,
+        aug_T_lidar: Tensor,
+        rng: np.random.Generator | None,
+        *,
+        painted: bool,
+    ) -> Tensor:
+        cloud = self._cloud(row, columns, aug_T_lidar, painted=painted)
+        if len(pasted):
+            cloud = self._paste(cloud, pasted, aug_T_lidar)
+        # Voxels keep their first points only, so training must not favour the newest sweep; evaluation must repeat.
+        return torch.from_numpy(cloud if rng is None else cloud[rng.permutation(len(cloud))])
 
     def _cloud(self, row: int, columns: Sequence[int], aug_T_lidar: Tensor, *, painted: bool) -> Points:
         """Points of some sweeps in range, in the augmented axes of the key frame."""
@@ -329,21 +338,16 @@ class NuScenesSource:
         made = nothing_lifted() if name in self.unlifted else self.virtual_points.read(name)
         return painted_cloud(self.files.sweep(name), made)
 
-    def _new_points(self, rows: Ints, aug_T_lidar: Tensor) -> Points | None:
-        """Points of some objects of the bank that are in range; None of no objects."""
-        if not len(rows):
-            return None
-        assert self.paster is not None
-        new = self.paster.bank.points_of(rows)
-        new[:, :3] = _moved(aug_T_lidar.numpy().astype(np.float32), new[:, :3]).T
-        return new[_inside(new[:, :3].T, self.reading.point_range)]
-
-    def _paste(self, points: Points, new: Points, rows: Ints, aug_T_lidar: Tensor) -> Points:
+    def _paste(self, points: Points, rows: Ints, aug_T_lidar: Tensor) -> Points:
         """Objects of the bank in place of what lies in their boxes."""
         assert self.paster is not None
         boxes = Boxes(torch.from_numpy(self.paster.bank.boxes[rows])).transform(aug_T_lidar).to(torch.float32)
         covered = points_in_boxes(torch.from_numpy(points[:, :3]), boxes).any(dim=0).numpy()
-        return np.concatenate([new, points[~covered]])
+        new = self.paster.bank.points_of(rows)
+        # A bank of painted objects serves both clouds.
+        new = new if new.shape[1] == points.shape[1] else plain_points(new)
+        new[:, :3] = _moved(aug_T_lidar.numpy().astype(np.float32), new[:, :3]).T
+        return np.concatenate([new[_inside(new[:, :3].T, self.reading.point_range)], points[~covered]])
 
     def _choose_sweeps(self, row: int, rng: np.random.Generator | None) -> list[int]:
         """Columns of `Sweeps`, the key frame's own (0) first.
