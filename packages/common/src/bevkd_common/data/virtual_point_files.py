@@ -1,7 +1,7 @@
 """Virtual points on a disk: a file a sweep, and a manifest that says how all of them were made.
 
 Layout: `<folder>/<path of the sweep>.safetensors` and `<folder>/manifest.json`. Every file carries the hash of its
-content and that of the settings it was made with, so that a damaged or foreign one is never read as if it was.
+content and that of the settings it was made with, so that a damaged or foreign one is an error and never data.
 """
 
 from __future__ import annotations

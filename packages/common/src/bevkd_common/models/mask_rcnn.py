@@ -68,14 +68,14 @@ class MaskRcnn:
                 f"{self.root / image} has {pixels.shape[:2]} pixels, the tables {size}; unpack it again"
             )
         device = next(self.model.parameters()).device
-        (found,) = self.model([torch.tensor(pixels, device=device).permute(2, 0, 1) / 255])
-        known = torch.tensor([int(label) in CLASS_OF_COCO for label in found["labels"]], dtype=torch.bool)
-        kept = known & (found["scores"].cpu() >= LEAST_SCORE)
-        labels = [CLASSES.index(CLASS_OF_COCO[int(label)]) for label in found["labels"].cpu()[kept]]
-        masks = found["masks"].cpu()[kept][:, 0] >= LEAST_PROBABILITY
-        return Instances.of_masks(
-            masks.numpy(), np.array(labels, dtype=np.int64), found["scores"].cpu()[kept].double().numpy()
-        )
+        (answer,) = self.model([torch.tensor(pixels, device=device).permute(2, 0, 1) / 255])
+        found = {name: value.cpu() for name, value in answer.items()}
+        known = torch.tensor([label in CLASS_OF_COCO for label in found["labels"].tolist()], dtype=torch.bool)
+        kept = known & (found["scores"] >= LEAST_SCORE)
+        labels = [CLASSES.index(CLASS_OF_COCO[label]) for label in found["labels"][kept].tolist()]
+        masks = found["masks"][kept, 0] >= LEAST_PROBABILITY
+        scores = found["scores"][kept].double()
+        return Instances.of_masks(masks.numpy(), np.array(labels, dtype=np.int64), scores.numpy())
 
 
 def load_mask_rcnn(root: Path, weights: Path, device: torch.device) -> MaskRcnn:
