@@ -58,6 +58,7 @@ FLAGS = {
     "bevkd config diff": "A B",
     "bevkd data index": "ROOT --version --allow-missing --rebuild",
     "bevkd data check": "ROOT --version --samples --draw",
+    "bevkd data virtual-points": "ROOT --version --masks --weights --official --set --out --sweeps --workers",
     "bevkd data synth": "OUT --seed --train-scenes --val-scenes --workers",
     "bevkd plugins": "",
     "bevkd doctor": "--data-root --runs",

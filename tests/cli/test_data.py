@@ -206,3 +206,48 @@ def test_flags_that_would_be_ignored_are_refused(bevkd, tmp_path):
     ):
         code, _, err = bevkd("eval", tmp_path, *flags)
         assert (code, message in err) == (2, True), err
+
+
+def test_virtual_points_are_made_checked_and_repaired(bevkd, made, tmp_path):
+    out = tmp_path / "virtual"
+    call = ("data", "virtual-points", made, "--out", out, "--sweeps", "1", "--set", "miss=0.5")
+    code, stdout, err = bevkd(*call)
+    assert (code, "Traceback" in err) == (0, False)
+    assert "virtual points: 25/25" in stdout
+    assert "25 sweeps made" in stdout
+    assert "Virtual points from masks of the synthetic world, 50% missed" in stdout
+    files = sorted(out.rglob("*.safetensors"))
+    assert len(files) == 25
+    files[0].unlink()
+    files[1].write_bytes(files[1].read_bytes()[:-1])
+    assert "23 sweeps kept, 1 sweeps made, 1 sweeps repaired" in bevkd(*call)[1]
+    assert "25 sweeps repaired" in bevkd(*call[:-2])[1]
+    assert json.loads((out / "manifest.json").read_text())["settings"]["errors"]["miss"] == 0.14
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "mis=0.5"), "the error rates are miss, min_pixels, mislabel"),
+        (("--set", "miss=2"), "--set miss: "),
+        (("--set", "miss"), "must read `dotted.key=value`"),
+        (("--masks", "{}/absent"), "absent does not exist; check the path"),
+        (("--masks", "{}", "--official", "{}"), "--masks and --official exclude each other"),
+        (("--masks", "{}", "--set", "miss=0"), "--masks and --set exclude each other"),
+        (("--masks", "{}"), ".npz is missing; predict the masks of every image"),
+        (("--weights", "{}", "--workers", "2"), "leave out --workers"),
+        (("--weights", "{}"), "there is no checkpoint"),
+    ],
+)
+def test_virtual_points_from_what_cannot_be_used(bevkd, made, tmp_path, arguments, message):
+    arguments = [part.format(tmp_path) for part in arguments]
+    code, _, err = bevkd("data", "virtual-points", made, "--out", tmp_path / "out", *arguments)
+    assert (code, "Traceback" in err) == (2, False)
+    assert message in err
+
+
+def test_data_without_masks_asks_for_some(bevkd, world, tmp_path):
+    (world / "world.json").unlink()
+    code, _, err = bevkd("data", "virtual-points", world)
+    assert code == 2
+    assert "has no instance masks of its own: name predictions with --masks" in err

@@ -62,6 +62,48 @@ def check(
     typer.echo("nothing is wrong")
 
 
+@app.command("virtual-points")
+def virtual_points(
+    root: Root,
+    version: Version = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of instance masks: a .npz file of the same path for each image.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of torchvision's Mask R-CNN, which then finds the masks.")
+    ] = None,
+    official: Annotated[
+        Path | None, typer.Option(help="Folder of what MVP's released generator wrote, to take over.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An error rate of a synthetic world's own masks."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for them; ROOT/virtual_points if not given.")] = None,
+    sweeps: Annotated[int, typer.Option(min=1, max=11, help="LiDAR sweeps a key frame, its own included.")] = 11,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; the files do not depend on them.")] = 0,
+) -> None:
+    """Lift points from instance masks to LiDAR depths; run again, it checks and repairs what is there."""
+    from bevkd_common.data.index_file import open_index
+    from bevkd_common.data.nuscenes_tables import only_version
+    from bevkd_common.data.virtual_point_files import VirtualPointFolder, make_virtual_points
+    from bevkd_common.errors import UserError
+    from bevkd_common.experiment.virtual_points import choose_maker
+
+    if weights is not None and workers:
+        raise UserError("a network finds the masks of --weights in this process alone: leave out --workers")
+    chosen = version or only_version(root)
+    reporter = progress_reporter()
+    with reporter.bar(f"index of {chosen}", 1) as bar:
+        index = open_index(root, chosen, bar.update)
+    maker = choose_maker(index, masks=masks, weights=weights, official=official, errors=sets or ())
+    folder = VirtualPointFolder(out or root / "virtual_points")
+    with reporter.bar("virtual points", 1) as bar:
+        done = make_virtual_points(maker, index, folder, columns=sweeps, workers=workers, progress=bar.update)
+    reporter.say(", ".join(f"{count} sweeps {outcome}" for outcome, count in sorted(done.items())))
+    reporter.say(folder.manifest.sentence)
+
+
 @app.command("synth")
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that will hold the data set's folder.")],

@@ -345,7 +345,7 @@ def test_the_fingerprint_changes_with_what_is_read(own_world):
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
-        (DataNeeds(virtual_points=True), "does not provide virtual points"),
+        (DataNeeds(sweeps=1, virtual_points=True), r"virtual_points holds none, or not all: make them with"),
         (DataNeeds(can_bus=True), r"can_bus/scene-9001_pose\.json; .* or set `can_bus: ego_poses`"),
         (DataNeeds(sweeps=12), "needs 12 LiDAR sweeps; nuscenes provides up to 11"),
     ],

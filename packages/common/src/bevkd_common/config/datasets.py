@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from bevkd_common.config.images import Bounds, ImageInputConfig
+from bevkd_common.config.masks import MaskErrorsConfig
 from bevkd_common.config.model import Config
 from bevkd_common.config.world import WorldConfig
 
@@ -64,6 +66,12 @@ class ReadingConfig(Config):
     damaged: Literal["stop", "skip"] = "stop"
     """What happens where a training sample cannot be read: the training stops; or it takes the next sample of the
     data set instead, and counts that in the log and the report. Evaluation always stops."""
+    allow_missing_sweeps: bool = False
+    """Whether previous sweeps for which there are no virtual points are read without them, and counted in the
+    report, where a detector asks for such points; key frames always need theirs.
+
+    Upstream: the released archive lacks some two thousand files, and such sweeps are left out there.
+    """
     max_range: PositiveFloat | None = None
     """Evaluate nearer than this many metres from the ego only; None keeps the official range of each class."""
     cache: bool = False
@@ -87,6 +95,8 @@ class NuScenesConfig(ReadingConfig):
     """An official split, or one of `splits.json` beside the tables; `mini_train` for v1.0-mini."""
     val_split: str = "val"
     """As `train_split`; `mini_val` for v1.0-mini."""
+    virtual_points: Path = Path("virtual_points")
+    """What `bevkd data virtual-points` made, where a detector needs it; relative to the data root."""
 
 
 class SyntheticConfig(ReadingConfig):
@@ -101,3 +111,5 @@ class SyntheticConfig(ReadingConfig):
     spare_sweeps: Annotated[int, Field(ge=0, le=10)] = 0
     max_range: PositiveFloat | None = 24.0
     cache: bool = True
+    virtual_points: MaskErrorsConfig = MaskErrorsConfig()
+    """How wrong the masks are from which points are lifted, for detectors that need such points."""

@@ -18,6 +18,10 @@ from bevkd_common.config.wording import did_you_mean, one_of
 from bevkd_common.errors import UserError
 
 
+def _no(config: Any) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class DetectorSpec:
     """A detector: group `bevkd.detectors`.
@@ -30,6 +34,7 @@ class DetectorSpec:
         describe: What a configuration builds, in a few words for the printed plan: the backbone above all.
         check: "module:function" of `check(config, dataset_config) -> Iterable[tuple[str, str]]`, torch-free: for
             each thing that does not fit the data, a key within the detector's section and a reason.
+        virtual_points: Whether a configuration reads virtual points, which may have to be made first.
         pretraining: "module:function" of `pretraining(config, classes) -> nn.Module` (a `Pretraining`), for a
             detector of which a part can be trained before the rest.
     """
@@ -41,6 +46,7 @@ class DetectorSpec:
     describe: Callable[[Any], str]
     check: str | None = None
     pretraining: str | None = None
+    virtual_points: Callable[[Any], bool] = _no
 
 
 @dataclass(frozen=True)

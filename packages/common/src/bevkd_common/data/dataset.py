@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
 
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Sample
+from bevkd_common.data.virtual_point_files import VirtualPointFolder
 
 SplitName = Literal["train", "val"]
 
@@ -54,5 +56,38 @@ class Dataset(Protocol):
 
         Raises:
             UserError: If the disk lacks something that is needed.
+        """
+        ...
+
+
+@runtime_checkable
+class PartlyLiftedSource(Protocol):
+    """A source that may read sweeps without the virtual points that a detector asks for.
+
+    Attributes:
+        unlifted: Names of such sweeps.
+    """
+
+    unlifted: frozenset[str]
+
+
+@runtime_checkable
+class VirtualPointDataset(Protocol):
+    """A data set whose sweeps can have virtual points.
+
+    Attributes:
+        virtual_points: Where they lie, once they are made.
+    """
+
+    virtual_points: VirtualPointFolder
+
+    def make_virtual_points(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Make those that can be made without asking, and that are not there.
+
+        Args:
+            progress: Called with the sweeps done and all sweeps.
+
+        Raises:
+            UserError: If they must be made by the user first.
         """
         ...

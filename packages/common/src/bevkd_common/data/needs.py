@@ -61,7 +61,7 @@ class DataNeeds:
         history: Earlier frames, or none.
         depth: Depths of the key frame's LiDAR points in the images, for depth supervision.
         can_bus: Pose and motion of the ego, at the key frames of the queue.
-        virtual_points: Points lifted from instance masks (MVP).
+        virtual_points: The cloud of the sweeps painted with instance masks, and points lifted from them (MVP).
     """
 
     cameras: bool = False

@@ -26,7 +26,16 @@ from bevkd_common.data.index_file import made_paths
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.object_bank import ObjectBank, Paster, cut_out, join, open_bank
 from bevkd_common.data.samples import Cameras, DepthHits, EgoMotion, History, Sample
-from bevkd_common.data.sensor_files import Points, SensorFiles
+from bevkd_common.data.sensor_files import SWEEP_COLUMNS, Points, SensorFiles
+from bevkd_common.data.virtual_point_files import VirtualPointFolder
+from bevkd_common.data.virtual_points import (
+    PAINTED_FEATURES,
+    RAW,
+    TAG,
+    nothing_lifted,
+    painted_cloud,
+    plain_points,
+)
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes, points_in_boxes
 from bevkd_common.geometry.cameras import ImageAug, apply_image_aug
@@ -44,7 +53,8 @@ _log = logging.getLogger(__name__)
 class NuScenesSource:
     """Key frames `rows` of an index; see `bevkd_common.data.dataset.SampleSource`.
 
-    `motion` is that of the ego by key frame of the index, see `bevkd_common.data.can_bus`.
+    `motion` is that of the ego by key frame of the index, see `bevkd_common.data.can_bus`. `virtual_points` must be
+    given where they are needed; `unlifted` names the previous sweeps that are read without them.
     """
 
     index: NuScenesIndex
@@ -54,6 +64,8 @@ class NuScenesSource:
     needs: DataNeeds
     motion: Floats | None = None
     paster: Paster | None = None
+    virtual_points: VirtualPointFolder | None = None
+    unlifted: frozenset[str] = frozenset()
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
@@ -95,11 +107,16 @@ class NuScenesSource:
             "point_range": list(self.reading.point_range),
             "min_points": config.min_points,
         }
+        if self._virtual is not None:
+            about["virtual_points"] = self._virtual.manifest.settings_hash
         place = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
         bank = open_bank(
             made_paths(self.index.root, self.index.version, f"objects-{place}"),
             about,
-            lambda: join(self._cut_out(config.min_points, workers, progress)),
+            lambda: join(
+                self._cut_out(config.min_points, workers, progress),
+                SWEEP_COLUMNS if self._virtual is None else PAINTED_FEATURES,
+            ),
         )
         wanted = {classes.index(name): count for name, count in config.counts.items()}
         return replace(self, paster=Paster.of(bank, wanted))
@@ -123,10 +140,12 @@ class NuScenesSource:
             _log.warning("objects to paste: %d of %d key frames are damaged and were skipped", skipped, len(self))
 
     def objects(self, index: int, least: int) -> ObjectBank:
-        """The objects of one key frame with at least `least` points, for a bank."""
+        """The objects of one key frame with at least `least` points as measured, for a bank."""
         row = int(self.rows[index])
-        points = self._points(row, np.zeros(0, dtype=np.int64), torch.eye(4, dtype=torch.float64), None)
-        return cut_out(points.numpy(), *self._annotated(row), least)
+        aug_T_lidar, columns = torch.eye(4, dtype=torch.float64), self._choose_sweeps(row, None)
+        cloud = self._cloud(row, columns, aug_T_lidar, painted=self._virtual is not None)
+        measured = None if self._virtual is None else cloud[:, TAG] == RAW
+        return cut_out(cloud, *self._annotated(row), least, measured)
 
     def endless(self, needs: DataNeeds) -> str | None:
         """See `RepeatingSource`: mirrors repeat, and nothing else that is drawn."""
@@ -177,6 +196,8 @@ class NuScenesSource:
             [] if self.needs.history is None else earlier_frames(self.index, row, self.needs.history, history_rng)
         )
         augs = self._draw_images(own, image_rng)
+        cameras = self._cameras(own, augs, aug_T_lidar) if self.needs.cameras else None
+        points, painted = self._clouds(row, pasted, aug_T_lidar, lidar_rng)
         key_frames = self.index.key_frames
         return Sample(
             token=key_frames.token[row].decode(),
@@ -184,13 +205,14 @@ class NuScenesSource:
             timestamp=int(key_frames.timestamp[row]),
             boxes=boxes,
             labels=torch.from_numpy(labels)[kept],
-            cameras=self._cameras(own, augs, aug_T_lidar) if self.needs.cameras else None,
-            points=self._points(row, pasted, aug_T_lidar, lidar_rng) if self.needs.sweeps else None,
+            cameras=cameras,
+            points=points,
             aug_T_lidar=aug_T_lidar.float(),
             global_T_lidar=torch.tensor(key_frames.global_T_lidar[row]),
             history=self._history(earlier, augs, aug_T_lidar) if self.needs.cameras and earlier else None,
             ego=self._ego(row, earlier) if self.needs.can_bus else None,
             depth=self._depth(row, own, augs) if self.needs.depth else None,
+            painted=painted,
             view=f"{key_frames.token[row].decode()} {aug_T_lidar.flatten().tolist()}",
         )
 
@@ -258,28 +280,63 @@ class NuScenesSource:
         points = self.files.sweep(self.index.sweeps.path[row, 0].decode())
         return depth_hits(torch.from_numpy(points[:, :3].astype(np.float64)), frame, augs)
 
-    def _points(self, row: int, pasted: Ints, aug_T_lidar: Tensor, rng: np.random.Generator | None) -> Tensor:
+    @property
+    def _virtual(self) -> VirtualPointFolder | None:
+        return self.virtual_points if self.needs.virtual_points else None
+
+    def _clouds(
+        self, row: int, pasted: Ints, aug_T_lidar: Tensor, rng: np.random.Generator | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The points as measured, and painted with what their sweeps' images showed, where they are needed."""
+        if not self.needs.sweeps:
+            return None, None
+        columns = self._choose_sweeps(row, rng)
+        points = self._filled(row, columns, pasted, aug_T_lidar, rng, painted=False)
+        if not self.needs.virtual_points:
+            return points, None
+        return points, self._filled(row, columns, pasted, aug_T_lidar, rng, painted=True)
+
+    def _filled(
+        self,
+        row: int,
+        columns: Sequence[int],
+        pasted: Ints,
+        aug_T_lidar: Tensor,
+        rng: np.random.Generator | None,
+        *,
+        painted: bool,
+    ) -> Tensor:
+        cloud = self._cloud(row, columns, aug_T_lidar, painted=painted)
+        if len(pasted):
+            cloud = self._paste(cloud, pasted, aug_T_lidar)
+        # Voxels keep their first points only, so training must not favour the newest sweep; evaluation must repeat.
+        return torch.from_numpy(cloud if rng is None else cloud[rng.permutation(len(cloud))])
+
+    def _cloud(self, row: int, columns: Sequence[int], aug_T_lidar: Tensor, *, painted: bool) -> Points:
+        """Points of some sweeps in range, in the augmented axes of the key frame."""
         sweeps = self.index.sweeps
         aug_T_sweep = (aug_T_lidar @ torch.tensor(sweeps.lidar_T_sweep[row])).numpy().astype(np.float32)
         lags = (sweeps.timestamp[row, 0] - sweeps.timestamp[row]) * 1e-6
         clouds = []
-        for place, column in enumerate(self._choose_sweeps(row, rng)):
-            stored = self.files.sweep(sweeps.path[row, column].decode())
+        for place, column in enumerate(columns):
+            name = sweeps.path[row, column].decode()
+            stored = self._painted_sweep(name) if painted else self.files.sweep(name)
             xyz = _moved(aug_T_sweep[column], stored[:, :3])
             keep = _inside(xyz, self.reading.point_range)
             if place:
                 keep &= (np.abs(stored[:, :2]) >= CLOSE).any(axis=1)
             kept = np.flatnonzero(keep)
-            cloud = np.empty((len(kept), 5), dtype=np.float32)
+            cloud = stored[kept]
             cloud[:, :3] = xyz.T[kept]
-            cloud[:, 3] = stored[kept, 3]
-            cloud[:, 4] = lags[column]
+            # In place of the ring, or of what a painted sweep leaves open.
+            cloud[:, -1] = lags[column]
             clouds.append(cloud)
-        points = np.concatenate(clouds)
-        if len(pasted):
-            points = self._paste(points, pasted, aug_T_lidar)
-        # Voxels keep their first points only, so training must not favour the newest sweep; evaluation must repeat.
-        return torch.from_numpy(points if rng is None else points[rng.permutation(len(points))])
+        return np.concatenate(clouds)
+
+    def _painted_sweep(self, name: str) -> Points:
+        assert self.virtual_points is not None
+        made = nothing_lifted() if name in self.unlifted else self.virtual_points.read(name)
+        return painted_cloud(self.files.sweep(name), made)
 
     def _paste(self, points: Points, rows: Ints, aug_T_lidar: Tensor) -> Points:
         """Objects of the bank in place of what lies in their boxes."""
@@ -287,6 +344,8 @@ class NuScenesSource:
         boxes = Boxes(torch.from_numpy(self.paster.bank.boxes[rows])).transform(aug_T_lidar).to(torch.float32)
         covered = points_in_boxes(torch.from_numpy(points[:, :3]), boxes).any(dim=0).numpy()
         new = self.paster.bank.points_of(rows)
+        # A bank of painted objects serves both clouds.
+        new = new if new.shape[1] == points.shape[1] else plain_points(new)
         new[:, :3] = _moved(aug_T_lidar.numpy().astype(np.float32), new[:, :3]).T
         return np.concatenate([new[_inside(new[:, :3].T, self.reading.point_range)], points[~covered]])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from bevkd_common.data.array_file import ArrayFileError, keep_arrays, map_arrays
@@ -22,7 +23,7 @@ _log = logging.getLogger(__name__)
 FORMAT = 1
 """Raise it when what is cut out changes; older files are then made anew."""
 
-NO_POINTS: Points = np.zeros((0, 5), np.float32)
+Booleans = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class ObjectBank:
         boxes: [K, 9], as in `Boxes`.
         label: [K].
         offset: [K + 1]; object k has the points `offset[k]` to `offset[k + 1]`.
-        points: [Q, 5] float32 x, y, z in the same axes, intensity as stored, seconds before the key frame.
+        points: [Q, F] float32 x, y, z in the same axes, then what the cloud has that they were cut out of.
     """
 
     boxes: Floats
@@ -44,29 +45,32 @@ class ObjectBank:
     def points_of(self, rows: Ints) -> Points:
         """The points of some objects, one after the other."""
         parts = [self.points[self.offset[row] : self.offset[row + 1]] for row in rows]
-        return np.concatenate([NO_POINTS, *parts])
+        return np.concatenate([self.points[:0], *parts])
 
 
-def cut_out(points: Points, boxes: Floats, labels: Ints, least: int) -> ObjectBank:
+def cut_out(points: Points, boxes: Floats, labels: Ints, least: int, counted: Booleans | None = None) -> ObjectBank:
     """The objects of one key frame that hold at least `least` points.
 
     Args:
-        points: [P, 5] of the key frame and its sweeps, in its LiDAR axes.
+        points: [P, F] of the key frame and its sweeps, in its LiDAR axes.
         boxes: [M, 9] in the same axes.
         labels: [M].
         least: Points.
+        counted: [P] which points count for `least`; the others are cut out with them. None counts all.
     """
     inside = points_in_boxes(torch.from_numpy(points[:, :3]), Boxes(torch.from_numpy(boxes).float())).numpy()
-    kept = np.flatnonzero(inside.sum(axis=1) >= least)
+    enough = inside if counted is None else inside & counted
+    kept = np.flatnonzero(enough.sum(axis=1) >= least)
     parts = [points[inside[row]] for row in kept]
     offset = np.cumsum([0, *map(len, parts)])
-    return ObjectBank(boxes[kept], labels[kept], offset, np.concatenate([NO_POINTS, *parts]))
+    return ObjectBank(boxes[kept], labels[kept], offset, np.concatenate([points[:0], *parts]))
 
 
-def join(banks: Iterable[ObjectBank]) -> ObjectBank:
-    """All objects of some banks in their order."""
+def join(banks: Iterable[ObjectBank], features: int) -> ObjectBank:
+    """All objects of some banks in their order; their points have `features` columns."""
+    no_points = np.zeros((0, features), np.float32)
     parts = [
-        ObjectBank(np.zeros((0, BOX_CHANNELS)), np.zeros(0, np.int64), np.zeros(1, np.int64), NO_POINTS),
+        ObjectBank(np.zeros((0, BOX_CHANNELS)), np.zeros(0, np.int64), np.zeros(1, np.int64), no_points),
         *banks,
     ]
     sizes = np.concatenate([np.diff(part.offset) for part in parts])

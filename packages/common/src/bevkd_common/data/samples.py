@@ -146,6 +146,8 @@ class Sample:
         history: Other frames, or None where nobody needs them.
         ego: The ego's motion, or None.
         depth: Depths in the images, or None.
+        painted: [P', 17] float32, the same points and those that instance masks add, see
+            `bevkd_common.data.virtual_points.painted_cloud`; or None.
         view: Name of this view of the sample, where its augmentation is one of few; equal names, equal views.
         skipped: What was wrong with each damaged sample in whose place this one stands.
     """
@@ -162,6 +164,7 @@ class Sample:
     history: History | None = None
     ego: EgoMotion | None = None
     depth: DepthHits | None = None
+    painted: Tensor | None = None
     view: str | None = None
     skipped: tuple[str, ...] = ()
 
@@ -183,6 +186,8 @@ class Batch:
         history: See `History`.
         ego: See `EgoMotion`.
         depth: See `DepthHits`.
+        painted: [P', 17] float32, all samples one after the other, see `Sample`.
+        painted_counts: B numbers of points of `painted`.
         views: B names, see `Sample.view`.
         skipped: See `Sample`, of all samples.
     """
@@ -199,6 +204,8 @@ class Batch:
     history: History | None = None
     ego: EgoMotion | None = None
     depth: DepthHits | None = None
+    painted: Tensor | None = None
+    painted_counts: tuple[int, ...] = ()
     views: tuple[str | None, ...] = ()
     skipped: tuple[str, ...] = ()
     _voxels: dict[VoxelSpec, Voxels] = field(default_factory=dict, repr=False)
@@ -229,21 +236,25 @@ class Batch:
             history=_moved(self.history, device),
             ego=_moved(self.ego, device),
             depth=_moved(self.depth, device),
+            painted=self.painted.to(device, non_blocking=True) if self.painted is not None else None,
             _voxels={},
         )
 
     def voxels(self, spec: VoxelSpec) -> Voxels:
-        """The points of the batch as voxels; computed once a spec, so that teacher and student rows correspond.
+        """A cloud of the batch as voxels; computed once a spec, so that teacher and student rows correspond.
 
         Raises:
-            ValueError: If the batch was loaded without points.
+            ValueError: If the batch was loaded without the cloud.
         """
         from bevkd_common.ops.voxelize import voxelize
 
-        if self.points is None:
-            raise ValueError("voxels of a batch without points: the detector's `needs` must ask for sweeps")
+        plain = spec.cloud == "points"
+        points, counts = (self.points, self.point_counts) if plain else (self.painted, self.painted_counts)
+        if points is None:
+            asked = "sweeps" if plain else "virtual points"
+            raise ValueError(f"voxels of a batch without {asked}: the detector's `needs` must ask for them")
         if spec not in self._voxels:
-            self._voxels[spec] = voxelize(self.points, self.point_counts, spec)
+            self._voxels[spec] = voxelize(points, counts, spec)
         return self._voxels[spec]
 
 
@@ -256,6 +267,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         boxes[row, : len(sample.boxes)] = sample.boxes.tensor
         labels[row, : len(sample.boxes)] = sample.labels
     points = [sample.points for sample in samples if sample.points is not None]
+    painted = [sample.painted for sample in samples if sample.painted is not None]
     return Batch(
         tokens=tuple(sample.token for sample in samples),
         scenes=tuple(sample.scene for sample in samples),
@@ -269,6 +281,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         history=_collated([sample.history for sample in samples]),
         ego=_collated([sample.ego for sample in samples]),
         depth=_all_hits(samples),
+        painted=torch.cat(painted) if painted else None,
+        painted_counts=tuple(len(cloud) for cloud in painted),
         views=tuple(sample.view for sample in samples),
         skipped=tuple(message for sample in samples for message in sample.skipped),
     )

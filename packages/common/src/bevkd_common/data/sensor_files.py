@@ -85,7 +85,7 @@ class SensorFiles:
 
 
 def check_files(root: Path, names: Iterable[str], otherwise: str = "") -> None:
-    """See that files exist; lists folders rather than asking for every file.
+    """See that files exist.
 
     Args:
         root: Folder to which the names are relative.
@@ -95,6 +95,23 @@ def check_files(root: Path, names: Iterable[str], otherwise: str = "") -> None:
     Raises:
         UserError: If one is missing, or a folder cannot be listed.
     """
+    if missing := missing_files(root, names):
+        raise UserError(
+            f"{len(missing)} files that the tables name are missing under {root}, such as {missing[0]}; "
+            f"unpack the archives again{f', {otherwise}' if otherwise else ''}"
+        )
+
+
+def missing_files(root: Path, names: Iterable[str]) -> list[str]:
+    """Which files do not exist; lists folders rather than asking for every file.
+
+    Args:
+        root: Folder to which the names are relative.
+        names: With forward slashes.
+
+    Raises:
+        UserError: If a folder cannot be listed.
+    """
     listed: dict[str, set[str]] = {}
     missing = []
     for name in names:
@@ -103,11 +120,7 @@ def check_files(root: Path, names: Iterable[str], otherwise: str = "") -> None:
             listed[folder] = _listing(root / folder)
         if file not in listed[folder]:
             missing.append(name)
-    if missing:
-        raise UserError(
-            f"{len(missing)} files that the tables name are missing under {root}, such as {missing[0]}; "
-            f"unpack the archives again{f', {otherwise}' if otherwise else ''}"
-        )
+    return missing
 
 
 def _listing(folder: Path) -> set[str]:

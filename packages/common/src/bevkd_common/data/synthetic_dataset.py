@@ -11,6 +11,9 @@ from bevkd_common.config.datasets import SyntheticConfig
 from bevkd_common.data.index_file import open_index
 from bevkd_common.data.nuscenes import NuScenesDataset
 from bevkd_common.data.synthetic.generate import TRAIN_SPLIT, VAL_SPLIT, VERSION, ensure_world
+from bevkd_common.data.synthetic_masks import SyntheticMasks
+from bevkd_common.data.virtual_point_files import VirtualPointFolder, manifest_of
+from bevkd_common.data.virtual_point_makers import FromMasks
 
 
 def build(
@@ -29,9 +32,12 @@ def build(
     folder = ensure_world(config.world, root, workers=os.cpu_count() or 1, progress=progress)
     content = json.loads((folder / "world.json").read_text())["content_hash"]
     world = config.world
+    index = open_index(folder, VERSION)
+    maker = FromMasks(index, SyntheticMasks(folder, VERSION, config.virtual_points))
+    place = f"virtual_points/{manifest_of(maker, index).settings_hash[:16]}"
     return NuScenesDataset(
         name=config.kind,
-        index=open_index(folder, VERSION),
+        index=index,
         reading=config,
         splits={"train": TRAIN_SPLIT, "val": VAL_SPLIT},
         description=(
@@ -39,6 +45,8 @@ def build(
             f"{world.val_scenes} to evaluate, each of {world.keyframes_per_scene} key frames, "
             f"generated from seed {world.seed}."
         ),
+        virtual_points=VirtualPointFolder(folder / place),
+        maker=maker,
         content=content,
         synthetic=True,
     )

@@ -9,6 +9,7 @@ import torch
 
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, installed, load
+from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset, SplitName
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.errors import UserError
@@ -35,6 +36,11 @@ def dataset_spec(config: Config) -> DatasetSpec:
 def method_spec(config: Config) -> MethodSpec:
     """The plug-in behind a method's configuration."""
     return installed(MethodSpec).of(config)
+
+
+def reads_virtual_points(recipe: Recipe) -> bool:
+    """Whether one of its detectors does."""
+    return any(detector_spec(config).virtual_points(config) for config in (recipe.teacher, recipe.student))
 
 
 def build_detector(config: Config, classes: tuple[str, ...], *, seed: int) -> DetectorModule:

@@ -16,8 +16,9 @@ from torch import nn
 from bevkd_common.config.model import Config
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.training import TrainingConfig
-from bevkd_common.data.dataset import Dataset, SampleSource
+from bevkd_common.data.dataset import Dataset, PartlyLiftedSource, SampleSource, VirtualPointDataset
 from bevkd_common.data.loader import PastableSource, calibration_batches
+from bevkd_common.data.needs import DataNeeds
 from bevkd_common.engine.checkpoint import (
     Checkpoint,
     load_weights,
@@ -126,7 +127,11 @@ class Laboratory:
         """What determines any training of a detector on this data; `modules` are used beside the usual ones."""
         used = ["bevkd_common.engine.train", _module(dataset_spec(self.recipe.dataset).build)]
         used += [_module(detector_spec(detector).build), *modules]
+        extras = {}
+        if detector_spec(detector).virtual_points(detector) and isinstance(self.dataset, VirtualPointDataset):
+            extras["virtual_points"] = self.dataset.virtual_points.manifest.settings_hash
         return {
+            **extras,
             "detector": _dump(detector),
             "training": _dump(training),
             "dataset": _dump(self.recipe.dataset),
@@ -208,6 +213,8 @@ class Laboratory:
         }
         if trained.skipped:
             record["skipped"] = trained.skipped
+        if unlifted := self._unlifted(self._needs(task)):
+            record["unlifted"] = unlifted
         if self.accelerator.is_main_process:
             stage.finish_training(record)
         self.accelerator.wait_for_everyone()
@@ -223,6 +230,13 @@ class Laboratory:
             return source.pasting(
                 training.paste, self.dataset.classes, workers=training.workers, progress=bar.update
             )
+
+    def _unlifted(self, needs: DataNeeds) -> int:
+        """Sweeps of both splits that are read without virtual points."""
+        if not needs.virtual_points:
+            return 0
+        sources = [self.dataset.source("train", needs), self.dataset.source("val", needs.at_test)]
+        return sum(len(source.unlifted) for source in sources if isinstance(source, PartlyLiftedSource))
 
     def adopt(self, arm: Arm, stage: Stage, checkpoint: Path) -> dict[str, Any]:
         """Take a teacher's weights from a file instead of training it.
@@ -395,7 +409,7 @@ class Laboratory:
         return self.recipe.selects.teacher, self.recipe.selects.student
 
     @staticmethod
-    def _needs(task: Task) -> Any:
+    def _needs(task: Task) -> DataNeeds:
         if isinstance(task, DistillationTask):
             return task.teacher.detector.needs | task.detector.needs
         if isinstance(task, PretrainingTask):

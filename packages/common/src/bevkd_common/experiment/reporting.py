@@ -14,6 +14,7 @@ from bevkd_common.config.loading import diff, dump
 from bevkd_common.config.plugins import load
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.recipes import catalogue
+from bevkd_common.data.dataset import Dataset, VirtualPointDataset
 from bevkd_common.data.samples import Batch, collate
 from bevkd_common.distill.method import Panel
 from bevkd_common.engine.checkpoint import read_json
@@ -23,7 +24,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.evaluation.results import Results
 from bevkd_common.experiment.arms import Arm
-from bevkd_common.experiment.build import build_evaluator, build_pretraining, method_spec
+from bevkd_common.experiment.build import build_evaluator, build_pretraining, method_spec, reads_virtual_points
 from bevkd_common.experiment.finished import FinishedRun, open_run
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
@@ -56,7 +57,7 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
         run=folder.path.name,
         method=spec.title,
         paper=spec.paper,
-        dataset=lab.dataset.description,
+        dataset=_data_sentence(run.recipe, lab.dataset),
         synthetic=lab.dataset.synthetic,
         classes=lab.dataset.classes,
         arms=arms,
@@ -69,6 +70,12 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
         scenes=scenes,
         bootstrap=run.recipe.evaluation.bootstrap,
     )
+
+
+def _data_sentence(recipe: Recipe, dataset: Dataset) -> str:
+    if isinstance(dataset, VirtualPointDataset) and reads_virtual_points(recipe):
+        return f"{dataset.description} {dataset.virtual_points.manifest.sentence}"
+    return dataset.description
 
 
 def _departures(recipe: Recipe, classes: tuple[str, ...]) -> list[str]:
@@ -134,6 +141,7 @@ def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.Arm:
             seconds=trained["seconds"],
             run_id=path.name,
             skipped=trained.get("skipped", 0),
+            unlifted=trained.get("unlifted", 0),
         )
         parameters = trained["parameters"]
     return inputs.Arm(arm.name, arm.title, arm.role, arm.summary, parameters, runs)
@@ -146,6 +154,8 @@ def _warnings(arms: list[inputs.Arm], evaluator: Evaluator) -> list[str]:
             found += [f"{arm.title}, seed {seed}: {finding}" for finding in evaluator.findings(run.results)]
             if run.skipped:
                 found.append(f"{arm.title}, seed {seed}: {run.skipped} damaged samples were skipped in training.")
+            if run.unlifted:
+                found.append(f"{arm.title}, seed {seed}: {run.unlifted} sweeps were read without virtual points.")
     return found
 
 

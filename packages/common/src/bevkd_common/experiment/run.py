@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from bevkd_common.config.loading import dump
 from bevkd_common.config.plugins import MethodSpec, installed
 from bevkd_common.config.recipe import Recipe
-from bevkd_common.data.dataset import Dataset
+from bevkd_common.data.dataset import Dataset, VirtualPointDataset
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.trackers import check_trackers
 from bevkd_common.errors import UserError
@@ -25,7 +25,7 @@ from bevkd_common.experiment.arms import (
     fixed_length,
     teacher_arm,
 )
-from bevkd_common.experiment.build import build_dataset, method_spec
+from bevkd_common.experiment.build import build_dataset, method_spec, reads_virtual_points
 from bevkd_common.experiment.laboratory import Laboratory, Scores
 from bevkd_common.experiment.plan import plan_lines
 from bevkd_common.experiment.record import CONFIG, RunFolder, environment
@@ -170,8 +170,15 @@ def student_arms(recipe: Recipe, request: Request) -> list[Arm]:
 
 
 def open_dataset(recipe: Recipe, seed: int, *, data_root: Path | None, runs: Path, reporter: Reporter) -> Dataset:
-    """The data of one experiment seed; a made world takes the recipe's world seed at the same position."""
-    return build_dataset(recipe.dataset_for(seed), data_root=data_root, runs=runs, reporter=reporter)
+    """The data of one experiment seed; a made world takes the recipe's world seed at the same position.
+
+    Virtual points are made with it where a detector of the recipe reads them and the data set can make them.
+    """
+    dataset = build_dataset(recipe.dataset_for(seed), data_root=data_root, runs=runs, reporter=reporter)
+    if isinstance(dataset, VirtualPointDataset) and reads_virtual_points(recipe):
+        with reporter.bar("virtual points", 1) as bar:
+            dataset.make_virtual_points(bar.update)
+    return dataset
 
 
 def run_seed(lab: Laboratory, recipe: Recipe, arms: Sequence[Arm]) -> Iterator[tuple[str, Stage]]:

@@ -14,6 +14,8 @@ from bevkd_common.config.centerpoint import CenterPointConfig
 from bevkd_common.config.centerpoint import describe as describe_centerpoint
 from bevkd_common.config.lidarformer import LidarFormerConfig
 from bevkd_common.config.lidarformer import describe as describe_lidarformer
+from bevkd_common.config.mvp import MvpConfig
+from bevkd_common.config.mvp import describe as describe_mvp
 from bevkd_common.config.plugins import DetectorSpec
 
 CENTERPOINT = DetectorSpec(
@@ -29,6 +31,14 @@ LIDARFORMER = DetectorSpec(
     build="bevkd_common.models.detectors.lidarformer:build",
     summary="LidarFormer over LiDAR points: SECOND, ground queries, BEVFormer's decoder.",
     describe=describe_lidarformer,
+)
+MVP = DetectorSpec(
+    kind="mvp",
+    config=MvpConfig,
+    build="bevkd_common.models.detectors.mvp:build",
+    summary="MVP: CenterPoint over pillars of LiDAR points and virtual ones that cameras add.",
+    describe=describe_mvp,
+    virtual_points=lambda config: True,
 )
 BEVDET = DetectorSpec(
     kind="bevdet",

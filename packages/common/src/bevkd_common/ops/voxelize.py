@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class VoxelSpec:
         size: Edges of a voxel along x, y, z in metres.
         max_points: Points kept in a voxel, the first ones; None keeps all.
         max_voxels: Voxels kept in a sample, the first ones; None keeps all.
+        cloud: Which cloud of a batch: `Batch.points`, or `Batch.painted`.
     """
 
     range_min: Triple
@@ -27,6 +29,7 @@ class VoxelSpec:
     size: Triple
     max_points: int | None = None
     max_voxels: int | None = None
+    cloud: Literal["points", "painted"] = "points"
 
     @property
     def cells(self) -> tuple[int, int, int]:

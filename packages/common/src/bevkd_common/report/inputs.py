@@ -31,6 +31,7 @@ class ArmRun:
         seconds: Wall-clock time of the training.
         run_id: Name of the stage folder; a number without one is not printed.
         skipped: Damaged samples in whose place another was trained on.
+        unlifted: Sweeps that were read without the virtual points that a detector asks for.
     """
 
     results: Results
@@ -41,6 +42,7 @@ class ArmRun:
     seconds: float
     run_id: str
     skipped: int = 0
+    unlifted: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ class CenterPoint(nn.Module):
 
     Args:
         spec: How points become pillars.
-        sweeps: LiDAR sweeps in all.
+        needs: The cloud that `spec` names.
         pillars: Features of a pillar.
         backbone: Stages over the canvas.
         neck: The stages at one resolution.
@@ -45,7 +45,7 @@ class CenterPoint(nn.Module):
         self,
         *,
         spec: VoxelSpec,
-        sweeps: int,
+        needs: DataNeeds,
         pillars: PillarFeatureNet,
         backbone: Second,
         neck: SecondFPN,
@@ -54,7 +54,7 @@ class CenterPoint(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.needs = DataNeeds(sweeps=sweeps)
+        self.needs = needs
         self.taps = taps
         self.pillars = pillars
         self.backbone = backbone
@@ -95,8 +95,19 @@ class CenterPoint(nn.Module):
         return self.head.decode(outputs.head)
 
 
-def build(config: CenterPointConfig, classes: tuple[str, ...]) -> CenterPoint:
+def build(
+    config: CenterPointConfig,
+    classes: tuple[str, ...],
+    needs: DataNeeds | None = None,
+    point_features: int = POINT_FEATURES,
+) -> CenterPoint:
     """Unpack a configuration.
+
+    Args:
+        config: Sizes.
+        classes: Of the data set.
+        needs: Where they are more than the points of the sweeps.
+        point_features: Numbers that a point comes with.
 
     Raises:
         UserError: If the tasks of the head do not fit the classes of the data set.
@@ -107,12 +118,14 @@ def build(config: CenterPointConfig, classes: tuple[str, ...]) -> CenterPoint:
     def grid(stride: float) -> Grid:
         return Grid(x0, y0, config.pillar * stride, round(nx / stride), round(ny / stride))
 
+    needs = needs or DataNeeds(sweeps=config.sweeps)
     spec = VoxelSpec(
         range_min=(x0, y0, z0),
         range_max=(x1, y1, z1),
         size=(config.pillar, config.pillar, z1 - z0),
         max_points=config.max_points,
         max_voxels=config.max_pillars,
+        cloud="painted" if needs.virtual_points else "points",
     )
     head = build_center_head(config.head, sum(config.neck_channels), grid(config.head_stride), classes)
     taps: dict[str, TapSpec] = {"bev_in": BevMap(config.pillar_channels, grid(1), "relu")}
@@ -123,9 +136,9 @@ def build(config: CenterPointConfig, classes: tuple[str, ...]) -> CenterPoint:
     taps["head"] = head.maps
     return CenterPoint(
         spec=spec,
-        sweeps=config.sweeps,
+        needs=needs,
         pillars=PillarFeatureNet(
-            spec, POINT_FEATURES, config.pillar_channels, config.point_scales, config.norm_momentum
+            spec, point_features, config.pillar_channels, config.point_scales, config.norm_momentum
         ),
         backbone=Second(
             config.pillar_channels,

@@ -1,0 +1,88 @@
+"""An experiment whose teacher reads virtual points, on a world of three scenes."""
+
+from types import SimpleNamespace
+
+import pytest
+from bevkd_common.config.loading import load_recipe
+from bevkd_common.config.recipes import recipe_path
+from bevkd_common.data.virtual_point_files import VirtualPointFolder
+from bevkd_common.experiment.arms import baseline_arm, teacher_arm
+from bevkd_common.experiment.build import reads_virtual_points
+from bevkd_common.experiment.laboratory import Laboratory
+from bevkd_common.experiment.reporting import _data_sentence
+from bevkd_common.experiment.run import open_dataset
+
+SMALL = (
+    "dataset.world.train_scenes=2",
+    "dataset.world.val_scenes=1",
+    "dataset.world.lidar_rate=4.0",
+    "dataset.world.lidar_azimuths=180",
+    "teacher_training.steps=1",
+    "teacher_training.batch=1",
+    "teacher.sweeps=2",
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def open_lab(runs, tmp_path, reporter, accelerator):
+    def make(name="mvp-bevdet.synthetic", *overrides):
+        recipe = load_recipe(recipe_path(f"distillbev/{name}"), (*SMALL, *overrides))
+        dataset = open_dataset(recipe, 0, data_root=runs, runs=runs, reporter=reporter)
+        return Laboratory(recipe, dataset, seed=0, root=tmp_path, reporter=reporter, accelerator=accelerator)
+
+    return make
+
+
+def test_points_are_made_on_first_need_and_stated(open_lab):
+    plain = open_lab("centerpoint-bevdet.synthetic")
+    assert not plain.dataset.virtual_points.path.exists()
+    assert _data_sentence(plain.recipe, plain.dataset) == plain.dataset.description
+    lab = open_lab()
+    sweeps = len(list(lab.dataset.index.root.glob("s*s/LIDAR_TOP/*.bin")))
+    assert len(list(lab.dataset.virtual_points.path.rglob("*.safetensors"))) == sweeps > 6
+    said = _data_sentence(lab.recipe, lab.dataset)
+    assert said.startswith(
+        lab.dataset.description + " Virtual points from masks of the synthetic world, 14% missed"
+    )
+    assert (reads_virtual_points(lab.recipe), reads_virtual_points(plain.recipe)) == (True, False)
+
+
+def test_other_errors_are_another_teacher(open_lab):
+    one, other = open_lab(), open_lab("mvp-bevdet.synthetic", "dataset.virtual_points.miss=0.5")
+    assert one.dataset.virtual_points.path != other.dataset.virtual_points.path
+    stages = [lab.stage(teacher_arm(lab.recipe), None) for lab in (one, other)]
+    assert stages[0].fingerprint != stages[1].fingerprint
+    made = [stage.inputs["virtual_points"] for stage in stages]
+    assert len(set(made)) == 2
+    # A student that sees cameras alone does not care.
+    assert "virtual_points" not in one.stage(baseline_arm(one.recipe), None).inputs
+
+
+def test_a_manifest_determines_the_teacher_where_the_configuration_does_not(open_lab):
+    lab = open_lab()
+    stages = []
+    for content in ("a", "b"):
+        folder = SimpleNamespace(manifest=SimpleNamespace(settings_hash=content))
+        lab.dataset = SimpleNamespace(
+            fingerprint="data", virtual_points=folder, make_virtual_points=print, classes=lab.dataset.classes
+        )
+        stages.append(lab.stage(teacher_arm(lab.recipe), None).fingerprint)
+    assert len(set(stages)) == 2
+
+
+def test_a_teacher_trains_and_sweeps_without_points_are_counted(open_lab):
+    lab = open_lab("mvp-bevdet.synthetic", "dataset.allow_missing_sweeps=true", "dataset.virtual_points.miss=0.3")
+    folder: VirtualPointFolder = lab.dataset.virtual_points
+    lacking = sorted((folder.path / "sweeps").rglob("*.safetensors"))[:2]
+    for path in lacking:
+        path.unlink()
+    arm = teacher_arm(lab.recipe)
+    stage = lab.stage(arm, None)
+    record = lab.train(arm, stage, None)
+    assert (record["steps"], record["unlifted"]) == (1, 2)
+    assert stage.trained["unlifted"] == 2

@@ -1,0 +1,162 @@
+"""MVP: the readers of painted clouds and the detector on them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from bevkd_common.config.mvp import MvpConfig
+from bevkd_common.config.plugins import DetectorSpec, installed, load
+from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.samples import Batch
+from bevkd_common.data.virtual_points import PAINTED_FEATURES
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.models.detectors.centerpoint import CenterPoint
+from bevkd_common.models.detectors.mvp import build
+from bevkd_common.models.painted_points import VOXEL_FEATURES, PillarReader, mixed_means
+from bevkd_common.models.pillars import PillarFeatureNet
+from bevkd_common.ops.voxelize import VoxelSpec, voxelize
+from pydantic import ValidationError
+
+CLASSES = (
+    "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian",
+    "traffic_cone",
+)  # fmt: skip
+SMALL = {
+    "sweeps": 2,
+    "point_range": (-12.8, -6.4, -5, 12.8, 6.4, 3),
+    "pillar": 0.4,
+    "pillar_channels": 8,
+    "backbone_channels": (8, 8),
+    "backbone_layers": (1, 1),
+    "backbone_strides": (2, 2),
+    "neck_channels": (8, 8),
+    "neck_upsampling": (1, 2),
+    "head": {"channels": 8, "tasks": (CLASSES,), "nms": ({"threshold": 1.0},)},
+}
+SPEC = VoxelSpec((0.0, 0.0, -5.0), (4.0, 4.0, 3.0), (1.0, 1.0, 8.0), cloud="painted")
+
+
+def point(x: float, y: float, tag: float, score: float = 1.0, label: int | None = None, lag: float = 0.0) -> list:
+    """A row of a painted cloud; points as measured have ones in all classes."""
+    classes = [1.0] * 10 if label is None else [float(label == place) for place in range(10)]
+    return [x, y, 0.5, -1.0 if tag == -1 else 40.0, *classes, score, tag, lag]
+
+
+def batch_of(*clouds: list[list]) -> Batch:
+    painted = torch.tensor([row for cloud in clouds for row in cloud])
+    raw = painted[painted[:, 15] == 1]
+    return Batch(
+        tokens=tuple(f"token{i}" for i in range(len(clouds))),
+        scenes=("scene",) * len(clouds),
+        boxes=Boxes(torch.tensor([[[2.0, 1.0, 0.0, 4.0, 2.0, 1.5, 0.3, 1.0, 0.0]]] * len(clouds))),
+        labels=torch.zeros(len(clouds), 1, dtype=torch.int64),
+        cameras=None,
+        points=raw[:, [0, 1, 2, 3, 16]],
+        point_counts=tuple(sum(row[15] == 1 for row in cloud) for cloud in clouds),
+        aug_T_lidar=torch.eye(4).expand(len(clouds), 4, 4),
+        global_T_lidar=torch.eye(4, dtype=torch.float64).expand(len(clouds), 4, 4),
+        painted=painted,
+        painted_counts=tuple(map(len, clouds)),
+    )
+
+
+def test_means_of_a_voxel_with_one_point_of_each_sort():
+    # Hand-computed: scores 0.8 and 0.6 give 0.7, one of two is painted, one of three as measured.
+    cloud = [
+        point(1.2, 2.4, 1, lag=0.1),
+        point(1.2, 2.4, 0, 0.8, label=3, lag=0.1),
+        point(1.6, 2.8, -1, 0.6, label=3, lag=0.3),
+    ]
+    means = mixed_means(voxelize(torch.tensor(cloud), (3,), SPEC))
+    assert means.shape == (1, VOXEL_FEATURES) == (1, 23)
+    one_hot = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    expected = [1.2, 2.4, 0.5, 40, 0.1, 1.4, 2.6, 0.5, 19.5, *one_hot, 0.7, 0.2, 0.5, 1 / 3]
+    torch.testing.assert_close(means[0], torch.tensor(expected))
+
+
+def test_means_of_voxels_that_hold_one_sort_alone():
+    cloud = [point(0.5, 0.5, 1), point(0.7, 0.5, 1), point(2.5, 0.5, -1, 0.5, label=0), point(9.0, 9.0, 1)]
+    means = mixed_means(voxelize(torch.tensor(cloud), (4,), SPEC))
+    assert len(means) == 2
+    torch.testing.assert_close(means[0], torch.tensor([0.6, 0.5, 0.5, 40, 0, *[0.0] * 17, 1]))
+    torch.testing.assert_close(means[1], torch.tensor([*[0.0] * 5, 2.5, 0.5, 0.5, -1, 1, *[0.0] * 9, 0.5, 0, 0, 0]))
+
+
+def test_means_equal_a_loop_over_voxels_and_points():
+    generator = torch.Generator().manual_seed(0)
+    cloud = torch.rand(300, 17, generator=generator, dtype=torch.float64) * 4
+    cloud[:, 15] = torch.randint(-1, 2, (300,), generator=generator).double()
+    voxels = voxelize(cloud, (120, 180), SPEC)
+    means = mixed_means(voxels)
+    for voxel, found in enumerate(means):
+        rows = voxels.points[voxels.voxel == voxel]
+        raw, added = rows[rows[:, 15] == 1], rows[rows[:, 15] != 1]
+        expected = torch.zeros(23, dtype=torch.float64)
+        if len(raw):
+            expected[:5] = torch.stack([row[[0, 1, 2, 3, 16]] for row in raw]).mean(0)
+        if len(added):
+            flags = [torch.cat([row[:15], row[16:], (row[15:16] == 0).double()]) for row in added]
+            expected[5:22] = torch.stack(flags).mean(0)
+        expected[22] = len(raw) / len(rows)
+        torch.testing.assert_close(found, expected)
+    assert len(means) > 20
+
+
+def test_the_reader_puts_painted_points_at_their_cells():
+    torch.manual_seed(0)
+    reader = PillarReader(SPEC, PillarFeatureNet(SPEC, PAINTED_FEATURES, 6)).eval()
+    batch = batch_of([point(3.5, 0.5, -1, 0.5, 2)], [point(0.5, 2.5, 1), point(1.5, 1.5, 0, 0.9, 4)])
+    canvas = reader(batch)
+    assert canvas.shape == (2, 6, 4, 4)
+    assert canvas.any(dim=1).nonzero().tolist() == [[0, 0, 3], [1, 1, 1], [1, 2, 0]]
+    # Class and score are seen, not the place alone.
+    other = reader(batch_of([point(3.5, 0.5, -1, 0.5, 7)], [point(0.5, 2.5, 1), point(1.5, 1.5, 0, 0.2, 4)]))
+    assert (canvas != other).any(dim=1).nonzero().tolist() == [[0, 0, 3], [1, 1, 1]]
+
+
+def test_paper_size_is_centerpoint_with_twelve_more_inputs():
+    model = build(MvpConfig(), CLASSES)
+    assert isinstance(model, CenterPoint)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 5_982_854 + 12 * 64
+    assert model.pillars.linear.weight.shape == (64, 17 + 6)
+    assert model.needs == DataNeeds(sweeps=10, virtual_points=True)
+    assert (model.spec.cloud, model.spec.max_points, model.spec.max_voxels) == ("painted", None, None)
+    assert list(model.taps) == ["bev_in", "bev_block0", "bev_block1", "bev_block2", "bev_neck", "head"]
+    assert model.pillars.scales.tolist() == [1.0] * PAINTED_FEATURES == [1.0] * 17
+
+
+def test_gradients_reach_every_parameter_from_painted_points_alone():
+    torch.manual_seed(0)
+    model = build(MvpConfig(**SMALL), CLASSES)
+    generator = torch.Generator().manual_seed(1)
+    tags = [1.0, 0.0, -1.0]
+    batch = batch_of([point(0, 0, tags[i % 3], 0.1 + 0.1 * (i % 7), i % 10, 0.1 * (i % 2)) for i in range(80)])
+    spread, low = torch.tensor([25.0, 12.0, 7.0]), torch.tensor([-12.5, -6.0, -4.0])
+    batch.painted[:, :3] = torch.rand(80, 3, generator=generator) * spread + low
+    batch = replace(batch, points=None)
+    outputs = model(batch, frozenset({"head"}))
+    terms = model.losses(outputs, model.targets(outputs, batch), batch)
+    sum(term.value * term.weight for term in terms.values()).backward()
+    named = list(model.named_parameters())
+    assert len(named) > 30
+    assert [name for name, parameter in named if parameter.grad is None or not parameter.grad.any()] == []
+    # Each number of a point has a weight that learns.
+    assert (model.pillars.linear.weight.grad.abs().sum(dim=0) > 1e-6).all()
+
+
+def test_the_wrong_number_of_scales_is_refused():
+    with pytest.raises(ValidationError, match="must be 17 numbers, got 5"):
+        MvpConfig(point_scales=(1.0,) * 5)
+
+
+def test_specs_say_which_detectors_read_virtual_points():
+    found = {}
+    for kind, spec in installed(DetectorSpec).found.items():
+        config = spec.config()
+        found[kind] = spec.virtual_points(config)
+        with torch.device("meta"):
+            detector = load(spec.build)(config, CLASSES)
+        assert detector.needs.virtual_points == found[kind]
+    assert found.pop("mvp")
+    assert not any(found.values())
+    assert len(found) >= 4
