@@ -195,3 +195,21 @@ def test_bfloat16_autocast_trains_with_losses_in_float32():
     sum(term.value * term.weight for term in terms.values()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     model.decode(outputs, batch)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_finds_the_same_boxes():
+    model, batch = tiny().eval(), batch_of()
+    here = model(batch, frozenset({"bev_neck", "head"}))
+    targets = model.targets(here, batch)
+    losses = model.losses(here, targets, batch)
+    model, batch = model.cuda(), batch.to("cuda")
+    there = model(batch, frozenset({"bev_neck", "head"}))
+    torch.testing.assert_close(there.taps["bev_neck"].cpu(), here.taps["bev_neck"], rtol=1e-2, atol=1e-2)
+    again = model.targets(there, batch)
+    for ours, theirs in zip(again.matched, targets.matched, strict=True):
+        assert torch.equal(ours.cpu(), theirs)
+    for name, term in model.losses(there, again, batch).items():
+        assert term.value.item() == pytest.approx(losses[name].value.item(), rel=1e-2)
+    assert len(model.decode(there, batch)) == 2
