@@ -77,6 +77,26 @@ class PillarFeatureNet(nn.Module):
         return torch.cat([voxels.points * self.scales, xyz - mean[voxels.voxel], xyz - center[voxels.voxel]], dim=1)
 
 
+class PillarReader(nn.Module):
+    """Pillars on a canvas.
+
+    Args:
+        pillars: What describes a pillar.
+        ny: Cells of the canvas along y.
+        nx: Cells of the canvas along x.
+    """
+
+    def __init__(self, pillars: PillarFeatureNet, ny: int, nx: int) -> None:
+        super().__init__()
+        self.pillars = pillars
+        self.ny = ny
+        self.nx = nx
+
+    def forward(self, voxels: Voxels, batch: int) -> Tensor:
+        """The canvas [B, C, Y, X] of the pillars of `batch` samples, not negative."""
+        return scatter_to_bev(self.pillars(voxels), voxels.coordinates, batch, self.ny, self.nx)
+
+
 def padded_batch_norm(x: Tensor, rows: int, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Batch norm over `x` and as many zero rows as are missing to `rows`.
 

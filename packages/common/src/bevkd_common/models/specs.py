@@ -10,6 +10,8 @@ from bevkd_common.config.bevdet4d import BevDet4dConfig
 from bevkd_common.config.bevdet4d import describe as describe_bevdet4d
 from bevkd_common.config.centerpoint import CenterPointConfig
 from bevkd_common.config.centerpoint import describe as describe_centerpoint
+from bevkd_common.config.centerpoint_voxel import CenterPointVoxelConfig
+from bevkd_common.config.centerpoint_voxel import describe as describe_centerpoint_voxel
 from bevkd_common.config.plugins import DetectorSpec
 
 CENTERPOINT = DetectorSpec(
@@ -18,6 +20,13 @@ CENTERPOINT = DetectorSpec(
     build="bevkd_common.models.detectors.centerpoint:build",
     summary="CenterPoint over LiDAR pillars: SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint,
+)
+CENTERPOINT_VOXEL = DetectorSpec(
+    kind="centerpoint_voxel",
+    config=CenterPointVoxelConfig,
+    build="bevkd_common.models.detectors.centerpoint_voxel:build",
+    summary="CenterPoint over LiDAR voxels: sparse encoder, SECOND, SECONDFPN, centre-point head.",
+    describe=describe_centerpoint_voxel,
 )
 BEVDET = DetectorSpec(
     kind="bevdet",
