@@ -10,6 +10,8 @@ from bevkd_common.config.bevdet4d import BevDet4dConfig
 from bevkd_common.config.bevdet4d import describe as describe_bevdet4d
 from bevkd_common.config.centerpoint import CenterPointConfig
 from bevkd_common.config.centerpoint import describe as describe_centerpoint
+from bevkd_common.config.centerpoint_voxel import CenterPointVoxelConfig
+from bevkd_common.config.centerpoint_voxel import describe as describe_centerpoint_voxel
 from bevkd_common.config.lidarformer import LidarFormerConfig
 from bevkd_common.config.lidarformer import describe as describe_lidarformer
 from bevkd_common.config.plugins import DetectorSpec
@@ -27,6 +29,13 @@ LIDARFORMER = DetectorSpec(
     build="bevkd_common.models.detectors.lidarformer:build",
     summary="LidarFormer over LiDAR points: SECOND, ground queries, BEVFormer's decoder.",
     describe=describe_lidarformer,
+)
+CENTERPOINT_VOXEL = DetectorSpec(
+    kind="centerpoint_voxel",
+    config=CenterPointVoxelConfig,
+    build="bevkd_common.models.detectors.centerpoint_voxel:build",
+    summary="CenterPoint over LiDAR voxels: sparse encoder, SECOND, SECONDFPN, centre-point head.",
+    describe=describe_centerpoint_voxel,
 )
 BEVDET = DetectorSpec(
     kind="bevdet",
