@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from bevkd_common.config.centerpoint import LidarDetectorConfig
+from bevkd_common.config.point_readers import encoded_layers
 from bevkd_common.geometry.grid import Grid
 
 
@@ -51,12 +52,9 @@ class CenterPointVoxelConfig(LidarDetectorConfig):
         return self.encoder_channels[-1] * self._layers()
 
     def _layers(self) -> int:
-        """Layers after the encoder; of its strided convolutions only the last two do not pad along z."""
-        layers = round((self.point_range[5] - self.point_range[2]) / self.voxel_height) + 1
-        for stage in range(len(self.encoder_channels)):
-            padding = 1 if stage < len(self.encoder_channels) - 2 else 0
-            layers = (layers + 2 * padding - 3) // 2 + 1
-        return layers
+        """Layers after the encoder."""
+        layers = round((self.point_range[5] - self.point_range[2]) / self.voxel_height)
+        return encoded_layers(layers, len(self.encoder_channels))
 
     @model_validator(mode="after")
     def _check_voxels(self) -> CenterPointVoxelConfig:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bevkd_common.config.center_head import Box6
-from bevkd_common.config.point_readers import PointReaderConfig
+from bevkd_common.config.point_readers import (
+    PillarReaderConfig,
+    PointReaderConfig,
+    VoxelReaderConfig,
+    encoded_layers,
+)
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.pillars import PillarFeatureNet, PillarReader
+from bevkd_common.models.sparse_encoder import SparseEncoder, VoxelMeans, VoxelReader
 from bevkd_common.models.taps import BevMap
 from bevkd_common.ops.voxelize import VoxelSpec
 
@@ -18,7 +24,7 @@ POINT_FEATURES = 5
 
 
 class PointReader(nn.Module):
-    """Cuts a batch's points into voxels and makes a map of them.
+    """Cuts a batch's points into pillars or voxels and makes a map of them.
 
     Args:
         spec: How points become voxels.
@@ -47,15 +53,29 @@ def build_point_reader(config: PointReaderConfig, point_range: Box6, sweeps: int
         point_range: Lower x, y, z and upper x, y, z in metres; points outside are dropped.
         sweeps: LiDAR sweeps in all.
     """
-    x0, y0, z0, x1, y1, z1 = point_range
-    spec = VoxelSpec(
-        range_min=(x0, y0, z0),
-        range_max=(x1, y1, z1),
-        size=(config.pillar, config.pillar, z1 - z0),
-        max_points=config.max_points,
-        max_voxels=config.max_pillars,
-    )
-    nx, ny, _ = spec.cells
+    low, high = point_range[:3], point_range[3:]
+    nx, ny = (round((high[axis] - low[axis]) / config.cell) for axis in (0, 1))
+    grid = Grid(low[0], low[1], config.cell, nx, ny)
+    match config:
+        case PillarReaderConfig():
+            size = (config.pillar, config.pillar, high[2] - low[2])
+            spec = VoxelSpec(low, high, size, config.max_points, config.max_pillars)
+            network, channels = _pillars(config, spec, grid), config.channels
+        case VoxelReaderConfig():
+            size = (config.voxel, config.voxel, config.voxel_height)
+            spec = VoxelSpec(low, high, size, config.max_points, config.max_voxels)
+            layers = encoded_layers(spec.cells[2], len(config.encoder_channels))
+            network, channels = _voxels(config, spec), config.encoder_channels[-1] * layers
+    return PointReader(spec, DataNeeds(sweeps=sweeps), network, BevMap(channels, grid, "relu"))
+
+
+def _pillars(config: PillarReaderConfig, spec: VoxelSpec, grid: Grid) -> nn.Module:
     pillars = PillarFeatureNet(spec, POINT_FEATURES, config.channels, config.point_scales, config.norm_momentum)
-    bev = BevMap(config.channels, Grid(x0, y0, config.pillar, nx, ny), "relu")
-    return PointReader(spec, DataNeeds(sweeps=sweeps), PillarReader(pillars, ny, nx), bev)
+    return PillarReader(pillars, grid.ny, grid.nx)
+
+
+def _voxels(config: VoxelReaderConfig, spec: VoxelSpec) -> nn.Module:
+    encoder = SparseEncoder(
+        spec.cells, POINT_FEATURES, config.encoder_channels, config.encoder_blocks, config.norm_momentum
+    )
+    return VoxelReader(VoxelMeans(config.point_scales), encoder)
