@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 def test_defaults_are_the_released_detector():
     config = CenterPointConfig()
-    assert config.cells == (512, 512)
+    assert (config.bev.nx, config.bev.ny) == (512, 512)
     assert config.head_stride == 4
     assert len(config.head.tasks) == len(config.head.nms) == 6
     assert [rule.threshold for rule in config.head.nms] == [4, 12, 10, 1, 0.85, 0.175]
@@ -19,7 +19,7 @@ def test_the_plan_names_pillars_backbone_and_sweeps():
 
 def test_cells_run_along_x_then_y():
     config = CenterPointConfig(point_range=(0, -6.4, -5, 12.8, 12.8, 3))
-    assert config.cells == (64, 96)
+    assert (config.bev.nx, config.bev.ny) == (64, 96)
 
 
 @pytest.mark.parametrize(

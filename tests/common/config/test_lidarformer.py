@@ -1,5 +1,6 @@
 import pytest
 from bevkd_common.config.lidarformer import LidarFormerConfig, describe
+from bevkd_common.config.point_readers import encoded_layers
 from pydantic import ValidationError
 
 READER = {"kind": "pillars"}
@@ -7,8 +8,20 @@ READER = {"kind": "pillars"}
 
 def test_the_plan_names_reader_backbone_queries_and_sweeps():
     config = LidarFormerConfig.model_validate({"reader": READER | {"pillar": 0.512}})
-    assert config.cells == (200, 200)
     assert describe(config) == ("pillars of 0.512 m, SECOND 128/256, 200 x 200 queries, 6 + 6 layers, 10 sweeps")
+
+
+def test_the_default_reads_voxels_that_become_the_cells_of_the_queries():
+    config = LidarFormerConfig()
+    assert config.cells == (config.grid.nx, config.grid.ny) == (200, 200)
+    assert config.reader.cell == pytest.approx(config.grid.cell)
+    assert describe(config).startswith("voxels of 0.064 x 0.064 x 0.2 m, sparse encoder 16/32/64/128, SECOND")
+
+
+@pytest.mark.parametrize(("layers", "stages", "left"), [(40, 4, 2), (40, 1, 20), (24, 4, 1), (22, 4, 0)])
+def test_layers_that_an_encoder_leaves(layers, stages, left):
+    # 40: 41 -> 21 -> 11 -> 5 -> 2.
+    assert encoded_layers(layers, stages) == left
 
 
 def test_cells_run_along_x_then_y():
@@ -19,7 +32,8 @@ def test_cells_run_along_x_then_y():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reader": {"kind": "rings"}}, "'pillars'"),
+        ({"reader": {"kind": "rings"}}, "'pillars', 'voxels'"),
+        ({"reader": {"kind": "voxels", "voxel_height": 1.6}}, "5 layers of voxels, too few"),
         ({"reader": READER | {"pillar": 0}}, "greater than 0"),
         ({"backbone_layers": (3,)}, "of one length"),
         ({"backbone_layers": (3, -1)}, "greater than or equal to 0"),

@@ -77,7 +77,7 @@ def parameters(module: nn.Module) -> int:
 def test_paper_size_has_the_parameters_of_the_released_model():
     model = build(CenterPointConfig(), CLASSES)
     parts = {name: parameters(module) for name, module in model.named_children()}
-    assert parts == {"pillars": 832, "backbone": 4_207_616, "neck": 180_992, "head": 1_593_414}
+    assert parts == {"reader": 832, "backbone": 4_207_616, "neck": 180_992, "head": 1_593_414}
     assert parameters(model) == 5_982_854
 
 
@@ -134,7 +134,7 @@ def test_points_appear_in_the_cell_where_they_lie():
 @pytest.mark.parametrize("level", range(6))
 def test_nothing_above_the_wanted_tap_is_computed(level):
     model, batch = tiny(), batch_of()
-    modules = [model.pillars, *model.backbone.blocks, model.neck, model.head]
+    modules = [model.reader.pillars, *model.backbone.blocks, model.neck, model.head]
     ran = []
     for position, module in enumerate(modules):
         module.register_forward_hook(lambda *_, position=position: ran.append(position))
@@ -157,7 +157,7 @@ def test_pillars_are_cut_as_configured():
     voxels = batch_of().voxels(model.spec)
     assert voxels.counts.max() == 7
     assert voxels.coordinates[:, 0].bincount().tolist() == [90, 90]
-    assert model.pillars.max_points == 7
+    assert model.reader.pillars.max_points == 7
 
 
 def test_an_unknown_tap_is_refused_with_the_choices():

@@ -64,14 +64,15 @@ def parameters(module: nn.Module) -> int:
 
 
 def test_paper_size():
-    model = build(LidarFormerConfig.model_validate({"reader": {"kind": "pillars", "pillar": 0.512}}), CLASSES)
+    model = build(LidarFormerConfig(), CLASSES)
+    assert model.reader.spec.cells == (1600, 1600, 40)
     maps = {
         name: (tap.channels, tap.grid.nx, tap.activation)
         for name, tap in model.taps.items()
         if isinstance(tap, BevMap)
     }
     assert maps == {
-        "bev_in": (64, 200, "relu"),
+        "bev_in": (256, 200, "relu"),
         "bev_block0": (128, 200, "relu"),
         "bev_block1": (256, 100, "relu"),
         "bev_neck": (256, 200, "none"),
@@ -89,8 +90,12 @@ def test_the_specification_builds_the_detector():
     assert LIDARFORMER.config.model_fields["kind"].default == LIDARFORMER.kind == "lidarformer"
 
 
-def test_maps_are_what_the_taps_say():
-    model = tiny()
+VOXELS = {"kind": "voxels", "voxel": 0.1, "encoder_channels": [4, 4, 8, 8], "encoder_blocks": 1}
+
+
+@pytest.mark.parametrize("changes", [{}, {"reader": VOXELS}])
+def test_maps_are_what_the_taps_say(changes):
+    model = tiny(**changes)
     outputs = model(batch_of(), frozenset(model.taps))
     assert list(model.taps) == TAPS
     assert set(outputs.taps) == set(TAPS) - {"head"}
@@ -109,6 +114,18 @@ def test_points_appear_in_the_cell_where_they_lie():
     canvas = model(batch, frozenset({"bev_in"})).taps["bev_in"]
     # (5 + 12.8) / 0.8 = 22.25 and (-3 + 6.4) / 0.8 = 4.25.
     assert canvas.any(dim=1).nonzero().tolist() == [[0, 4, 22]]
+
+
+def test_voxels_reach_no_further_than_the_encoder():
+    model, batch = tiny(reader=VOXELS).eval(), batch_of(1)
+    batch.points[:, :2] = torch.tensor([5.0, -3.0])
+    canvas = model(batch, frozenset({"bev_in"})).taps["bev_in"]
+    assert canvas.shape[1:] == (16, 16, 32)
+    row, column = canvas.any(dim=1)[0].nonzero().T
+    assert 4 in row
+    assert 22 in column
+    assert (row - 4).abs().max() <= 1
+    assert (column - 22).abs().max() <= 1
 
 
 @pytest.mark.parametrize("level", range(5))
@@ -195,3 +212,21 @@ def test_bfloat16_autocast_trains_with_losses_in_float32():
     sum(term.value * term.weight for term in terms.values()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     model.decode(outputs, batch)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_finds_the_same_boxes():
+    model, batch = tiny().eval(), batch_of()
+    here = model(batch, frozenset({"bev_neck", "head"}))
+    targets = model.targets(here, batch)
+    losses = model.losses(here, targets, batch)
+    model, batch = model.cuda(), batch.to("cuda")
+    there = model(batch, frozenset({"bev_neck", "head"}))
+    torch.testing.assert_close(there.taps["bev_neck"].cpu(), here.taps["bev_neck"], rtol=1e-2, atol=1e-2)
+    again = model.targets(there, batch)
+    for ours, theirs in zip(again.matched, targets.matched, strict=True):
+        assert torch.equal(ours.cpu(), theirs)
+    for name, term in model.losses(there, again, batch).items():
+        assert term.value.item() == pytest.approx(losses[name].value.item(), rel=1e-2)
+    assert len(model.decode(there, batch)) == 2

@@ -6,14 +6,15 @@ import pytest
 import torch
 from bevkd_common.config.mvp import MvpConfig
 from bevkd_common.config.plugins import DetectorSpec, installed, load
+from bevkd_common.config.point_readers import PillarReaderConfig, VoxelReaderConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.data.virtual_points import PAINTED_FEATURES
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.detectors.centerpoint import CenterPoint
 from bevkd_common.models.detectors.mvp import build
-from bevkd_common.models.painted_points import VOXEL_FEATURES, PillarReader, mixed_means
-from bevkd_common.models.pillars import PillarFeatureNet
+from bevkd_common.models.painted_points import VOXEL_FEATURES, mixed_means
+from bevkd_common.models.point_readers import build_point_reader
 from bevkd_common.ops.voxelize import VoxelSpec, voxelize
 from pydantic import ValidationError
 
@@ -104,7 +105,9 @@ def test_means_equal_a_loop_over_voxels_and_points():
 
 def test_the_reader_puts_painted_points_at_their_cells():
     torch.manual_seed(0)
-    reader = PillarReader(SPEC, PillarFeatureNet(SPEC, PAINTED_FEATURES, 6)).eval()
+    config = PillarReaderConfig(painted=True, pillar=1.0, channels=6)
+    reader = build_point_reader(config, (*SPEC.range_min, *SPEC.range_max), 1).eval()
+    assert reader.needs == DataNeeds(sweeps=1, virtual_points=True)
     batch = batch_of([point(3.5, 0.5, -1, 0.5, 2)], [point(0.5, 2.5, 1), point(1.5, 1.5, 0, 0.9, 4)])
     canvas = reader(batch)
     assert canvas.shape == (2, 6, 4, 4)
@@ -114,15 +117,39 @@ def test_the_reader_puts_painted_points_at_their_cells():
     assert (canvas != other).any(dim=1).nonzero().tolist() == [[0, 0, 3], [1, 1, 1]]
 
 
+def test_a_voxel_reader_scales_numbers_and_keeps_tags_apart():
+    torch.manual_seed(0)
+    scales = (2.0,) * PAINTED_FEATURES
+    config = VoxelReaderConfig(
+        painted=True, voxel=1.0, voxel_height=1.0, encoder_channels=(4, 4), point_scales=scales
+    )
+    reader = build_point_reader(config, (0.0, 0.0, -5.0, 8.0, 8.0, 3.0), 1).eval()
+    batch = batch_of([point(3.5, 0.5, -1, 0.5, 2), point(3.5, 0.5, 1), point(3.5, 0.5, 0, 0.7, 2)])
+    assert reader(batch).any()
+    voxels = batch.voxels(reader.spec)
+    found = reader.network.features(voxels)[0]
+    plain = mixed_means(voxels)[0]
+    assert found[:21].tolist() == pytest.approx((2 * plain[:21]).tolist())
+    # Shares of painted points and of points as measured have no unit.
+    assert found[21:].tolist() == plain[21:].tolist() == pytest.approx([1 / 2, 1 / 3])
+
+
+def test_readers_want_a_factor_for_each_number():
+    with pytest.raises(ValidationError, match="`point_scales` must be 17 numbers for painted points, got 5"):
+        PillarReaderConfig(painted=True, point_scales=(1.0,) * 5)
+    with pytest.raises(ValidationError, match="`point_scales` must be 5 numbers for points, got 17"):
+        VoxelReaderConfig(point_scales=(1.0,) * 17)
+
+
 def test_paper_size_is_centerpoint_with_twelve_more_inputs():
     model = build(MvpConfig(), CLASSES)
     assert isinstance(model, CenterPoint)
     assert sum(parameter.numel() for parameter in model.parameters()) == 5_982_854 + 12 * 64
-    assert model.pillars.linear.weight.shape == (64, 17 + 6)
+    assert model.reader.pillars.linear.weight.shape == (64, 17 + 6)
     assert model.needs == DataNeeds(sweeps=10, virtual_points=True)
     assert (model.spec.cloud, model.spec.max_points, model.spec.max_voxels) == ("painted", None, None)
     assert list(model.taps) == ["bev_in", "bev_block0", "bev_block1", "bev_block2", "bev_neck", "head"]
-    assert model.pillars.scales.tolist() == [1.0] * PAINTED_FEATURES == [1.0] * 17
+    assert model.reader.pillars.scales.tolist() == [1.0] * PAINTED_FEATURES == [1.0] * 17
 
 
 def test_gradients_reach_every_parameter_from_painted_points_alone():
@@ -141,7 +168,7 @@ def test_gradients_reach_every_parameter_from_painted_points_alone():
     assert len(named) > 30
     assert [name for name, parameter in named if parameter.grad is None or not parameter.grad.any()] == []
     # Each number of a point has a weight that learns.
-    assert (model.pillars.linear.weight.grad.abs().sum(dim=0) > 1e-6).all()
+    assert (model.reader.pillars.linear.weight.grad.abs().sum(dim=0) > 1e-6).all()
 
 
 def test_the_wrong_number_of_scales_is_refused():

@@ -5,29 +5,33 @@ from pathlib import Path
 import pytest
 import torch
 from bevkd_common.config.centerpoint import CenterPointConfig
+from bevkd_common.config.centerpoint_voxel import CenterPointVoxelConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.conventions import from_mmdet3d_old, to_mmdet3d_old
+from bevkd_common.models.detectors import centerpoint_voxel
 from bevkd_common.models.detectors.centerpoint import CenterPoint, build
 from bevkd_common.models.weights import (
     CENTERPOINT_PILLAR,
+    CENTERPOINT_VOXEL,
     WeightMap,
     fold_old_family,
     load_official,
     mismatches,
     read_checkpoint,
+    to_spconv2,
 )
 from safetensors.torch import save_file
 
-MANIFEST = Path(__file__).parents[2] / "data" / "keys" / "mmdet3d_centerpoint_pillar02.tsv"
+KEYS = Path(__file__).parents[2] / "data" / "keys"
 CLASSES = tuple(name for task in CenterPointConfig().head.tasks for name in task)
 
 
-def manifest() -> dict[str, torch.Tensor]:
+def manifest(name: str) -> dict[str, torch.Tensor]:
     """A checkpoint with the keys, shapes and types of the released one, every tensor another."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
-    for number, line in enumerate(MANIFEST.read_text().splitlines()):
+    for number, line in enumerate((KEYS / f"mmdet3d_centerpoint_{name}.tsv").read_text().splitlines()):
         key, shape, dtype = line.split("\t")
         value = torch.rand(ast.literal_eval(shape), generator=generator)
         weights[key] = torch.tensor(number) if dtype == "int64" else value
@@ -36,7 +40,7 @@ def manifest() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def official() -> dict[str, torch.Tensor]:
-    return manifest()
+    return manifest("pillar02")
 
 
 @pytest.fixture
@@ -54,8 +58,8 @@ def test_the_released_keys_and_ours_are_one_to_one_with_equal_shapes(official, p
 def test_loading_puts_every_tensor_in_its_place(official, paper):
     load_official(paper, official, CENTERPOINT_PILLAR)
     pairs = [
-        ("pts_voxel_encoder.pfn_layers.0.linear.weight", paper.pillars.linear.weight),
-        ("pts_voxel_encoder.pfn_layers.0.norm.running_var", paper.pillars.norm.running_var),
+        ("pts_voxel_encoder.pfn_layers.0.linear.weight", paper.reader.pillars.linear.weight),
+        ("pts_voxel_encoder.pfn_layers.0.norm.running_var", paper.reader.pillars.norm.running_var),
         ("pts_backbone.blocks.2.15.weight", paper.backbone.blocks[2][15].weight),
         ("pts_backbone.blocks.1.4.running_mean", paper.backbone.blocks[1][4].running_mean),
         ("pts_neck.deblocks.2.0.weight", paper.neck.deblocks[2][0].weight),
@@ -67,6 +71,82 @@ def test_loading_puts_every_tensor_in_its_place(official, paper):
         assert torch.equal(official[key], value), key
     sums = sum(value.double().sum() for value in official.values())
     assert sum(value.double().sum() for value in paper.state_dict().values()) == sums
+
+
+FINE = {"point_range": (-54, -54, -5, 54, 54, 3), "voxel": 0.075}
+
+
+def voxel_model(**changes) -> CenterPoint:
+    return centerpoint_voxel.build(CenterPointVoxelConfig(**changes), CLASSES)
+
+
+@pytest.mark.parametrize(("name", "changes"), [("voxel01", {}), ("voxel0075", FINE)])
+def test_the_released_voxel_models_and_ours_are_one_to_one(name, changes):
+    theirs, model = manifest(name), voxel_model(**changes)
+    load_official(model, theirs, CENTERPOINT_VOXEL)
+    assert len(theirs) == len(model.state_dict()) == 504
+    assert sum(parameter.numel() for parameter in model.parameters()) == 8_938_262
+    encoder = model.reader.encoder
+    prefix = "pts_middle_encoder"
+    pairs = [
+        (f"{prefix}.conv_input.1.running_mean", encoder.stem.norm.running_mean),
+        (f"{prefix}.encoder_layers.encoder_layer3.1.bn2.weight", encoder.stages[2][1].bn2.weight),
+        (f"{prefix}.encoder_layers.encoder_layer2.2.1.running_var", encoder.stages[1][2].norm.running_var),
+        (f"{prefix}.conv_out.1.bias", encoder.output.norm.bias),
+        ("pts_backbone.blocks.1.15.weight", model.backbone.blocks[1][15].weight),
+        ("pts_neck.deblocks.0.0.weight", model.neck.deblocks[0][0].weight),
+    ]
+    for key, value in pairs:
+        assert torch.equal(theirs[key], value), key
+    down = theirs[f"{prefix}.encoder_layers.encoder_layer1.2.0.weight"]
+    assert down.shape == (3, 3, 3, 16, 32)
+    assert torch.equal(encoder.stages[0][2].conv.weight[5, 0, 1, 2, 7], down[0, 1, 2, 7, 5])
+    total = sum(value.double().sum() for value in theirs.values())
+    assert sum(value.double().sum() for value in model.state_dict().values()) == pytest.approx(
+        total.item(), rel=1e-12
+    )
+
+
+def test_the_released_deformable_head_and_ours_are_one_to_one():
+    theirs, model = manifest("voxel0075_dcnhead"), voxel_model(**FINE, head={"deformable": True})
+    load_official(model.head, theirs, WeightMap("the head of CenterPoint", (("pts_bbox_head.", ""),)))
+    assert len(theirs) == len(model.head.state_dict()) == 330
+    assert sum(parameter.numel() for parameter in model.head.parameters()) == 1_902_366
+    renamed = CENTERPOINT_VOXEL.rename(theirs)
+    assert renamed.keys() == {f"head.{key}" for key in model.head.state_dict()}
+    key = "pts_bbox_head.task_heads.3.feature_adapt_reg.conv_offset.weight"
+    assert torch.equal(theirs[key], model.head.task_heads[3].feature_adapt_reg.conv_offset.weight)
+
+
+def test_sparse_weights_of_both_spconv_releases_load():
+    old, model = manifest("voxel01"), voxel_model()
+    load_official(model, old, CENTERPOINT_VOXEL)
+    expected = {key: value.clone() for key, value in model.state_dict().items()}
+    new = {key: value.permute(4, 0, 1, 2, 3) if value.ndim == 5 else value for key, value in old.items()}
+    assert sum(value.ndim == 5 for value in old.values()) == 1 + 4 * 4 + 3 + 1
+    for weights in (new, old):
+        model = voxel_model()
+        load_official(model, weights, CENTERPOINT_VOXEL)
+        assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+def test_a_sparse_weight_that_could_be_of_either_release_is_refused():
+    ours = {"conv.weight": torch.zeros(3, 3, 3, 3, 3)}
+    with pytest.raises(UserError, match=r"conv.weight is \(3, 3, 3, 3, 3\) with spconv 1.x and with 2.x"):
+        to_spconv2({"conv.weight": torch.rand(3, 3, 3, 3, 3)}, ours)
+    # Equal edges and channels are not yet the same in both: the kernel is no cube.
+    value = torch.rand(3, 3, 1, 3, 3)
+    assert torch.equal(
+        to_spconv2({"w": value}, {"w": torch.zeros(3, 3, 3, 1, 3)})["w"], value.permute(4, 0, 1, 2, 3)
+    )
+    assert to_spconv2({"w": value}, {"w": torch.zeros(3, 3, 1, 3, 3)})["w"] is value
+
+
+def test_a_sparse_weight_that_fits_neither_release_is_a_mismatch():
+    theirs, model = manifest("voxel01"), voxel_model()
+    theirs["pts_middle_encoder.conv_input.0.weight"] = torch.rand(3, 3, 3, 4, 16)
+    with pytest.raises(UserError, match=r"stem.conv.weight is \(3, 3, 3, 4, 16\), wanted \(16, 3, 3, 3, 5\)"):
+        load_official(model, theirs, CENTERPOINT_VOXEL)
 
 
 def test_a_mismatch_names_the_keys_and_loads_nothing(official, paper):
@@ -90,11 +170,11 @@ def test_old_weights_do_not_pass_as_new_ones(official, paper):
     old = dict(official)
     key = "pts_voxel_encoder.pfn_layers.0.linear.weight"
     old[key] = old[key][:, :10]
-    with pytest.raises(UserError, match=r"pillars.linear.weight is \(64, 10\), wanted \(64, 11\)"):
+    with pytest.raises(UserError, match=r"reader.pillars.linear.weight is \(64, 10\), wanted \(64, 11\)"):
         load_official(paper, old, CENTERPOINT_PILLAR)
     load_official(paper, old, CENTERPOINT_PILLAR, family="old")
-    assert torch.equal(paper.pillars.linear.weight[:, :10], old[key])
-    assert not paper.pillars.linear.weight[:, 10].any()
+    assert torch.equal(paper.reader.pillars.linear.weight[:, :10], old[key])
+    assert not paper.reader.pillars.linear.weight[:, 10].any()
 
 
 def test_long_lists_of_problems_are_cut():
@@ -160,8 +240,8 @@ def test_a_folded_model_decodes_the_boxes_of_the_old_model():
     torch.manual_seed(3)
     old_model, model = build(config, CLASSES).double().eval(), build(config, CLASSES).double()
     old = {key: value.clone() for key, value in old_model.state_dict().items()}
-    old_model.pillars.linear.weight.data[:, 10] = 0
-    old["pillars.linear.weight"] = old["pillars.linear.weight"][:, :10]
+    old_model.reader.pillars.linear.weight.data[:, 10] = 0
+    old["reader.pillars.linear.weight"] = old["reader.pillars.linear.weight"][:, :10]
     load_official(model, old, WeightMap("our own names", ()), family="old")
     model.eval()
 

@@ -53,6 +53,8 @@ class CenterHeadConfig(Config):
     """Classes of each task; together they name every class of the data set once."""
     channels: PositiveInt = 64
     """Width of the shared convolution and of each branch."""
+    deformable: bool = False
+    """Whether deformable convolutions adapt the map to each task, as in mmdet3d's `dcn` models."""
     gaussian_overlap: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """IoU that a box shifted within the Gaussian's radius still has."""
     min_radius: PositiveInt = 2
@@ -78,6 +80,8 @@ class CenterHeadConfig(Config):
             raise ValueError("`tasks` must not be empty, nor may one of them be")
         if len(set(names)) < len(names):
             raise ValueError(f"`tasks` name a class twice: {', '.join(names)}")
+        if self.deformable and self.channels % 4:
+            raise ValueError(f"`channels` must be a multiple of 4 with `deformable`, got {self.channels}")
         if len(self.code_weights) != 10:
             raise ValueError(f"`code_weights` must be 10 numbers, got {len(self.code_weights)}")
         if len(self.nms) != len(self.tasks):

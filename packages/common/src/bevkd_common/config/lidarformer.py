@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 from bevkd_common.config.center_head import Box6
 from bevkd_common.config.detr_head import DetrHeadConfig
 from bevkd_common.config.model import Config
-from bevkd_common.config.point_readers import PointReaderConfig
+from bevkd_common.config.point_readers import PointReaderConfig, VoxelReaderConfig, encoded_layers
 from bevkd_common.geometry.grid import Grid
 
 
@@ -25,7 +25,7 @@ class LidarFormerConfig(Config):
     """LiDAR sweeps, the key frame's own included."""
     point_range: Box6 = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     """Lower x, y, z and upper x, y, z in metres; points outside are dropped."""
-    reader: PointReaderConfig
+    reader: PointReaderConfig = VoxelReaderConfig()
     """From points to the map that the backbone sees."""
     backbone_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (128, 256)
     backbone_layers: tuple[Annotated[int, Field(ge=0)], ...] = (5, 5)
@@ -73,6 +73,12 @@ class LidarFormerConfig(Config):
         low, high = self.point_range[:3], self.point_range[3:]
         if not all(a < b for a, b in zip(low, high, strict=True)):
             raise ValueError("`point_range` must be lower x, y, z, then upper x, y, z")
+        if isinstance(self.reader, VoxelReaderConfig):
+            layers = round((high[2] - low[2]) / self.reader.voxel_height)
+            if encoded_layers(layers, len(self.reader.encoder_channels)) < 1:
+                raise ValueError(
+                    f"`point_range` holds {layers} layers of voxels, too few for the stages of `encoder_channels`"
+                )
         stride = prod(self.backbone_strides)
         for axis, cells, start, end in zip("xy", self.cells, low[:2], high[:2], strict=True):
             if abs(cells * self.reader.cell - (end - start)) > 1e-6 * (end - start) or cells % stride:
@@ -87,7 +93,6 @@ class LidarFormerConfig(Config):
 
 def describe(config: LidarFormerConfig) -> str:
     """What is built, in a few words."""
-    reader = config.reader
     widths = "/".join(map(str, config.backbone_channels))
     queries = f"{config.grid.nx} x {config.grid.ny} queries, {config.encoder_layers} + {config.head.layers} layers"
-    return f"{reader.kind} of {reader.cell:g} m, SECOND {widths}, {queries}, {config.sweeps} sweeps"
+    return f"{config.reader.described}, SECOND {widths}, {queries}, {config.sweeps} sweeps"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from bevkd_common.data.samples import Batch
 from bevkd_common.data.virtual_points import FIRST_CLASS, PAINTED, RAW, SECONDS, TAG
-from bevkd_common.models.pillars import PillarFeatureNet, scatter_to_bev
-from bevkd_common.ops.voxelize import Voxels, VoxelSpec
+from bevkd_common.ops.voxelize import Voxels
 
 RAW_FEATURES = FIRST_CLASS + 1
 """x, y, z, intensity, seconds."""
@@ -17,28 +18,23 @@ VIRTUAL_FEATURES = TAG + 2
 VOXEL_FEATURES = RAW_FEATURES + VIRTUAL_FEATURES + 1
 
 
-class PillarReader(nn.Module):
-    """A batch to a canvas of pillars, for detectors that take their points from one of several readers.
+class MixedMeans(nn.Module):
+    """What describes a voxel of painted points; nothing is learned.
 
     Args:
-        spec: The pillars, and which cloud of the batch they are cut from.
-        pillars: Features of a pillar.
+        scales: A factor on each of the 17 numbers of a point, that on the tag aside.
     """
 
-    def __init__(self, spec: VoxelSpec, pillars: PillarFeatureNet) -> None:
+    def __init__(self, scales: Sequence[float]) -> None:
         super().__init__()
-        self.spec = spec
-        self.pillars = pillars
+        factors = torch.tensor(scales)
+        factors[TAG] = 1
+        self.scales: Tensor
+        self.register_buffer("scales", factors, persistent=False)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The canvas [B, C, Y, X], not negative.
-
-        Raises:
-            ValueError: If the batch was loaded without the cloud.
-        """
-        voxels = batch.voxels(self.spec)
-        nx, ny, _ = self.spec.cells
-        return scatter_to_bev(self.pillars(voxels), voxels.coordinates, len(batch), ny, nx)
+    def forward(self, voxels: Voxels) -> Tensor:
+        """See `mixed_means`."""
+        return mixed_means(replace(voxels, points=voxels.points * self.scales))
 
 
 def mixed_means(voxels: Voxels) -> Tensor:

@@ -5,20 +5,24 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bevkd_common.config.center_head import Box6
-from bevkd_common.config.point_readers import PointReaderConfig
+from bevkd_common.config.point_readers import (
+    PillarReaderConfig,
+    PointReaderConfig,
+    VoxelReaderConfig,
+    encoded_layers,
+)
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.painted_points import VOXEL_FEATURES, MixedMeans
 from bevkd_common.models.pillars import PillarFeatureNet, PillarReader
+from bevkd_common.models.sparse_encoder import SparseEncoder, VoxelMeans, VoxelReader
 from bevkd_common.models.taps import BevMap
-from bevkd_common.ops.voxelize import VoxelSpec
-
-POINT_FEATURES = 5
-"""x, y, z, intensity, seconds before the key frame."""
+from bevkd_common.ops.voxelize import Cloud, VoxelSpec
 
 
 class PointReader(nn.Module):
-    """Cuts a batch's points into voxels and makes a map of them.
+    """Cuts a batch's points into pillars or voxels and makes a map of them.
 
     Args:
         spec: How points become voxels.
@@ -47,15 +51,33 @@ def build_point_reader(config: PointReaderConfig, point_range: Box6, sweeps: int
         point_range: Lower x, y, z and upper x, y, z in metres; points outside are dropped.
         sweeps: LiDAR sweeps in all.
     """
-    x0, y0, z0, x1, y1, z1 = point_range
-    spec = VoxelSpec(
-        range_min=(x0, y0, z0),
-        range_max=(x1, y1, z1),
-        size=(config.pillar, config.pillar, z1 - z0),
-        max_points=config.max_points,
-        max_voxels=config.max_pillars,
+    low, high = point_range[:3], point_range[3:]
+    cloud: Cloud = "painted" if config.painted else "points"
+    nx, ny = (round((high[axis] - low[axis]) / config.cell) for axis in (0, 1))
+    grid = Grid(low[0], low[1], config.cell, nx, ny)
+    match config:
+        case PillarReaderConfig():
+            size = (config.pillar, config.pillar, high[2] - low[2])
+            spec = VoxelSpec(low, high, size, config.max_points, config.max_pillars, cloud)
+            network, channels = _pillars(config, spec, grid), config.channels
+        case VoxelReaderConfig():
+            size = (config.voxel, config.voxel, config.voxel_height)
+            spec = VoxelSpec(low, high, size, config.max_points, config.max_voxels, cloud)
+            layers = encoded_layers(spec.cells[2], len(config.encoder_channels))
+            network, channels = _voxels(config, spec), config.encoder_channels[-1] * layers
+    needs = DataNeeds(sweeps=sweeps, virtual_points=config.painted)
+    return PointReader(spec, needs, network, BevMap(channels, grid, "relu"))
+
+
+def _pillars(config: PillarReaderConfig, spec: VoxelSpec, grid: Grid) -> nn.Module:
+    pillars = PillarFeatureNet(spec, config.point_features, config.channels, config.scales, config.norm_momentum)
+    return PillarReader(pillars, grid.ny, grid.nx)
+
+
+def _voxels(config: VoxelReaderConfig, spec: VoxelSpec) -> nn.Module:
+    features = VOXEL_FEATURES if config.painted else config.point_features
+    encoder = SparseEncoder(
+        spec.cells, features, config.encoder_channels, config.encoder_blocks, config.norm_momentum
     )
-    nx, ny, _ = spec.cells
-    pillars = PillarFeatureNet(spec, POINT_FEATURES, config.channels, config.point_scales, config.norm_momentum)
-    bev = BevMap(config.channels, Grid(x0, y0, config.pillar, nx, ny), "relu")
-    return PointReader(spec, DataNeeds(sweeps=sweeps), PillarReader(pillars, ny, nx), bev)
+    means = MixedMeans(config.scales) if config.painted else VoxelMeans(config.scales)
+    return VoxelReader(means, encoder)

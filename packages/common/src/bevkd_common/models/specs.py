@@ -12,6 +12,8 @@ from bevkd_common.config.bevformer import BevFormerConfig
 from bevkd_common.config.bevformer import describe as describe_bevformer
 from bevkd_common.config.centerpoint import CenterPointConfig
 from bevkd_common.config.centerpoint import describe as describe_centerpoint
+from bevkd_common.config.centerpoint_voxel import CenterPointVoxelConfig
+from bevkd_common.config.centerpoint_voxel import describe as describe_centerpoint_voxel
 from bevkd_common.config.lidarformer import LidarFormerConfig
 from bevkd_common.config.lidarformer import describe as describe_lidarformer
 from bevkd_common.config.mvp import MvpConfig
@@ -31,6 +33,7 @@ LIDARFORMER = DetectorSpec(
     build="bevkd_common.models.detectors.lidarformer:build",
     summary="LidarFormer over LiDAR points: SECOND, ground queries, BEVFormer's decoder.",
     describe=describe_lidarformer,
+    virtual_points=lambda config: config.reader.painted,
 )
 MVP = DetectorSpec(
     kind="mvp",
@@ -39,6 +42,13 @@ MVP = DetectorSpec(
     summary="MVP: CenterPoint over pillars of LiDAR points and virtual ones that cameras add.",
     describe=describe_mvp,
     virtual_points=lambda config: True,
+)
+CENTERPOINT_VOXEL = DetectorSpec(
+    kind="centerpoint_voxel",
+    config=CenterPointVoxelConfig,
+    build="bevkd_common.models.detectors.centerpoint_voxel:build",
+    summary="CenterPoint over LiDAR voxels: sparse encoder, SECOND, SECONDFPN, centre-point head.",
+    describe=describe_centerpoint_voxel,
 )
 BEVDET = DetectorSpec(
     kind="bevdet",

@@ -56,12 +56,32 @@ class WeightMap:
 CENTERPOINT_PILLAR = WeightMap(
     source="mmdet3d CenterPoint with pillars",
     prefixes=(
-        ("pts_voxel_encoder.pfn_layers.0.", "pillars."),
+        ("pts_voxel_encoder.pfn_layers.0.", "reader.pillars."),
         ("pts_backbone.", "backbone."),
         ("pts_neck.", "neck."),
         ("pts_bbox_head.", "head."),
     ),
 )
+
+_ENCODER = "pts_middle_encoder."
+_STAGE = _ENCODER + "encoder_layers.encoder_layer"
+
+CENTERPOINT_VOXEL = WeightMap(
+    source="mmdet3d CenterPoint with voxels",
+    prefixes=(
+        (_ENCODER + "conv_input.0.", "reader.encoder.stem.conv."),
+        (_ENCODER + "conv_input.1.", "reader.encoder.stem.norm."),
+        *((f"{_STAGE}{i + 1}.2.0.", f"reader.encoder.stages.{i}.2.conv.") for i in range(3)),
+        *((f"{_STAGE}{i + 1}.2.1.", f"reader.encoder.stages.{i}.2.norm.") for i in range(3)),
+        *((f"{_STAGE}{i + 1}.", f"reader.encoder.stages.{i}.") for i in range(4)),
+        (_ENCODER + "conv_out.0.", "reader.encoder.output.conv."),
+        (_ENCODER + "conv_out.1.", "reader.encoder.output.norm."),
+        ("pts_backbone.", "backbone."),
+        ("pts_neck.", "neck."),
+        ("pts_bbox_head.", "head."),
+    ),
+)
+"""With voxels of 0.1 or 0.075 m, with a plain head or a deformable one."""
 
 BEVDET_R50 = WeightMap(
     source="BEVDet with ResNet-50",
@@ -194,10 +214,11 @@ def load_official(
     Raises:
         UserError: If a key is missing, unexpected or has another shape.
     """
-    renamed = weight_map.rename(weights)
+    wanted = model.state_dict()
+    renamed = to_spconv2(weight_map.rename(weights), wanted)
     if family == "old":
         renamed = fold_old_family(renamed)
-    if problems := mismatches(model.state_dict(), renamed):
+    if problems := mismatches(wanted, renamed):
         raise UserError(
             f"the checkpoint does not fit as {weight_map.source}; check the model's sizes and the checkpoint's "
             "origin:\n  " + "\n  ".join(problems)
@@ -223,6 +244,33 @@ def mismatches(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> lis
     return lines
 
 
+def to_spconv2(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring the weights of sparse convolutions, all that have five dimensions, to the layout of spconv 2.x.
+
+    spconv 1.x and mmcv store [kz, ky, kx, I, O], spconv 2.x and we [O, kz, ky, kx, I]. The shape tells which it is.
+
+    Args:
+        weights: A checkpoint's tensors by our names.
+        wanted: Our tensors.
+
+    Raises:
+        UserError: If a shape is the same in both layouts.
+    """
+    converted = dict(weights)
+    for name, value in weights.items():
+        if value.ndim != 5 or name not in wanted:
+            continue
+        ours = wanted[name].shape
+        if value.shape == (*ours[1:], ours[0]):
+            if value.shape == ours:
+                raise UserError(
+                    f"{name} is {tuple(ours)} with spconv 1.x and with 2.x, so its layout cannot be told; give "
+                    "the convolution other numbers of channels"
+                )
+            converted[name] = value.permute(4, 0, 1, 2, 3).contiguous()
+    return converted
+
+
 def fold_old_family(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rewrite weights of the old box convention so that their predictions are in ours; exact.
 
@@ -239,7 +287,7 @@ def fold_old_family(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             folded[name] = -value[[1, 0]]
         elif fullmatch(r"head\.decoder\.box_branches\.\d+\.4\.(weight|bias)", name):
             folded[name] = torch.cat([value[:6], -value[[7, 6]], value[8:]])
-        elif name == "pillars.linear.weight":
+        elif name.endswith("pillars.linear.weight"):
             folded[name] = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
     return folded
 

@@ -11,6 +11,10 @@ from torch import Tensor
 Triple = tuple[float, float, float]
 
 
+Cloud = Literal["points", "painted"]
+"""As measured, or painted with instance masks."""
+
+
 @dataclass(frozen=True)
 class VoxelSpec:
     """How a point cloud is cut into voxels; equal specs share one voxelisation of a batch.
@@ -29,7 +33,7 @@ class VoxelSpec:
     size: Triple
     max_points: int | None = None
     max_voxels: int | None = None
-    cloud: Literal["points", "painted"] = "points"
+    cloud: Cloud = "points"
 
     @property
     def cells(self) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""CenterPoint with pillars."""
+"""CenterPoint, and its form with pillars."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from math import prod
 
 from torch import Tensor, nn
 
-from bevkd_common.config.centerpoint import CenterPointConfig
+from bevkd_common.config.centerpoint import CenterPointConfig, LidarDetectorConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections, Outputs, Targets, Term
 from bevkd_common.models.heads.center_head import CenterHead, build_center_head
 from bevkd_common.models.necks import SecondFPN
-from bevkd_common.models.pillars import PillarFeatureNet, scatter_to_bev
+from bevkd_common.models.pillars import PillarFeatureNet, PillarReader
 from bevkd_common.models.second import Second
 from bevkd_common.models.taps import BevMap, TapSpec
 from bevkd_common.ops.voxelize import VoxelSpec
@@ -24,16 +24,16 @@ POINT_FEATURES = 5
 
 
 class CenterPoint(nn.Module):
-    """Pillars, SECOND, SECONDFPN, centre-point head.
+    """A reader of points, SECOND, SECONDFPN, centre-point head.
 
-    Taps: `bev_in` the canvas of pillars, `bev_block{i}` the stages of the backbone, `bev_neck` the map that
+    Taps: `bev_in` the map that the reader makes, `bev_block{i}` the stages of the backbone, `bev_neck` the map that
     the head sees, `head` its logits. All maps have passed a ReLU.
 
     Args:
-        spec: How points become pillars.
+        spec: How points become pillars or voxels.
         needs: The cloud that `spec` names.
-        pillars: Features of a pillar.
-        backbone: Stages over the canvas.
+        reader: Called with the voxels and the number of samples; gives a map [B, C, Y, X].
+        backbone: Stages over that map.
         neck: The stages at one resolution.
         head: Boxes.
         taps: What the maps are, by tap name, in the order in which they are computed.
@@ -46,7 +46,7 @@ class CenterPoint(nn.Module):
         *,
         spec: VoxelSpec,
         needs: DataNeeds,
-        pillars: PillarFeatureNet,
+        reader: nn.Module,
         backbone: Second,
         neck: SecondFPN,
         head: CenterHead,
@@ -56,7 +56,7 @@ class CenterPoint(nn.Module):
         self.spec = spec
         self.needs = needs
         self.taps = taps
-        self.pillars = pillars
+        self.reader = reader
         self.backbone = backbone
         self.neck = neck
         self.head = head
@@ -69,9 +69,7 @@ class CenterPoint(nn.Module):
         maps: dict[str, Tensor] = {}
         if last < 0:
             return Outputs(taps={})
-        voxels = batch.voxels(self.spec)
-        nx, ny, _ = self.spec.cells
-        x = scatter_to_bev(self.pillars(voxels), voxels.coordinates, len(batch), ny, nx)
+        x = self.reader(batch.voxels(self.spec), len(batch))
         maps["bev_in"] = x
         stages = self.backbone(x, depth=last)
         maps |= {f"bev_block{i}": stage for i, stage in enumerate(stages)}
@@ -112,36 +110,55 @@ def build(
     Raises:
         UserError: If the tasks of the head do not fit the classes of the data set.
     """
-    x0, y0, z0, x1, y1, z1 = config.point_range
-    nx, ny = config.cells
-
-    def grid(stride: float) -> Grid:
-        return Grid(x0, y0, config.pillar * stride, round(nx / stride), round(ny / stride))
-
     needs = needs or DataNeeds(sweeps=config.sweeps)
     spec = VoxelSpec(
-        range_min=(x0, y0, z0),
-        range_max=(x1, y1, z1),
-        size=(config.pillar, config.pillar, z1 - z0),
+        range_min=config.point_range[:3],
+        range_max=config.point_range[3:],
+        size=(config.pillar, config.pillar, config.point_range[5] - config.point_range[2]),
         max_points=config.max_points,
         max_voxels=config.max_pillars,
         cloud="painted" if needs.virtual_points else "points",
     )
-    head = build_center_head(config.head, sum(config.neck_channels), grid(config.head_stride), classes)
-    taps: dict[str, TapSpec] = {"bev_in": BevMap(config.pillar_channels, grid(1), "relu")}
-    for stage, channels in enumerate(config.backbone_channels):
+    head = build_head(config, classes)
+    pillars = PillarFeatureNet(
+        spec, point_features, config.pillar_channels, config.point_scales, config.norm_momentum
+    )
+    reader = PillarReader(pillars, config.bev.ny, config.bev.nx)
+    return assemble(config, spec, needs, reader, config.pillar_channels, head)
+
+
+def build_head(config: LidarDetectorConfig, classes: tuple[str, ...]) -> CenterHead:
+    """The head over the neck of a configuration.
+
+    Raises:
+        UserError: If its tasks do not fit the classes of the data set.
+    """
+    return build_center_head(
+        config.head, sum(config.neck_channels), coarser(config.bev, config.head_stride), classes
+    )
+
+
+def assemble(
+    config: LidarDetectorConfig,
+    spec: VoxelSpec,
+    needs: DataNeeds,
+    reader: nn.Module,
+    channels: int,
+    head: CenterHead,
+) -> CenterPoint:
+    """Put backbone and neck between a reader of so many channels and a head."""
+    taps: dict[str, TapSpec] = {"bev_in": BevMap(channels, config.bev, "relu")}
+    for stage, width in enumerate(config.backbone_channels):
         stride = prod(config.backbone_strides[: stage + 1])
-        taps[f"bev_block{stage}"] = BevMap(channels, grid(stride), "relu")
+        taps[f"bev_block{stage}"] = BevMap(width, coarser(config.bev, stride), "relu")
     taps["bev_neck"] = BevMap(sum(config.neck_channels), head.maps.grid, "relu")
     taps["head"] = head.maps
     return CenterPoint(
         spec=spec,
         needs=needs,
-        pillars=PillarFeatureNet(
-            spec, point_features, config.pillar_channels, config.point_scales, config.norm_momentum
-        ),
+        reader=reader,
         backbone=Second(
-            config.pillar_channels,
+            channels,
             config.backbone_channels,
             config.backbone_layers,
             config.backbone_strides,
@@ -153,3 +170,8 @@ def build(
         head=head,
         taps=taps,
     )
+
+
+def coarser(grid: Grid, stride: float) -> Grid:
+    """The same ground in cells `stride` times as wide."""
+    return Grid(grid.x0, grid.y0, grid.cell * stride, round(grid.nx / stride), round(grid.ny / stride))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from bevkd_common.config.center_head import CenterHeadConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.deform_conv import DeformConv
 from bevkd_common.models.detector import CenterTargets, Detections, Targets, Term
 from bevkd_common.models.heads.center_code import BRANCHES, gather_code
 from bevkd_common.models.heads.center_decode import Suppression, best_candidates, collect, suppress, within
@@ -23,6 +23,8 @@ from bevkd_common.ops.normalizers import mean_over_ranks
 
 HEATMAP_BIAS = -2.19
 """A sigmoid of 0.1: nearly all cells are background."""
+DEFORM_GROUPS = 4
+"""Of the channels of a deformable convolution."""
 
 
 class CenterHead(nn.Module):
@@ -44,6 +46,7 @@ class CenterHead(nn.Module):
         center_range: Lower x, y, z and upper x, y, z in metres of decoded centres.
         suppressions: One rule a task.
         max_detections: Boxes of a task that are kept at most.
+        deformable: Whether deformable convolutions adapt the map to the heat map and to the boxes of each task.
 
     Upstream: mmdet3d initialises every convolution alike, which starts training with heat map logits of a
     standard deviation near 8. As in the official CenterPoint the last layers here start small.
@@ -69,6 +72,7 @@ class CenterHead(nn.Module):
         center_range: Sequence[float],
         suppressions: Sequence[Suppression],
         max_detections: int,
+        deformable: bool = False,
     ) -> None:
         super().__init__()
         self.maps = HeadMaps(grid=grid, tasks=tasks, branches=BRANCHES)
@@ -93,13 +97,13 @@ class CenterHead(nn.Module):
         self._constant("center_range", torch.tensor(list(center_range)))
 
         self.shared_conv = _conv_norm_relu(in_channels, channels)
-        self.task_heads = nn.ModuleList(_task_head(channels, len(task)) for task in tasks)
+        task_head = DeformableTaskHead if deformable else TaskHead
+        self.task_heads = nn.ModuleList(task_head(channels, len(task)) for task in tasks)
 
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
         """Logits of a map [B, C, Y, X]: for each task its branches, then its heat map, [B, k, Y, X]."""
         shared = self.shared_conv(x)
-        task_heads = cast(Iterable[nn.ModuleDict], self.task_heads)
-        return [{name: branch(shared) for name, branch in task.items()} for task in task_heads]
+        return [task(shared) for task in self.task_heads]
 
     def targets(self, boxes: Boxes, labels: Tensor) -> CenterTargets:
         """What to predict for boxes [B, M, 9] with labels [B, M], negative where there is no box."""
@@ -159,12 +163,51 @@ class CenterHead(nn.Module):
         self.register_buffer(name, value, persistent=False)
 
 
-def _task_head(channels: int, classes: int) -> nn.ModuleDict:
-    last = {name: nn.Conv2d(channels, count, 3, padding=1) for name, count in (*BRANCHES, ("heatmap", classes))}
-    nn.init.constant_(last["heatmap"].get_parameter("bias"), HEATMAP_BIAS)
-    return nn.ModuleDict(
-        {name: nn.Sequential(_conv_norm_relu(channels, channels), conv) for name, conv in last.items()}
-    )
+class TaskHead(nn.ModuleDict):
+    """The branches of a task, then its heat map.
+
+    Args:
+        channels: Of the shared map, and of each branch.
+        classes: Of the task.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(_branches(channels, (*BRANCHES, ("heatmap", classes))))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits [B, k, Y, X] by name, of the shared map [B, C, Y, X]."""
+        return {name: branch(x) for name, branch in self.items()}
+
+
+class DeformableTaskHead(nn.Module):
+    """A task whose heat map and whose branches see the shared map through deformable convolutions of their own.
+
+    Args:
+        channels: Of the shared map, and of each branch.
+        classes: Of the task.
+
+    Source: mmdet3d's `DCNSeparateHead`.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.feature_adapt_cls = DeformConv(channels, DEFORM_GROUPS)
+        self.feature_adapt_reg = DeformConv(channels, DEFORM_GROUPS)
+        self.cls_head = _branches(channels, (("heatmap", classes),))["heatmap"]
+        self.task_head = nn.ModuleDict(_branches(channels, BRANCHES))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """See `TaskHead`."""
+        adapted = self.feature_adapt_reg(x)
+        branches = {name: branch(adapted) for name, branch in self.task_head.items()}
+        return {**branches, "heatmap": self.cls_head(self.feature_adapt_cls(x))}
+
+
+def _branches(channels: int, outputs: Sequence[tuple[str, int]]) -> dict[str, nn.Module]:
+    last = {name: nn.Conv2d(channels, count, 3, padding=1) for name, count in outputs}
+    if "heatmap" in last:
+        nn.init.constant_(last["heatmap"].get_parameter("bias"), HEATMAP_BIAS)
+    return {name: nn.Sequential(_conv_norm_relu(channels, channels), conv) for name, conv in last.items()}
 
 
 def _conv_norm_relu(in_channels: int, channels: int) -> nn.Sequential:
@@ -205,4 +248,5 @@ def build_center_head(
         center_range=config.center_range,
         suppressions=[Suppression(rule.kind, rule.threshold, rule.size_factors) for rule in config.nms],
         max_detections=config.max_detections,
+        deformable=config.deformable,
     )
