@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -259,9 +259,6 @@ class _Sweeps(TorchDataset[Outcome | UserError]):
 
     def __len__(self) -> int:
         return len(self.jobs)
-
-    def __iter__(self) -> Iterator[Outcome | UserError]:
-        return (self[place] for place in range(len(self)))
 
     def __getitem__(self, place: int) -> Outcome | UserError:
         try:
