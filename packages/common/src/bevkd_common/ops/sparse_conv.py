@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from itertools import product
 from math import prod
@@ -166,13 +166,16 @@ class Rulebook:
         """The cell of the kernel that connects each row with itself."""
         return self.pairs.index(None) if None in self.pairs else None
 
-    def blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+    @cached_property
+    def blocks(self) -> Sequence[tuple[int, Tensor, Tensor]]:
         """Cell of the kernel, rows of the input and rows of the output, for as many pairs as suit the device."""
+        blocks = []
         for cell, pairs in enumerate(self.pairs):
             if pairs is not None and len(pairs[0]) > 0:
                 size = CPU_BLOCK if pairs[0].device.type == "cpu" else len(pairs[0])
                 for inputs, outputs in zip(pairs[0].split(size), pairs[1].split(size), strict=True):
-                    yield cell, inputs, outputs
+                    blocks.append((cell, inputs, outputs))
+        return blocks
 
 
 def submanifold_rulebook(coordinates: Tensor, shape: Triple, kernel: Triple) -> Rulebook:
@@ -235,9 +238,9 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, rulebook: Rulebook) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.rulebook = rulebook
-        matrices = weight.flatten(1, 3).permute(1, 2, 0)
+        matrices = weight.flatten(1, 3).permute(1, 2, 0).unbind()
         out = _first_sum(features, matrices, rulebook.center, rulebook.rows)
-        for cell, inputs, outputs in rulebook.blocks():
+        for cell, inputs, outputs in rulebook.blocks:
             out.index_add_(0, outputs, features.index_select(0, inputs) @ matrices[cell])
         return out
 
@@ -247,24 +250,25 @@ class _Convolution(torch.autograd.Function):
         features, weight = ctx.saved_tensors
         rulebook: Rulebook = ctx.rulebook
         with torch.autocast(grad.device.type, enabled=False):
-            matrices = weight.flatten(1, 3).transpose(0, 1)
-            grad_matrices = torch.zeros_like(matrices)
+            matrices = weight.flatten(1, 3).unbind(1)
+            grad_weight = weight.new_zeros(len(matrices), *matrices[0].shape)
+            grad_matrices = grad_weight.unbind()
             grad_features = None
             if ctx.needs_input_grad[0]:
                 grad_features = _first_sum(grad, matrices, rulebook.center, len(features))
             if rulebook.center is not None:
-                grad_matrices[rulebook.center] = grad.T @ features
-            for cell, inputs, outputs in rulebook.blocks():
+                torch.mm(grad.T, features, out=grad_matrices[rulebook.center])
+            for cell, inputs, outputs in rulebook.blocks:
                 grad_rows = grad.index_select(0, outputs)
                 grad_matrices[cell].addmm_(grad_rows.T, features.index_select(0, inputs))
                 if grad_features is not None:
                     grad_features.index_add_(0, inputs, grad_rows @ matrices[cell])
-        return grad_features, grad_matrices.transpose(0, 1).reshape(weight.shape), None
+        return grad_features, grad_weight.transpose(0, 1).reshape(weight.shape), None
 
 
-def _first_sum(rows: Tensor, matrices: Tensor, center: int | None, count: int) -> Tensor:
+def _first_sum(rows: Tensor, matrices: Sequence[Tensor], center: int | None, count: int) -> Tensor:
     """What each of `count` rows receives from itself, as the start of a sum."""
-    return rows.new_zeros(count, matrices.shape[2]) if center is None else rows @ matrices[center]
+    return rows.new_zeros(count, matrices[0].shape[1]) if center is None else rows @ matrices[center]
 
 
 def _biased(x: SparseTensor, bias: Tensor | None) -> SparseTensor:
