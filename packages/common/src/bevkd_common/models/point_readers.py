@@ -19,9 +19,6 @@ from bevkd_common.models.sparse_encoder import SparseEncoder, VoxelMeans, VoxelR
 from bevkd_common.models.taps import BevMap
 from bevkd_common.ops.voxelize import VoxelSpec
 
-POINT_FEATURES = 5
-"""x, y, z, intensity, seconds before the key frame."""
-
 
 class PointReader(nn.Module):
     """Cuts a batch's points into pillars or voxels and makes a map of them.
@@ -70,12 +67,14 @@ def build_point_reader(config: PointReaderConfig, point_range: Box6, sweeps: int
 
 
 def _pillars(config: PillarReaderConfig, spec: VoxelSpec, grid: Grid) -> nn.Module:
-    pillars = PillarFeatureNet(spec, POINT_FEATURES, config.channels, config.point_scales, config.norm_momentum)
+    pillars = PillarFeatureNet(
+        spec, len(config.point_scales), config.channels, config.point_scales, config.norm_momentum
+    )
     return PillarReader(pillars, grid.ny, grid.nx)
 
 
 def _voxels(config: VoxelReaderConfig, spec: VoxelSpec) -> nn.Module:
     encoder = SparseEncoder(
-        spec.cells, POINT_FEATURES, config.encoder_channels, config.encoder_blocks, config.norm_momentum
+        spec.cells, len(config.point_scales), config.encoder_channels, config.encoder_blocks, config.norm_momentum
     )
     return VoxelReader(VoxelMeans(config.point_scales), encoder)
