@@ -49,20 +49,19 @@ class EarlierFrame(nn.Module):
         self.motion = motion
         self.history = history
 
-    def forward(self, batch: Batch, lift: Callable[[Cameras], Tensor]) -> Tensor:
+    def forward(self, lifted: Tensor, batch: Batch, lift: Callable[[Cameras], Tensor]) -> Tensor:
         """Present map and earlier map [B, 2 · C, Y, X], in the present axes.
 
         Args:
-            batch: With cameras and history.
-            lift: From cameras to a map [B, C, Y, X] in the LiDAR axes to which they lead.
+            lifted: The present frame as it was lifted, [B, C, Y, X].
+            batch: With history.
+            lift: From cameras of another frame to a map [B, C, Y, X] in the LiDAR axes to which they lead.
 
         Raises:
-            ValueError: If the batch has no cameras or no history.
+            ValueError: If the batch has no history.
         """
-        if batch.cameras is None:
-            raise ValueError("an earlier frame needs images, the batch was loaded without cameras")
         history = _history(batch)
-        present = self.stage(lift(batch.cameras))
+        present = self.stage(lifted)
         with torch.no_grad():
             past = self.stage(lift(_in_its_own_axes(history)))
             moved = warp_bev(past, history.lidar_T_past[:, -1], self.grid, anchor=self.alignment)

@@ -119,15 +119,14 @@ class BevDet(nn.Module):
         """
         if batch.cameras is None:
             raise ValueError("BEVDet needs images, the batch was loaded without cameras")
-        logits: list[Tensor] = []
+        lifted, logits = self._lift(batch.cameras)
+        if self.earlier is None:
+            return lifted, logits
+        return self.earlier(lifted, batch, lambda past: self._lift(past)[0]), logits
 
-        def lift(cameras: Cameras) -> Tensor:
-            lifted, told = self.lift_splat(self.image_features(cameras), cameras)
-            logits.append(told)
-            return lifted
-
-        lifted = lift(batch.cameras) if self.earlier is None else self.earlier(batch, lift)
-        return lifted, logits[0]  # the present frame is lifted first
+    def _lift(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        """One frame on the ground, in the axes to which its cameras lead, and its depth logits."""
+        return self.lift_splat(self.image_features(cameras), cameras)
 
     def image_features(self, cameras: Cameras) -> Tensor:
         """One feature map [B, N, C, H, W] a camera.
