@@ -91,8 +91,8 @@ def test_depths_depend_on_the_camera(tiny, tiny_depth, batch_of, with_cameras, s
     other = settled(tiny(), batch)
     features = other.image_features(batch.cameras)
     assert torch.equal(
-        other.lift_splat.depth_net(features, wider.cameras)[0],
-        other.lift_splat.depth_net(features, batch.cameras)[0],
+        other.lift_splat.depth_net(features, wider.cameras, batch.aug_T_lidar)[0],
+        other.lift_splat.depth_net(features, batch.cameras, batch.aug_T_lidar)[0],
     )
 
 

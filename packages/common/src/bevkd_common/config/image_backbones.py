@@ -31,6 +31,8 @@ class TimmBackboneConfig(Config):
     strides: Strides = (16, 32)
     weights: Path | None = None
     """A checkpoint on this machine (`.pth` or `.safetensors`); nothing is downloaded. None starts at random."""
+    frozen: tuple[str, ...] = ()
+    """Modules of the network, as timm calls them, that keep their weights and the statistics of their norms."""
 
     @property
     def described(self) -> str:

@@ -1,19 +1,87 @@
-"""An earlier frame beside the present one in a lifting camera detector, as BEVDet4D has it."""
+"""An earlier frame beside the present one in a lifting camera detector: BEVDet4D's and Megvii's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from bevkd_common.data.needs import AdjacentFrames
+from bevkd_common.data.needs import AdjacentFrames, KeyframeQueue
 from bevkd_common.data.samples import Batch, Cameras, History
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.ops.bev_warp import warp_bev
+
+
+class Lift(Protocol):
+    """What lifts a frame."""
+
+    def __call__(self, cameras: Cameras, known: Cameras | None = None) -> Tensor:
+        """A map [B, C, Y, X] in the LiDAR axes to which the cameras lead.
+
+        Args:
+            cameras: Of the frame.
+            known: The cameras that the depth net is told of, if they are others.
+        """
+        ...
+
+
+class Earlier(Protocol):
+    """An `nn.Module` that puts the map of an earlier frame beside the present one."""
+
+    @property
+    def history(self) -> AdjacentFrames | KeyframeQueue:
+        """Which frame it is."""
+        ...
+
+    def __call__(self, lifted: Tensor, batch: Batch, lift: Lift) -> Tensor:
+        """Present map and earlier map side by side, in the present axes; the earlier one has no gradient.
+
+        Args:
+            lifted: The present frame as it was lifted, [B, C, Y, X].
+            batch: With history.
+            lift: Lifts the other frame.
+
+        Raises:
+            ValueError: If the batch has no history.
+        """
+        ...
+
+    def learned(self, boxes: Boxes, batch: Batch) -> Boxes:
+        """Boxes [B, M] as the head learns them."""
+        ...
+
+    def told(self, boxes: Boxes, batch: Batch, sample: int) -> Boxes:
+        """Boxes [M] that the head found in one sample, with velocities in m/s."""
+        ...
+
+
+class EarlierKeyFrame(nn.Module):
+    """Puts the map of the key frame before beside the present one; nothing is warped.
+
+    The earlier images are lifted into the present axes, each with its own pose, by a depth net that is told the
+    present cameras. At the start of a scene the present frame stands in. Batch norm sees both frames.
+
+    Source: BEVDepth (arXiv 2206.10092), numerics of its released two-frame detectors.
+    """
+
+    history = KeyframeQueue(frames=2, spare=0)
+
+    def forward(self, lifted: Tensor, batch: Batch, lift: Lift) -> Tensor:
+        """See `Earlier`: [B, 2 · C, Y, X]."""
+        with torch.no_grad():
+            past = lift(_last_cameras(_history(batch)), batch.cameras)
+        return torch.cat([lifted, past], dim=1)
+
+    def learned(self, boxes: Boxes, batch: Batch) -> Boxes:
+        """The boxes as they are."""
+        return boxes
+
+    def told(self, boxes: Boxes, batch: Batch, sample: int) -> Boxes:
+        """The boxes as they are."""
+        return boxes
 
 
 class EarlierFrame(nn.Module):
@@ -49,17 +117,8 @@ class EarlierFrame(nn.Module):
         self.motion = motion
         self.history = history
 
-    def forward(self, lifted: Tensor, batch: Batch, lift: Callable[[Cameras], Tensor]) -> Tensor:
-        """Present map and earlier map [B, 2 · C, Y, X], in the present axes.
-
-        Args:
-            lifted: The present frame as it was lifted, [B, C, Y, X].
-            batch: With history.
-            lift: From cameras of another frame to a map [B, C, Y, X] in the LiDAR axes to which they lead.
-
-        Raises:
-            ValueError: If the batch has no history.
-        """
+    def forward(self, lifted: Tensor, batch: Batch, lift: Lift) -> Tensor:
+        """See `Earlier`: [B, 2 · C, Y, X]."""
         history = _history(batch)
         present = self.stage(lifted)
         with torch.no_grad():
@@ -93,9 +152,14 @@ def _history(batch: Batch) -> History:
     return batch.history
 
 
+def _last_cameras(history: History) -> Cameras:
+    """The cameras of the last frame of a history, leading to the present axes."""
+    return Cameras(**{name: value[:, -1] for name, value in vars(history.cameras).items()})
+
+
 def _in_its_own_axes(history: History) -> Cameras:
     """The cameras of the last frame of a history, leading to the LiDAR axes of that frame."""
-    cameras = Cameras(**{name: value[:, -1] for name, value in vars(history.cameras).items()})
+    cameras = _last_cameras(history)
     past_T_lidar = torch.linalg.inv(history.lidar_T_past[:, -1].double())[:, None]
     return replace(cameras, lidar_T_cam=(past_T_lidar @ cameras.lidar_T_cam.double()).float())
 

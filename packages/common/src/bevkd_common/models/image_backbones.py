@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -16,6 +16,7 @@ from bevkd_common.config.image_backbones import (
     ImageBackboneConfig,
     ImageNormalization,
     SmallResNetConfig,
+    TimmBackboneConfig,
 )
 from bevkd_common.config.wording import did_you_mean
 from bevkd_common.errors import UserError
@@ -59,13 +60,27 @@ class ImageBackbone(nn.Module):
     Attributes:
         channels: Channels of each level, finest first.
         strides: Image pixels per cell of each level.
+        frozen: Names of the network's modules that never train, norms included.
     """
 
-    def __init__(self, network: nn.Module, channels: Sequence[int], strides: Sequence[int]) -> None:
+    def __init__(
+        self, network: nn.Module, channels: Sequence[int], strides: Sequence[int], frozen: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.network = network
         self.channels = tuple(channels)
         self.strides = tuple(strides)
+        self.frozen = tuple(frozen)
+        for name in self.frozen:
+            network.get_submodule(name).requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything that is not frozen."""
+        super().train(mode)
+        for name in self.frozen:
+            self.network.get_submodule(name).eval()
+        return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps [B, channels[i], ⌈H / strides[i]⌉, ⌈W / strides[i]⌉] of normalised images [B, 3, H, W]."""
@@ -126,7 +141,7 @@ def build_image_backbone(config: ImageBackboneConfig) -> ImageBackbone:
     available = _available_strides(config.name)
     if missing := sorted(set(config.strides) - set(available)):
         raise UserError(f"the image backbone {config.name} has no maps of stride {missing}, only of {available}")
-    backbone = _features(config.name, [available.index(stride) for stride in config.strides], config.strides)
+    backbone = _features(config, [available.index(stride) for stride in config.strides])
     if config.weights is not None:
         _load_weights(backbone.network, config.name, config.weights)
     return backbone
@@ -140,11 +155,16 @@ def _available_strides(name: str) -> list[int]:
         return _feature_info(timm.create_model(name, pretrained=False, features_only=True)).reduction()
 
 
-def _features(name: str, levels: list[int], strides: tuple[int, ...]) -> ImageBackbone:
-    network = timm.create_model(name, pretrained=False, features_only=True, out_indices=tuple(levels))
+def _features(config: TimmBackboneConfig, levels: list[int]) -> ImageBackbone:
+    network = timm.create_model(config.name, pretrained=False, features_only=True, out_indices=tuple(levels))
     if getattr(network, "output_fmt", Format.NCHW) != Format.NCHW:
-        raise UserError(f"the image backbone {name} returns channels last; choose a convolutional network")
-    return ImageBackbone(network, _feature_info(network).channels(), strides)
+        raise UserError(f"the image backbone {config.name} returns channels last; choose a convolutional network")
+    parts = dict(network.named_modules())
+    for name in config.frozen:
+        if name not in parts:
+            near = did_you_mean(name, parts)
+            raise UserError(f"the image backbone {config.name} has no module `{name}` to keep frozen{near}")
+    return ImageBackbone(network, _feature_info(network).channels(), config.strides, config.frozen)
 
 
 def _feature_info(network: nn.Module) -> Any:

@@ -10,6 +10,8 @@ from bevkd_common.config.bevdet4d import BevDet4dConfig
 from bevkd_common.config.bevdet4d import describe as describe_bevdet4d
 from bevkd_common.config.centerpoint import CenterPointConfig
 from bevkd_common.config.centerpoint import describe as describe_centerpoint
+from bevkd_common.config.megvii_bevdepth import MegviiBevDepthConfig
+from bevkd_common.config.megvii_bevdepth import describe as describe_megvii_bevdepth
 from bevkd_common.config.plugins import DetectorSpec
 
 CENTERPOINT = DetectorSpec(
@@ -43,6 +45,15 @@ BEVDEPTH = DetectorSpec(
     build="bevkd_common.models.detectors.bevdepth:build",
     summary="BEVDepth: BEVDet4D whose depths know the camera and learn from the LiDAR.",
     describe=describe_bevdepth,
+    check="bevkd_common.config.bevdet:check",
+    pretraining="bevkd_common.models.image_pretraining:build",
+)
+MEGVII_BEVDEPTH = DetectorSpec(
+    kind="megvii_bevdepth",
+    config=MegviiBevDepthConfig,
+    build="bevkd_common.models.detectors.megvii_bevdepth:build",
+    summary="BEVDepth as Megvii released it, over one key frame or two.",
+    describe=describe_megvii_bevdepth,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
 )
