@@ -127,3 +127,23 @@ def test_weights_are_never_downloaded(tmp_path: Path) -> None:
 def test_backbones_that_cannot_serve_are_refused(config: TimmBackboneConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_image_backbone(config)
+
+
+def test_frozen_modules_keep_weights_and_statistics_in_training() -> None:
+    config = TimmBackboneConfig(name="resnet18", strides=(4,), frozen=("conv1", "bn1"))
+    backbone = build_image_backbone(config)
+    frozen = {name: p.numel() for name, p in backbone.named_parameters() if not p.requires_grad}
+    assert frozen == {"network.conv1.weight": 9408, "network.bn1.weight": 64, "network.bn1.bias": 64}
+    assert not backbone.network.bn1.training
+    backbone.eval().train()
+    before = {name: value.clone() for name, value in backbone.network.named_buffers()}
+    backbone(torch.randn(2, 3, 64, 64) + 3)[0].sum().backward()
+    moved = {name for name, value in backbone.network.named_buffers() if not torch.equal(value, before[name])}
+    assert moved
+    assert not any(name.startswith("bn1.") for name in moved)
+    assert backbone.network.conv1.weight.grad is None
+
+
+def test_an_unknown_frozen_module_is_named() -> None:
+    with pytest.raises(UserError, match=r"resnet18 has no module `con1` to keep frozen.*conv1"):
+        build_image_backbone(TimmBackboneConfig(name="resnet18", strides=(4,), frozen=("con1",)))

@@ -151,10 +151,8 @@ def test_depth_is_a_distribution_so_that_mass_is_kept() -> None:
 )
 def test_augmentation_from_the_left_moves_the_map(name: str, aug_T_lidar: Tensor) -> None:
     lift_splat, cameras, image = small(), small_cameras(), features()
-    plain, augmented = (
-        lift_splat(image, cameras, PLAIN)[0],
-        lift_splat(image, moved(cameras, aug_T_lidar), PLAIN)[0],
-    )
+    plain = lift_splat(image, cameras, PLAIN)[0]
+    augmented = lift_splat(image, moved(cameras, aug_T_lidar), PLAIN)[0]
     expected = {
         # (x, y) goes to (-y, x): what lies ahead on the right ends up ahead on the left.
         "quarter turn": plain.flip(2).transpose(2, 3),
@@ -188,9 +186,8 @@ def test_each_sample_and_camera_has_its_own_calibration() -> None:
     both = lift_splat(image, cameras, PLAIN)[0]
     for sample in range(2):
         alone = Cameras(*(getattr(cameras, name)[sample : sample + 1] for name in Cameras.__dataclass_fields__))
-        torch.testing.assert_close(
-            lift_splat(image[sample : sample + 1], alone, PLAIN)[0], both[sample : sample + 1]
-        )
+        one = lift_splat(image[sample : sample + 1], alone, PLAIN)[0]
+        torch.testing.assert_close(one, both[sample : sample + 1])
     order = [2, 0, 1]
     permuted = Cameras(*(getattr(cameras, name)[:, order] for name in Cameras.__dataclass_fields__))
     torch.testing.assert_close(lift_splat(image[:, order], permuted, PLAIN)[0], both)

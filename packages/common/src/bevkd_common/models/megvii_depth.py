@@ -68,7 +68,7 @@ def camera_numbers(cameras: Cameras, aug_T_lidar: Tensor) -> Tensor:
     bev_aug = torch.cat([plane, aug_T_lidar[:, 2, 2:3]], dim=-1)[:, None].expand(*pinhole.shape[:2], -1)
     # In float64, which autocast leaves alone.
     lidar_T_cam = torch.linalg.inv(aug_T_lidar.double())[:, None] @ cameras.lidar_T_cam.double()
-    pose = lidar_T_cam[..., :3, :].float().flatten(2)
+    pose = lidar_T_cam[..., :3, :].to(pinhole.dtype).flatten(2)
     return torch.cat([pinhole, cameras.image_aug[..., :2, :].flatten(2), bev_aug, pose], dim=-1)
 
 
