@@ -109,7 +109,7 @@ def test_neck_fuses_fine_before_coarse_and_enlarges_corner_to_corner() -> None:
 
     assert x.shape == (2, 4, 16, 24)
     assert (x < 0).any()
-    torch.testing.assert_close(neck(fine, coarse), x)
+    torch.testing.assert_close(neck([x, fine, fine, coarse]), x)
 
 
 def test_corners_of_an_enlarged_map_coincide() -> None:
@@ -121,8 +121,8 @@ def test_corners_of_an_enlarged_map_coincide() -> None:
 def test_extra_norm_and_activation_come_last() -> None:
     plain, rectified = small_neck(), small_neck(extra_norm_act=True)
     rectified.load_state_dict(plain.state_dict() | rectified.norm_act.state_dict(prefix="norm_act."))
-    inputs = torch.randn(2, 3, 8, 12), torch.randn(2, 5, 2, 3)
-    torch.testing.assert_close(rectified(*inputs), F.relu(batch_norm(plain(*inputs), rectified.norm_act[0])))
+    maps = [torch.randn(2, channels, *size) for channels, size in ((1, (9, 9)), (3, (8, 12)), (5, (2, 3)))]
+    torch.testing.assert_close(rectified(maps), F.relu(batch_norm(plain(maps), rectified.norm_act[0])))
 
 
 def test_pyramid_adds_the_nearest_coarse_cell_to_the_fine_level() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 # Camera axes (x right, y down, z forward) to LiDAR axes (x right, y forward, z up).
 FRONT = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+PLAIN = torch.eye(4)  # without augmentation
 CENTERED = Grid(x0=-16.0, y0=-16.0, cell=0.5, nx=64, ny=64)
 
 
@@ -92,7 +93,7 @@ def test_a_feature_at_one_depth_lights_one_cell() -> None:
     image = torch.zeros(1, 1, 1, 16, 44)
     image[0, 0, 0, 8, 22] = 2.5
 
-    bev = lift_splat(image, released_camera())[0]
+    bev = lift_splat(image, released_camera(), PLAIN)[0]
 
     expected = torch.zeros(1, 1, 128, 128)
     expected[0, 0, 77, 64] = 2.5
@@ -109,7 +110,7 @@ def test_a_feature_is_shared_out_by_the_softmax_over_depth() -> None:
     image = torch.zeros(1, 1, 1, 16, 44)
     image[0, 0, 0, 8, 22] = 4.0
 
-    bev = lift_splat(image, released_camera())[0]
+    bev = lift_splat(image, released_camera(), PLAIN)[0]
 
     # Three quarters at 10 m, a quarter at 20 m: (0.256, 20.7).
     expected = torch.zeros(1, 1, 128, 128)
@@ -132,8 +133,8 @@ def test_depth_is_a_distribution_so_that_mass_is_kept() -> None:
     wide = Grid(x0=-32.0, y0=-32.0, cell=2.0, nx=32, ny=32)
     lift_splat = small(grid=wide)
     image = features()
-    logits, context = lift_splat.depth_net(image, small_cameras())
-    bev, told = lift_splat(image, small_cameras())
+    logits, context = lift_splat.depth_net(image, small_cameras(), PLAIN)
+    bev, told = lift_splat(image, small_cameras(), PLAIN)
     assert torch.equal(told, logits)
     assert bev.shape == (2, 3, 32, 32)
     torch.testing.assert_close(bev.sum(dim=(2, 3)), context.sum(dim=(1, 3, 4)))
@@ -150,7 +151,8 @@ def test_depth_is_a_distribution_so_that_mass_is_kept() -> None:
 )
 def test_augmentation_from_the_left_moves_the_map(name: str, aug_T_lidar: Tensor) -> None:
     lift_splat, cameras, image = small(), small_cameras(), features()
-    plain, augmented = lift_splat(image, cameras)[0], lift_splat(image, moved(cameras, aug_T_lidar))[0]
+    plain = lift_splat(image, cameras, PLAIN)[0]
+    augmented = lift_splat(image, moved(cameras, aug_T_lidar), PLAIN)[0]
     expected = {
         # (x, y) goes to (-y, x): what lies ahead on the right ends up ahead on the left.
         "quarter turn": plain.flip(2).transpose(2, 3),
@@ -167,7 +169,7 @@ def test_halving_the_scene_halves_where_it_lands() -> None:
     scale = torch.diag(torch.tensor([0.5, 0.5, 0.5, 1.0]))
     coarse = small(grid=Grid(x0=-32.0, y0=-32.0, cell=1.0, nx=64, ny=64))
     coarse.load_state_dict(lift_splat.state_dict())
-    torch.testing.assert_close(lift_splat(image, moved(cameras, scale))[0], coarse(image, cameras)[0])
+    torch.testing.assert_close(lift_splat(image, moved(cameras, scale), PLAIN)[0], coarse(image, cameras, PLAIN)[0])
 
 
 def test_image_augmentation_is_undone() -> None:
@@ -175,20 +177,21 @@ def test_image_augmentation_is_undone() -> None:
     # The columns of the frustum run from 0 to 47: this mirror maps them onto each other.
     mirror = torch.tensor([[-1.0, 0.0, 47.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).expand(2, 3, 3, 3)
     mirrored = Cameras(cameras.images, cameras.intrinsics, cameras.lidar_T_cam, mirror)
-    torch.testing.assert_close(lift_splat(image.flip(-1), mirrored)[0], lift_splat(image, cameras)[0])
-    assert not torch.allclose(lift_splat(image, mirrored)[0], lift_splat(image, cameras)[0])
+    torch.testing.assert_close(lift_splat(image.flip(-1), mirrored, PLAIN)[0], lift_splat(image, cameras, PLAIN)[0])
+    assert not torch.allclose(lift_splat(image, mirrored, PLAIN)[0], lift_splat(image, cameras, PLAIN)[0])
 
 
 def test_each_sample_and_camera_has_its_own_calibration() -> None:
     lift_splat, cameras, image = small(), small_cameras(), features()
-    both = lift_splat(image, cameras)[0]
+    both = lift_splat(image, cameras, PLAIN)[0]
     for sample in range(2):
         alone = Cameras(*(getattr(cameras, name)[sample : sample + 1] for name in Cameras.__dataclass_fields__))
-        torch.testing.assert_close(lift_splat(image[sample : sample + 1], alone)[0], both[sample : sample + 1])
+        one = lift_splat(image[sample : sample + 1], alone, PLAIN)[0]
+        torch.testing.assert_close(one, both[sample : sample + 1])
     order = [2, 0, 1]
     permuted = Cameras(*(getattr(cameras, name)[:, order] for name in Cameras.__dataclass_fields__))
-    torch.testing.assert_close(lift_splat(image[:, order], permuted)[0], both)
-    assert not torch.allclose(lift_splat(image[:, order], cameras)[0], both)
+    torch.testing.assert_close(lift_splat(image[:, order], permuted, PLAIN)[0], both)
+    assert not torch.allclose(lift_splat(image[:, order], cameras, PLAIN)[0], both)
 
 
 def test_state_holds_the_learned_layer_alone() -> None:
@@ -200,10 +203,10 @@ def test_state_holds_the_learned_layer_alone() -> None:
 
 def test_autocast_keeps_geometry_and_sums_in_float32() -> None:
     lift_splat, cameras, image = small(), small_cameras(), features()
-    exact = lift_splat(image, cameras)[0]
+    exact = lift_splat(image, cameras, PLAIN)[0]
     with torch.autocast("cpu", torch.bfloat16):
         cells = lift_splat.cells(cameras)
-        bev = lift_splat(image, cameras)[0]
+        bev = lift_splat(image, cameras, PLAIN)[0]
     assert torch.equal(cells, lift_splat.cells(cameras))
     assert bev.dtype == torch.float32
     torch.testing.assert_close(bev, exact, rtol=0.05, atol=0.05)
@@ -211,7 +214,7 @@ def test_autocast_keeps_geometry_and_sums_in_float32() -> None:
 
 def test_gradients_reach_depth_and_context() -> None:
     lift_splat, image = small(), features().requires_grad_()
-    lift_splat(image, small_cameras())[0].square().sum().backward()
+    lift_splat(image, small_cameras(), PLAIN)[0].square().sum().backward()
     gradient = lift_splat.depth_net.joint.weight.grad
     assert gradient is not None
     assert image.grad is not None

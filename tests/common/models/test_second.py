@@ -72,3 +72,14 @@ def test_the_momentum_reaches_every_norm():
     norms = [part for net in (backbone, neck) for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
     assert len(norms) == 6
     assert {norm.momentum for norm in norms} == {0.2}
+
+
+def test_a_stage_that_keeps_its_resolution_may_be_transposed_too():
+    neck = SecondFPN((3, 4, 5), (6, 6, 6), (0.5, 1, 2), transposed_at_one=True)
+    layers = [(type(deblock[0]), tuple(deblock[0].weight.shape)) for deblock in neck.deblocks]
+    assert layers == [
+        (nn.Conv2d, (6, 3, 2, 2)),
+        (nn.ConvTranspose2d, (4, 6, 1, 1)),
+        (nn.ConvTranspose2d, (5, 6, 2, 2)),
+    ]
+    assert neck([torch.randn(2, 3, 8, 12), torch.randn(2, 4, 4, 6), torch.randn(2, 5, 2, 3)]).shape == (2, 18, 4, 6)

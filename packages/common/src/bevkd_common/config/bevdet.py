@@ -46,13 +46,10 @@ class BevNeckConfig(Config):
     """Batch norm and ReLU at the end, as DistillBEV's students have them; for all arms of an experiment alike."""
 
 
-class BevDetConfig(Config):
-    """BEVDet; the defaults are the released detector with ResNet-50 at 256 x 704.
+class LiftConfig(Config):
+    """From images to a bird's-eye-view map, what all detectors that lift features share."""
 
-    Source: BEVDet (arXiv 2112.11790) and its released R50 configuration.
-    """
-
-    kind: Literal["bevdet"] = "bevdet"
+    kind: str
     image_size: tuple[PositiveInt, PositiveInt] = (256, 704)
     """Height and width in pixels; must be what the data set's `images` deliver."""
     normalization: ImageNormalization = "imagenet_rgb"
@@ -65,6 +62,33 @@ class BevDetConfig(Config):
     """Lower and upper border of the one slice that is lifted, metres."""
     index_mode: Literal["truncate", "floor"] = "truncate"
     """Truncation widens the lower borders by a cell; released weights expect it."""
+
+    @property
+    def feature_stride(self) -> int:
+        """Pixels per cell of the features that are lifted."""
+        return self.image_backbone.strides[0]
+
+    @model_validator(mode="after")
+    def _check_lift(self) -> LiftConfig:
+        if self.normalization not in (known := self.image_backbone.normalizations):
+            raise ValueError(f"the weights of this `image_backbone` want the `normalization` {one_of(known)}")
+        height, width = self.image_size
+        if height % self.feature_stride or width % self.feature_stride:
+            raise ValueError(
+                f"`image_size` {height} x {width} is not a multiple of the finest stride {self.feature_stride}"
+            )
+        if self.z_range[0] == self.z_range[1]:
+            raise ValueError(f"`z_range` is empty: both borders are {self.z_range[0]:g}")
+        return self
+
+
+class BevDetConfig(LiftConfig):
+    """BEVDet; the defaults are the released detector with ResNet-50 at 256 x 704.
+
+    Source: BEVDet (arXiv 2112.11790) and its released R50 configuration.
+    """
+
+    kind: Literal["bevdet"] = "bevdet"
     bev_stages: Annotated[tuple[BevStageConfig, ...], Field(min_length=2)] = (
         BevStageConfig(channels=128),
         BevStageConfig(channels=256),
@@ -75,14 +99,6 @@ class BevDetConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> BevDetConfig:
-        if self.normalization not in (known := self.image_backbone.normalizations):
-            raise ValueError(f"the weights of this `image_backbone` want the `normalization` {one_of(known)}")
-        stride = self.image_backbone.strides[0]
-        height, width = self.image_size
-        if height % stride or width % stride:
-            raise ValueError(f"`image_size` {height} x {width} is not a multiple of the finest stride {stride}")
-        if self.z_range[0] == self.z_range[1]:
-            raise ValueError(f"`z_range` is empty: both borders are {self.z_range[0]:g}")
         coarsest = prod(stage.stride for stage in self.bev_stages)
         if self.grid.nx % coarsest or self.grid.ny % coarsest:
             raise ValueError(
@@ -92,7 +108,7 @@ class BevDetConfig(Config):
         return self
 
 
-def check(config: BevDetConfig, dataset: Config) -> Iterator[tuple[str, str]]:
+def check(config: LiftConfig, dataset: Config) -> Iterator[tuple[str, str]]:
     """What does not fit the data: a key within the detector's section and a reason each."""
     images = getattr(dataset, "images", None)
     if not isinstance(images, ImageInputConfig):
@@ -106,7 +122,7 @@ def check(config: BevDetConfig, dataset: Config) -> Iterator[tuple[str, str]]:
         )
 
 
-def describe(config: BevDetConfig) -> str:
+def describe(config: LiftConfig) -> str:
     """What is built, in a few words."""
     height, width = config.image_size
     cells = f"{config.grid.nx} x {config.grid.ny} cells of {config.grid.cell:g} m"

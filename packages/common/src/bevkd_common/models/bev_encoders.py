@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -91,8 +93,13 @@ class BevNeck(nn.Module):
         norm_act = [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)] if extra_norm_act else []
         self.norm_act = nn.Sequential(*norm_act)
 
-    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """[B, fine_channels, Y, X] and [B, coarse_channels, Y / s, X / s] to [B, out_channels, Y * t, X * t]."""
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """From the lifted map and every stage to [B, out_channels, Y * t, X * t]; the second and the last count.
+
+        Args:
+            maps: The second [B, fine_channels, Y, X], the last [B, coarse_channels, Y / s, X / s].
+        """
+        fine, coarse = maps[1], maps[-1]
         fused = self.fuse(torch.cat([fine, self.enlarge_coarse(coarse)], dim=1))
         return self.norm_act(self.refine(fused))
 

@@ -19,8 +19,14 @@ CAMERA_NUMBERS = 33
 class DepthNet(Protocol):
     """An `nn.Module` that tells depths."""
 
-    def __call__(self, features: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
-        """Depth logits [B, N, D, H, W] and context [B, N, C, H, W] of features [B, N, F, H, W]."""
+    def __call__(self, features: Tensor, cameras: Cameras, aug_T_lidar: Tensor) -> tuple[Tensor, Tensor]:
+        """Depth logits [B, N, D, H, W] and context [B, N, C, H, W].
+
+        Args:
+            features: [B, N, F, H, W].
+            cameras: What may be known of the cameras.
+            aug_T_lidar: [B, 4, 4], the augmentation in their poses.
+        """
         ...
 
 
@@ -40,7 +46,7 @@ class JointDepthNet(nn.Module):
         self.bins = bins
         self.joint = nn.Conv2d(in_channels, bins + out_channels, kernel_size=1)
 
-    def forward(self, features: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, cameras: Cameras, aug_T_lidar: Tensor) -> tuple[Tensor, Tensor]:
         """See `DepthNet`; the cameras do not matter."""
         predicted = self.joint(features.flatten(0, 1)).unflatten(0, features.shape[:2])
         logits, context = predicted.tensor_split([self.bins], dim=2)
@@ -71,8 +77,8 @@ class CameraAwareDepthNet(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.depth = nn.Conv2d(channels, bins, kernel_size=1)
 
-    def forward(self, features: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
-        """See `DepthNet`."""
+    def forward(self, features: Tensor, cameras: Cameras, aug_T_lidar: Tensor) -> tuple[Tensor, Tensor]:
+        """See `DepthNet`; poses are known as they are augmented."""
         flat = features.flatten(0, 1)
         gain = self.camera_gain(self.camera_norm(camera_numbers(cameras).flatten(0, 1))).sigmoid()
         branch = self.reduce(flat) * gain[..., None, None]
@@ -123,4 +129,33 @@ class ModulatedDeformConv(nn.Module):
             x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             offset, weight = self.conv_offset(x).split([18, 9], dim=1)
             moved: Tensor = deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=weight.sigmoid())
+        return moved
+
+
+class DeformConv(nn.Module):
+    """A 3x3 convolution that moves its nine samples (deformable convolution v1), without bias.
+
+    Args:
+        in_channels: Of the input.
+        out_channels: Of the output.
+        groups: Of channels; the offsets are the same for all.
+
+    Source: Deformable Convolutional Networks, arXiv 1703.06211; the order of offsets is mmcv's, which torchvision
+    shares.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, 3, 3))
+        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        # Nine vertical and horizontal offsets; it begins as a plain convolution.
+        self.conv_offset = nn.Conv2d(in_channels, 18, 3, padding=1)
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.get_parameter("bias"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, H, W] to [B, out_channels, H, W]; float32 also under autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            moved: Tensor = deform_conv2d(x, self.conv_offset(x), self.weight, padding=1)
         return moved

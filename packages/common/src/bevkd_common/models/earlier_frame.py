@@ -1,18 +1,86 @@
-"""An earlier frame beside the present one in a lifting camera detector, as BEVDet4D has it."""
+"""An earlier frame beside the present one in a lifting camera detector: BEVDet4D's and Megvii's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from bevkd_common.data.needs import AdjacentFrames
+from bevkd_common.data.needs import AdjacentFrames, KeyframeQueue
 from bevkd_common.data.samples import Batch, Cameras, History
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.ops.bev_warp import warp_bev
+
+
+class Lift(Protocol):
+    """What lifts a frame."""
+
+    def __call__(self, cameras: Cameras, known: Cameras | None = None) -> Tensor:
+        """A map [B, C, Y, X] in the LiDAR axes to which the cameras lead.
+
+        Args:
+            cameras: Of the frame.
+            known: The cameras that the depth net is told of, if they are others.
+        """
+        ...
+
+
+class Earlier(Protocol):
+    """An `nn.Module` that puts the map of an earlier frame beside the present one."""
+
+    @property
+    def history(self) -> AdjacentFrames | KeyframeQueue:
+        """Which frame it is."""
+        ...
+
+    def __call__(self, lifted: Tensor, batch: Batch, lift: Lift) -> Tensor:
+        """Present map and earlier map side by side, in the present axes; the earlier one has no gradient.
+
+        Args:
+            lifted: The present frame as it was lifted, [B, C, Y, X].
+            batch: With history.
+            lift: Lifts the other frame.
+
+        Raises:
+            ValueError: If the batch has no history.
+        """
+        ...
+
+    def learned(self, boxes: Boxes, batch: Batch) -> Boxes:
+        """Boxes [B, M] as the head learns them."""
+        ...
+
+    def told(self, boxes: Boxes, batch: Batch, sample: int) -> Boxes:
+        """Boxes [M] that the head found in one sample, with velocities in m/s."""
+        ...
+
+
+class EarlierKeyFrame(nn.Module):
+    """Puts the map of the key frame before beside the present one; nothing is warped.
+
+    The earlier images are lifted into the present axes, each with its own pose, by a depth net that is told the
+    present cameras. At the start of a scene the present frame stands in. Batch norm sees both frames.
+
+    Source: BEVDepth (arXiv 2206.10092), numerics of its released two-frame detectors.
+    """
+
+    history = KeyframeQueue(frames=2, spare=0)
+
+    def forward(self, lifted: Tensor, batch: Batch, lift: Lift) -> Tensor:
+        """See `Earlier`: [B, 2 · C, Y, X]."""
+        with torch.no_grad():
+            past = lift(_last_cameras(_history(batch)), batch.cameras)
+        return torch.cat([lifted, past], dim=1)
+
+    def learned(self, boxes: Boxes, batch: Batch) -> Boxes:
+        """The boxes as they are."""
+        return boxes
+
+    def told(self, boxes: Boxes, batch: Batch, sample: int) -> Boxes:
+        """The boxes as they are."""
+        return boxes
 
 
 class EarlierFrame(nn.Module):
@@ -48,20 +116,10 @@ class EarlierFrame(nn.Module):
         self.motion = motion
         self.history = history
 
-    def forward(self, batch: Batch, lift: Callable[[Cameras], Tensor]) -> Tensor:
-        """Present map and earlier map [B, 2 · C, Y, X], in the present axes.
-
-        Args:
-            batch: With cameras and history.
-            lift: From cameras to a map [B, C, Y, X] in the LiDAR axes to which they lead.
-
-        Raises:
-            ValueError: If the batch has no cameras or no history.
-        """
-        if batch.cameras is None:
-            raise ValueError("an earlier frame needs images, the batch was loaded without cameras")
+    def forward(self, lifted: Tensor, batch: Batch, lift: Lift) -> Tensor:
+        """See `Earlier`: [B, 2 · C, Y, X]."""
         history = _history(batch)
-        present = self.stage(lift(batch.cameras))
+        present = self.stage(lifted)
         with torch.no_grad():
             past = self.stage(lift(history.frame(-1)))
             moved = warp_bev(past, history.lidar_T_past[:, -1], self.grid, anchor=self.alignment)
@@ -91,6 +149,11 @@ def _history(batch: Batch) -> History:
     if batch.history is None:
         raise ValueError("an earlier frame is needed, the batch was loaded without history")
     return batch.history
+
+
+def _last_cameras(history: History) -> Cameras:
+    """The cameras of the last frame of a history, leading to the present axes."""
+    return Cameras(**{name: value[:, -1] for name, value in vars(history.cameras).items()})
 
 
 def _with_motion(boxes: Boxes, factor: Tensor) -> Boxes:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bevkd_common.config.bevdet import BevDetConfig
+from bevkd_common.config.bevdet import LiftConfig
 from bevkd_common.config.bevformer import BevFormerConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch, Cameras, DepthHits
@@ -58,7 +58,8 @@ class DepthAndClasses(nn.Module):
         if batch.cameras is None or batch.points is None:
             raise ValueError("depth and classes of images need a batch with cameras and points")
         features = detector.image_features(batch.cameras)
-        logits, _ = detector.lift_splat.depth_net(features, batch.cameras)
+        own = detector.in_own_axes(batch)
+        logits, _ = detector.lift_splat.depth_net(features, own.cameras, own.aug_T_lidar)
         told = self.classify(features.flatten(0, 1))
         stride, bins = detector.lift_splat.stride, detector.lift_splat.depth_bins
         return _terms(batch, stride, bins, logits.flatten(0, 1), told)
@@ -184,8 +185,8 @@ def _projection(cameras: Cameras, sample: int | slice = slice(None)) -> tuple[Te
     )
 
 
-def build(config: BevDetConfig, classes: tuple[str, ...]) -> DepthAndClasses:
-    """For a BEVDet of this configuration."""
+def build(config: LiftConfig, classes: tuple[str, ...]) -> DepthAndClasses:
+    """For a detector of this configuration."""
     return DepthAndClasses(config.image_neck_channels, len(classes))
 
 

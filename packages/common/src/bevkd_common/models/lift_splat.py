@@ -22,6 +22,7 @@ class LiftSplat(nn.Module):
         grid: Cells of the map.
         z_range: Lower and upper border of the single slice, metres.
         index_mode: How coordinates become indices, see `bev_cells`.
+        aggregation: What the lifted features [M, C, D, H, W] of each image pass before they are pooled.
 
     Source: BEVDet (arXiv 2112.11790), view transformer; Lift, Splat, Shoot (arXiv 2008.05711).
     """
@@ -38,6 +39,7 @@ class LiftSplat(nn.Module):
         grid: Grid,
         z_range: tuple[float, float],
         index_mode: IndexMode = "truncate",
+        aggregation: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -46,12 +48,29 @@ class LiftSplat(nn.Module):
         self.stride = stride
         self.depth_bins = depth_bins
         self.depth_net = depth_net
+        self.aggregation = aggregation
         self.register_buffer("frustum", frustum(image_size, stride, depth_bins), persistent=False)
 
-    def forward(self, features: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
-        """Lift image features [B, N, F, H, W]: the map [B, C, Y, X], float32, and depth logits [B, N, D, H, W]."""
-        logits, context = self.depth_net(features, cameras)
-        return bev_pool(logits.float().softmax(dim=2), context, self.cells(cameras), self.grid), logits
+    def forward(
+        self, features: Tensor, cameras: Cameras, aug_T_lidar: Tensor, known: Cameras | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Lift image features: the map [B, C, Y, X], float32, and depth logits [B, N, D, H, W].
+
+        Args:
+            features: [B, N, F, H, W].
+            cameras: Where the features are.
+            aug_T_lidar: [B, 4, 4], the augmentation in the poses.
+            known: The cameras that the depth net is told of, if they are others.
+        """
+        logits, context = self.depth_net(features, cameras if known is None else known, aug_T_lidar)
+        depth, cells = logits.float().softmax(dim=2), self.cells(cameras)
+        if self.aggregation is not None:
+            lifted = self.aggregation((depth[:, :, None] * context[:, :, :, None]).flatten(0, 1))
+            # One image a depth, all of whose features are there.
+            context = lifted.unflatten(0, features.shape[:2]).movedim(3, 2).flatten(1, 2)
+            cells = cells.flatten(1, 2)[:, :, None]
+            depth = torch.ones_like(cells, dtype=depth.dtype)
+        return bev_pool(depth, context, cells, self.grid), logits
 
     @torch.no_grad()
     def cells(self, cameras: Cameras) -> Tensor:

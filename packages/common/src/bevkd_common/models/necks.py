@@ -18,8 +18,10 @@ class SecondFPN(nn.Module):
         channels: Channels that each stage is brought to.
         upsampling: Factor of each stage: 2 doubles the resolution, 0.5 halves it.
         norm_momentum: Of the batch norms.
+        transposed_at_one: Whether a stage that keeps its resolution has a transposed convolution too.
 
-    Source: SECOND; as in mmdet3d 1.4 with `use_conv_for_no_stride`, batch norm with eps 1e-3 and momentum 0.01.
+    Source: SECOND; batch norm with eps 1e-3 and momentum 0.01. In mmdet3d 1.4 CenterPoint sets
+    `use_conv_for_no_stride`; BEVDepth does not, and has transposed convolutions of 1x1.
     """
 
     def __init__(
@@ -28,11 +30,13 @@ class SecondFPN(nn.Module):
         channels: Sequence[int],
         upsampling: Sequence[float],
         norm_momentum: float = NORM_MOMENTUM,
+        *,
+        transposed_at_one: bool = False,
     ) -> None:
         super().__init__()
         self.deblocks = nn.ModuleList(
             nn.Sequential(
-                _resampling(inputs, outputs, factor),
+                _resampling(inputs, outputs, factor, transposed=factor > 1 or (factor == 1 and transposed_at_one)),
                 nn.BatchNorm2d(outputs, eps=NORM_EPS, momentum=norm_momentum),
                 nn.ReLU(inplace=True),
             )
@@ -44,8 +48,8 @@ class SecondFPN(nn.Module):
         return torch.cat([deblock(x) for deblock, x in zip(self.deblocks, stages, strict=True)], dim=1)
 
 
-def _resampling(in_channels: int, out_channels: int, factor: float) -> nn.Module:
-    if factor > 1:
+def _resampling(in_channels: int, out_channels: int, factor: float, *, transposed: bool) -> nn.Module:
+    if transposed:
         step = round(factor)
         layer: nn.Conv2d | nn.ConvTranspose2d = nn.ConvTranspose2d(
             in_channels, out_channels, step, step, bias=False

@@ -16,6 +16,8 @@ from bevkd_common.config.centerpoint_voxel import CenterPointVoxelConfig
 from bevkd_common.config.centerpoint_voxel import describe as describe_centerpoint_voxel
 from bevkd_common.config.lidarformer import LidarFormerConfig
 from bevkd_common.config.lidarformer import describe as describe_lidarformer
+from bevkd_common.config.megvii_bevdepth import MegviiBevDepthConfig
+from bevkd_common.config.megvii_bevdepth import describe as describe_megvii_bevdepth
 from bevkd_common.config.mvp import MvpConfig
 from bevkd_common.config.mvp import describe as describe_mvp
 from bevkd_common.config.plugins import DetectorSpec
@@ -85,4 +87,13 @@ BEVFORMER = DetectorSpec(
     describe=describe_bevformer,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build_of_features",
+)
+MEGVII_BEVDEPTH = DetectorSpec(
+    kind="megvii_bevdepth",
+    config=MegviiBevDepthConfig,
+    build="bevkd_common.models.detectors.megvii_bevdepth:build",
+    summary="BEVDepth as Megvii released it, over one key frame or two.",
+    describe=describe_megvii_bevdepth,
+    check="bevkd_common.config.bevdet:check",
+    pretraining="bevkd_common.models.image_pretraining:build",
 )

@@ -176,6 +176,26 @@ BEVFORMER = WeightMap(
 `wrap_yaw: false`."""
 
 
+MEGVII_BEVDEPTH_R50 = WeightMap(
+    source="Megvii's BEVDepth with ResNet-50",
+    prefixes=(
+        ("model.backbone.img_backbone.", "image_backbone.network."),
+        ("model.backbone.img_neck.", "image_neck."),
+        ("model.backbone.depth_net.", "lift_splat.depth_net."),
+        ("model.backbone.depth_aggregation_net.", "lift_splat.aggregation."),
+        ("model.head.trunk.conv1.", "bev_stages.0.conv1."),
+        ("model.head.trunk.bn1.", "bev_stages.0.bn1."),
+        ("model.head.trunk.layer1.", "bev_stages.0.blocks."),
+        ("model.head.trunk.layer2.", "bev_stages.1.blocks."),
+        ("model.head.trunk.layer3.", "bev_stages.2.blocks."),
+        ("model.head.neck.", "bev_neck."),
+        ("model.head.", "head."),
+    ),
+    ignored=tuple(f"model.backbone.{name}" for name in ("voxel_size", "voxel_coord", "voxel_num", "frustum")),
+)
+"""With and without depth aggregation; weights and their average bear the same names."""
+
+
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read the weights of a .pth or .safetensors file on the CPU; never runs code that the file may hold.
 

@@ -6,26 +6,29 @@ Source: BEVDet (arXiv 2112.11790), numerics of its released R50 detector.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from math import prod
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bevkd_common.config.bevdet import BevDetConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch, Cameras
 from bevkd_common.geometry.grid import Grid
+from bevkd_common.geometry.transforms import inverse_rigid
 from bevkd_common.models.bev_encoders import BevNeck, bev_stage
+from bevkd_common.models.depth_losses import DepthLoss, sigmoid_depth_loss
 from bevkd_common.models.depth_nets import JointDepthNet
 from bevkd_common.models.detector import Detections, Outputs, Targets, Term
-from bevkd_common.models.earlier_frame import EarlierFrame
+from bevkd_common.models.earlier_frame import Earlier
 from bevkd_common.models.heads.center_head import CenterHead, build_center_head
 from bevkd_common.models.image_backbones import ImageBackbone, ImageNormalizer, build_image_backbone
 from bevkd_common.models.image_necks import ImageFpn
 from bevkd_common.models.lift_splat import LiftSplat
+from bevkd_common.models.own_axes import in_axes
 from bevkd_common.models.taps import BevMap, TapSpec
-from bevkd_common.ops.depth_maps import depth_labels, depth_map
 
 DEPTH = "depth"
 """Name of the depth logits among the outputs, and of their loss."""
@@ -37,15 +40,19 @@ class BevDet(nn.Module):
     Args:
         normalizer: From uint8 images to the backbone's input.
         image_backbone: Feature maps of the images.
-        image_neck: One feature map a camera.
+        image_neck: One feature map a camera, of the backbone's.
         lift_splat: The features on the ground.
         bev_stages: Stages at falling resolution.
-        bev_neck: Back to the resolution of the head.
+        bev_neck: Back to the resolution of the head, from a list of the lifted map and every stage.
         head: Dense boxes.
         image_size: Height and width of the images in pixels.
         taps: What the maps are; `bev_in`, one `bev_block{i}` a stage, `bev_neck` and `head`.
         earlier: An earlier frame beside the present one (BEVDet4D); the first stage takes twice the channels then.
         depth_weight: Of the loss that compares the present frame's depths with the LiDAR (BEVDepth); None has none.
+        depth_loss: That loss.
+        float32_bev: Whether autocast ends where the bird's-eye-view map begins.
+        axes_T_lidar: [4, 4] to the axes of the detector's own maps, where they are not the LiDAR's; boxes come and
+            go in LiDAR axes all the same. Maps cannot be compared with others' then: `head` is the only tap.
     """
 
     def __init__(
@@ -53,15 +60,18 @@ class BevDet(nn.Module):
         *,
         normalizer: ImageNormalizer,
         image_backbone: ImageBackbone,
-        image_neck: ImageFpn,
+        image_neck: nn.Module,
         lift_splat: LiftSplat,
         bev_stages: Iterable[nn.Module],
-        bev_neck: BevNeck,
+        bev_neck: nn.Module,
         head: CenterHead,
         image_size: tuple[int, int],
         taps: Mapping[str, TapSpec],
-        earlier: EarlierFrame | None = None,
+        earlier: Earlier | None = None,
         depth_weight: float | None = None,
+        depth_loss: DepthLoss = sigmoid_depth_loss,
+        float32_bev: bool = False,
+        axes_T_lidar: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.normalizer = normalizer
@@ -72,9 +82,13 @@ class BevDet(nn.Module):
         self.bev_neck = bev_neck
         self.head = head
         self.image_size = image_size
-        self.taps = taps
+        self.taps = taps if axes_T_lidar is None else {"head": taps["head"]}
         self.earlier = earlier
         self.depth_weight = depth_weight
+        self.depth_loss = depth_loss
+        self.float32_bev = float32_bev
+        self.axes_T_lidar: Tensor | None
+        self.register_buffer("axes_T_lidar", axes_T_lidar, persistent=False)
         history = earlier.history if earlier else None
         self.needs = DataNeeds(cameras=True, history=history, depth=depth_weight is not None)
 
@@ -89,27 +103,32 @@ class BevDet(nn.Module):
         needed = {"bev_neck" if name == "head" else name for name in want}
         if not want:
             return Outputs({})
-        lifted, logits = self.lifted(batch)
+        lifted, logits = self.lifted(self.in_own_axes(batch))
         maps: dict[str, Tensor] = {}
         arising = self._maps(lifted)
-        while not needed <= maps.keys():
-            name, value = next(arising)
-            maps[name] = value
+        with torch.autocast(lifted.device.type, enabled=False) if self.float32_bev else nullcontext():
+            while not needed <= maps.keys():
+                name, value = next(arising)
+                maps[name] = value
+            head = self.head(maps["bev_neck"]) if "head" in want else ()
         return Outputs(
             taps={name: maps[name] for name in want if name != "head"},
-            head=self.head(maps["bev_neck"]) if "head" in want else (),
+            head=head,
             extras={} if self.depth_weight is None else {DEPTH: logits},
         )
+
+    def in_own_axes(self, batch: Batch) -> Batch:
+        """The batch in the axes of the detector's maps."""
+        return batch if self.axes_T_lidar is None else in_axes(batch, self.axes_T_lidar)
 
     def _maps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The maps with their names in the order in which they arise, each computed when it is asked for."""
         yield "bev_in", x
-        stages = []
+        maps = [x]
         for index, stage in enumerate(self.bev_stages):
-            x = stage(x)
-            stages.append(x)
-            yield f"bev_block{index}", x
-        yield "bev_neck", self.bev_neck(stages[0], stages[-1])
+            maps.append(stage(maps[-1]))
+            yield f"bev_block{index}", maps[-1]
+        yield "bev_neck", self.bev_neck(maps)
 
     def lifted(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The image features on the ground [B, C, Y, X], of one frame or of two, and the present depth logits.
@@ -119,15 +138,14 @@ class BevDet(nn.Module):
         """
         if batch.cameras is None:
             raise ValueError("BEVDet needs images, the batch was loaded without cameras")
-        logits: list[Tensor] = []
 
-        def lift(cameras: Cameras) -> Tensor:
-            lifted, told = self.lift_splat(self.image_features(cameras), cameras)
-            logits.append(told)
-            return lifted
+        def lift(cameras: Cameras, known: Cameras | None = None) -> tuple[Tensor, Tensor]:
+            return self.lift_splat(self.image_features(cameras), cameras, batch.aug_T_lidar, known)
 
-        lifted = lift(batch.cameras) if self.earlier is None else self.earlier(batch, lift)
-        return lifted, logits[0]  # the present frame is lifted first
+        lifted, logits = lift(batch.cameras)
+        if self.earlier is None:
+            return lifted, logits
+        return self.earlier(lifted, batch, lambda cameras, known=None: lift(cameras, known)[0]), logits
 
     def image_features(self, cameras: Cameras) -> Tensor:
         """One feature map [B, N, C, H, W] a camera.
@@ -144,62 +162,42 @@ class BevDet(nn.Module):
 
     def targets(self, outputs: Outputs, batch: Batch) -> Targets:
         """Heat maps and box codes of the batch's boxes."""
+        batch = self.in_own_axes(batch)
         boxes = batch.boxes if self.earlier is None else self.earlier.learned(batch.boxes, batch)
         return self.head.targets(boxes, batch.labels)
 
     def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
-        """The losses of the head, and of the depths where they are supervised."""
+        """The losses of the head, and of the depths where they are supervised.
+
+        Raises:
+            ValueError: If depths are supervised and the batch has none.
+        """
         terms = self.head.losses(outputs.head, targets)
         if self.depth_weight is None:
             return terms
-        return terms | {DEPTH: Term(self._depth_loss(outputs.extras[DEPTH], batch), self.depth_weight)}
-
-    def _depth_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Binary cross entropy of each depth bin, averaged over all bins of all cells.
-
-        Upstream: cells without a LiDAR point count as nothing, but are averaged over; the depths of a cell compete
-        in the lift, which takes a softmax, and not here. Points are rounded to the nearest cell.
-
-        Args:
-            logits: [B, N, D, H, W].
-            batch: With depths.
-
-        Raises:
-            ValueError: If the batch has none.
-        """
         if batch.depth is None:
             raise ValueError("depths are supervised, the batch was loaded without them")
-        bins, shape = self.lift_splat.depth_bins, logits.shape
-        depth = depth_map(
-            batch.depth,
-            shape[0] * shape[1],
-            self.image_size,
-            stride=self.lift_splat.stride,
-            rounding="nearest",
-            between=(bins.start, bins.stop),
-        )
-        label = depth_labels(depth, bins)
-        known = (label >= 0)[:, None].float()
-        wanted = F.one_hot(label.clamp(min=0), bins.count).movedim(-1, 1).float()
-        return F.binary_cross_entropy_with_logits(
-            logits.flatten(0, 1).float(), wanted, weight=known.expand_as(wanted)
-        )
+        value = self.depth_loss(outputs.extras[DEPTH], batch.depth, self.lift_splat.depth_bins, self.image_size)
+        return terms | {DEPTH: Term(value, self.depth_weight)}
 
     def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
         """Boxes of each sample."""
         found = self.head.decode(outputs.head)
-        if self.earlier is None:
-            return found
-        return [
-            replace(detections, boxes=self.earlier.told(detections.boxes, batch, sample))
-            for sample, detections in enumerate(found)
-        ]
+        if self.earlier is not None:
+            found = [
+                replace(detections, boxes=self.earlier.told(detections.boxes, batch, sample))
+                for sample, detections in enumerate(found)
+            ]
+        if self.axes_T_lidar is not None:
+            lidar_T_axes = inverse_rigid(self.axes_T_lidar)
+            found = [replace(detections, boxes=detections.boxes.transform(lidar_T_axes)) for detections in found]
+        return found
 
 
 def build(
     config: BevDetConfig,
     classes: tuple[str, ...],
-    earlier: EarlierFrame | None = None,
+    earlier: Earlier | None = None,
     *,
     depth_net: nn.Module | None = None,
     depth_weight: float | None = None,
@@ -225,7 +223,7 @@ def build(
     head = build_center_head(config.head, neck.channels, config.grid, classes)
     taps: dict[str, TapSpec] = {"bev_in": BevMap(lifted, config.grid)}
     for depth, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
-        taps[f"bev_block{depth}"] = BevMap(stage.channels, _coarser(config.grid, stride), "relu")
+        taps[f"bev_block{depth}"] = BevMap(stage.channels, coarser(config.grid, stride), "relu")
     taps["bev_neck"] = BevMap(neck.channels, config.grid, "relu" if neck.extra_norm_act else "none")
     taps["head"] = head.maps
     return BevDet(
@@ -264,5 +262,6 @@ def build(
     )
 
 
-def _coarser(grid: Grid, stride: int) -> Grid:
+def coarser(grid: Grid, stride: int) -> Grid:
+    """The grid of a map that is `stride` times coarser."""
     return Grid(grid.x0, grid.y0, grid.cell * stride, grid.nx // stride, grid.ny // stride)
