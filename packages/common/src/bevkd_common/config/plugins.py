@@ -32,6 +32,8 @@ class DetectorSpec:
             each thing that does not fit the data, a key within the detector's section and a reason.
         pretraining: "module:function" of `pretraining(config, classes) -> nn.Module` (a `Pretraining`), for a
             detector of which a part can be trained before the rest.
+        released: "module:attribute" of a sequence of `ReleasedForm`s, where checkpoints of other code bases can be
+            imported.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class DetectorSpec:
     describe: Callable[[Any], str]
     check: str | None = None
     pretraining: str | None = None
+    released: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from bevkd_common.data.dataset import Dataset, SplitName
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
+from bevkd_common.experiment.stages import fingerprint
 from bevkd_common.models.taps import Taps
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def dataset_spec(config: Config) -> DatasetSpec:
 def method_spec(config: Config) -> MethodSpec:
     """The plug-in behind a method's configuration."""
     return installed(MethodSpec).of(config)
+
+
+def architecture_hash(config: Config, classes: tuple[str, ...]) -> str:
+    """Hash of what determines the modules of a detector, and how they are used."""
+    return fingerprint({"detector": config.model_dump(mode="json"), "classes": classes})
 
 
 def build_detector(config: Config, classes: tuple[str, ...], *, seed: int) -> DetectorModule:

@@ -18,6 +18,7 @@ CENTERPOINT = DetectorSpec(
     build="bevkd_common.models.detectors.centerpoint:build",
     summary="CenterPoint over LiDAR pillars: SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint,
+    released="bevkd_common.models.weights:CENTERPOINT_FORMS",
 )
 BEVDET = DetectorSpec(
     kind="bevdet",
@@ -27,6 +28,7 @@ BEVDET = DetectorSpec(
     describe=describe_bevdet,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
+    released="bevkd_common.models.weights:BEVDET_FORMS",
 )
 BEVDET4D = DetectorSpec(
     kind="bevdet4d",
@@ -36,6 +38,7 @@ BEVDET4D = DetectorSpec(
     describe=describe_bevdet4d,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
+    released="bevkd_common.models.weights:BEVDET4D_FORMS",
 )
 BEVDEPTH = DetectorSpec(
     kind="bevdepth",
@@ -45,4 +48,5 @@ BEVDEPTH = DetectorSpec(
     describe=describe_bevdepth,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
+    released="bevkd_common.models.weights:BEVDEPTH_FORMS",
 )
