@@ -87,7 +87,7 @@ def translate(file: Path, config: Config, classes: tuple[str, ...], adjustments:
     with torch.device("meta"):
         wanted = build_detector(config, classes, seed=0).state_dict()
     forms: Sequence[ReleasedForm] = load(spec.released)
-    fitting = [_fitted(weights, wanted, form, adjustments, file) for form in forms]
+    fitting = [_fitted(weights, form, adjustments, file) for form in forms]
     form, renamed = min(zip(forms, fitting, strict=True), key=lambda pair: len(wanted.keys() ^ pair[1].keys()))
     family, why = _family(file, weights, content, digest, form, adjustments.family)
     ours = fold_old_family(renamed) if family == "old" else renamed
@@ -148,11 +148,7 @@ def check_settings(file: Path, metadata: Mapping[str, str], config: Config) -> N
 
 
 def _fitted(
-    weights: Mapping[str, Tensor],
-    wanted: Mapping[str, Tensor],
-    form: ReleasedForm,
-    adjustments: Adjustments,
-    file: Path,
+    weights: Mapping[str, Tensor], form: ReleasedForm, adjustments: Adjustments, file: Path
 ) -> dict[str, Tensor]:
     """Their tensors under our names.
 
