@@ -56,6 +56,8 @@ FLAGS = {
     "bevkd config check": "RECIPE --set",
     "bevkd config schema": "",
     "bevkd config diff": "A B",
+    "bevkd weights ls": "",
+    "bevkd weights import": "FILE --as --out --recipe --set --convention --rename --ignore",
     "bevkd data index": "ROOT --version --allow-missing --rebuild",
     "bevkd data check": "ROOT --version --samples --draw",
     "bevkd data virtual-points": "ROOT --version --masks --weights --official --set --out --sweeps --workers",

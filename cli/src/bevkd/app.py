@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 from bevkd_common.errors import TrainingStoppedError, UserError
 
-from bevkd import config, data, doctor, plugins, recipes, run, sweep
+from bevkd import config, data, doctor, plugins, recipes, run, sweep, weights
 
 DISK_TROUBLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -37,6 +37,7 @@ app.command("sweep")(sweep.sweep)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 app.command("plugins")(plugins.plugins)
 app.command("doctor")(doctor.doctor)
 

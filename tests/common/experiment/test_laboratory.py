@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from bevkd_common.engine.checkpoint import load_file
+from bevkd_common.engine.checkpoint import load_file, save_weights
 from bevkd_common.errors import UserError
 from bevkd_common.experiment import laboratory
 from bevkd_common.experiment.arms import baseline_arm, distilled_arm, teacher_arm
@@ -189,6 +189,28 @@ def test_a_file_that_does_not_fit_names_the_keys(make_lab, make_recipe, checkpoi
     recipe = loaded(make_recipe("teacher.channels=9"), checkpoint)
     with pytest.raises(UserError, match=r"features.weight is \(8, 1, 3, 3\), wanted \(9, 1, 3, 3\)"):
         dict(run_seed(make_lab(recipe=recipe), recipe, []))
+
+
+def test_an_imported_file_is_a_teacher_only_for_its_own_settings(make_lab, make_recipe, checkpoint, reporter):
+    config = make_recipe().teacher
+    weights = load_file(checkpoint)
+    about = {"detector": json.dumps(config.model_dump(mode="json"))}
+    save_weights(checkpoint, weights, kind="raw", architecture="", step=0, about=about)
+    lab = make_lab(recipe=loaded(make_recipe(), checkpoint))
+    stages = dict(run_seed(lab, lab.recipe, []))
+    assert any(line.startswith("teacher (big): hit rate") for line in reporter.said)
+    assert load_file(stage_weights(stages["teacher"].folder)["raw"]).keys() == weights.keys()
+    about["detector"] = json.dumps(config.model_dump(mode="json") | {"sweeps": 3})
+    save_weights(checkpoint, weights, kind="raw", architecture="", step=0, about=about)
+    with pytest.raises(UserError, match="was imported with `sweeps` 3, not null: use these settings"):
+        dict(run_seed(lab, lab.recipe, []))
+
+
+def test_a_teacher_of_other_settings_and_equal_shapes_is_said(make_lab, make_recipe, checkpoint, reporter):
+    save_weights(checkpoint, load_file(checkpoint), kind="raw", architecture="another", step=4)
+    lab = make_lab(recipe=loaded(make_recipe(), checkpoint))
+    dict(run_seed(lab, lab.recipe, []))
+    assert any("was trained under other settings of the teacher; its shapes fit" in line for line in reporter.said)
 
 
 def test_a_file_that_is_not_there_is_one_sentence(make_lab, make_recipe, tmp_path):

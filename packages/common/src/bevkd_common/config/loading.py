@@ -11,7 +11,9 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
+from bevkd_common.config.model import Config
 from bevkd_common.config.overrides import Override, applied, parse_override
+from bevkd_common.config.plugins import DetectorSpec, installed
 from bevkd_common.config.problems import explain
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.yaml_tree import (
@@ -71,6 +73,22 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recip
         return _recipe(applied(root, changes))
     except Problems as found:
         raise UserError(_message(source, found.problems)) from None
+
+
+def load_detector(kind: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a detector by itself: its defaults under overrides of its own keys.
+
+    Raises:
+        UserError: If no such detector is installed, or with every problem of the overrides.
+    """
+    spec = installed(DetectorSpec).find(kind)
+    try:
+        root = applied(planted({"kind": kind}, Place(kind)), [parse_override(text) for text in overrides])
+        return spec.config.model_validate_json(json.dumps(plain(root)), strict=True)
+    except ValidationError as error:
+        raise UserError(_message(kind, explain(error, root))) from None
+    except Problems as found:
+        raise UserError(_message(kind, found.problems)) from None
 
 
 def override(recipe: Recipe, values: Mapping[str, JsonValue], source: str) -> Recipe:
@@ -178,7 +196,12 @@ class Change:
 
 def diff(before: Recipe, after: Recipe) -> list[Change]:
     """Where two resolved recipes differ, in the order of the first."""
-    return list(_changes("", resolved(before), resolved(after)))
+    return changes(resolved(before), resolved(after))
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
+    """Where two configurations, written out as plain data, differ."""
+    return list(_changes("", before, after))
 
 
 def _changes(key: str, before: Any, after: Any) -> list[Change]:

@@ -37,6 +37,8 @@ class DetectorSpec:
         virtual_points: Whether a configuration reads virtual points, which may have to be made first.
         pretraining: "module:function" of `pretraining(config, classes) -> nn.Module` (a `Pretraining`), for a
             detector of which a part can be trained before the rest.
+        released: "module:attribute" of a sequence of `ReleasedForm`s, where checkpoints of other code bases can be
+            imported.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class DetectorSpec:
     check: str | None = None
     pretraining: str | None = None
     virtual_points: Callable[[Any], bool] = _no
+    released: str | None = None
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,16 @@ def write_atomically(path: Path, text: str) -> None:
         partial.write_text(text)
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor], *, kind: str, architecture: str, step: int) -> None:
-    """Write weights with what they are.
+def save_weights(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    kind: str,
+    architecture: str,
+    step: int,
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights with what they are; equal weights give equal bytes.
 
     Args:
         path: A .safetensors file.
@@ -40,10 +48,24 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], *, kind: str, archit
         kind: "raw" or "ema".
         architecture: Hash of the configuration that builds the module.
         step: Optimizer steps behind the weights.
+        about: Further metadata.
     """
-    metadata = {"kind": kind, "architecture": architecture, "step": str(step)}
+    metadata = {"kind": kind, "architecture": architecture, "step": str(step), **(about or {})}
     with replaced_when_complete(path) as partial:
         save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, partial, metadata)
+        _sort_metadata(partial)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Give a safetensors file's metadata one order; the library writes them in a random one."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(text) == length
+        file.seek(8)
+        file.write(text)
 
 
 def load_weights(path: Path, module: nn.Module, *, architecture: str | None = None) -> dict[str, str]:

@@ -14,6 +14,7 @@ from bevkd_common.data.dataset import Dataset, SplitName
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
+from bevkd_common.experiment.stages import fingerprint
 from bevkd_common.models.taps import Taps
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ def method_spec(config: Config) -> MethodSpec:
 def reads_virtual_points(recipe: Recipe) -> bool:
     """Whether one of its detectors does."""
     return any(detector_spec(config).virtual_points(config) for config in (recipe.teacher, recipe.student))
+
+
+def architecture_hash(config: Config, classes: tuple[str, ...]) -> str:
+    """Hash of what determines the modules of a detector, and how they are used."""
+    return fingerprint({"detector": config.model_dump(mode="json"), "classes": classes})
 
 
 def build_detector(config: Config, classes: tuple[str, ...], *, seed: int) -> DetectorModule:

@@ -38,6 +38,7 @@ from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.evaluation.results import Results
 from bevkd_common.experiment.arms import Arm
 from bevkd_common.experiment.build import (
+    architecture_hash,
     build_detector,
     build_evaluator,
     build_method,
@@ -47,6 +48,7 @@ from bevkd_common.experiment.build import (
     detector_spec,
     method_spec,
 )
+from bevkd_common.experiment.imported import check_settings
 from bevkd_common.experiment.sources import source_hash
 from bevkd_common.experiment.stages import Stage, fingerprint, stage_weights
 
@@ -242,14 +244,19 @@ class Laboratory:
         """Take a teacher's weights from a file instead of training it.
 
         Raises:
-            UserError: If the file does not fit the teacher.
+            UserError: If the file does not fit the teacher, or was imported for one with other settings.
         """
         done = stage.trained
         if done is not None:
             return done
         detector = build_detector(arm.detector, self.dataset.classes, seed=self.seed)
-        load_weights(checkpoint, detector)
-        about = {"raw": self._architecture(arm.detector)}
+        architecture = self._architecture(arm.detector)
+        made_for = load_weights(checkpoint, detector)
+        if "detector" in made_for:
+            check_settings(checkpoint, made_for, arm.detector)
+        elif made_for.get("architecture", architecture) != architecture:
+            self.reporter.say(f"{checkpoint} was trained under other settings of the teacher; its shapes fit")
+        about = {"raw": architecture}
         record = {"steps": 0, "seconds": 0.0, "step_s": 0.0, "parameters": parameters(detector)}
         if self.accelerator.is_main_process:
             stage.open()
@@ -403,7 +410,7 @@ class Laboratory:
         return fingerprint([_dump(self.recipe.dataset), self.dataset.fingerprint, sources])
 
     def _architecture(self, config: Config) -> str:
-        return fingerprint({"detector": _dump(config), "classes": self.dataset.classes})
+        return architecture_hash(config, self.dataset.classes)
 
     def _names(self) -> tuple[str, str]:
         return self.recipe.selects.teacher, self.recipe.selects.student

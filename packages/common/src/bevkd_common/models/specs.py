@@ -28,6 +28,7 @@ CENTERPOINT = DetectorSpec(
     build="bevkd_common.models.detectors.centerpoint:build",
     summary="CenterPoint over LiDAR pillars: SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint,
+    released="bevkd_common.models.weights:CENTERPOINT_FORMS",
 )
 LIDARFORMER = DetectorSpec(
     kind="lidarformer",
@@ -60,6 +61,7 @@ BEVDET = DetectorSpec(
     describe=describe_bevdet,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
+    released="bevkd_common.models.weights:BEVDET_FORMS",
 )
 BEVDET4D = DetectorSpec(
     kind="bevdet4d",
@@ -69,6 +71,7 @@ BEVDET4D = DetectorSpec(
     describe=describe_bevdet4d,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
+    released="bevkd_common.models.weights:BEVDET4D_FORMS",
 )
 BEVDEPTH = DetectorSpec(
     kind="bevdepth",
@@ -78,6 +81,7 @@ BEVDEPTH = DetectorSpec(
     describe=describe_bevdepth,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
+    released="bevkd_common.models.weights:BEVDEPTH_FORMS",
 )
 BEVFORMER = DetectorSpec(
     kind="bevformer",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,11 +10,10 @@ from re import fullmatch
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bevkd_common.errors import UserError
+from bevkd_common.models.foreign_files import read_content
 
 BoxFamily = Literal["new", "old"]
 """Box convention that a head was trained in: "new" is mmdet3d from 1.0 on, "old" is mmdet3d before 1.0, the
@@ -96,6 +94,8 @@ BEVDET_R50 = WeightMap(
         ("img_bev_encoder_backbone.layers.2.0.downsample.", "bev_stages.2.0.shortcut."),
         ("img_bev_encoder_backbone.layers.", "bev_stages."),
         ("img_bev_encoder_neck.conv.", "bev_neck.fuse."),
+        # DistillBEV's students; inferred, because no list of their keys could be had.
+        ("img_bev_encoder_neck.up2.5.", "bev_neck.norm_act.0."),
         ("img_bev_encoder_neck.up2.", "bev_neck.refine."),
         ("pts_bbox_head.", "head."),
     ),
@@ -196,24 +196,58 @@ MEGVII_BEVDEPTH_R50 = WeightMap(
 """With and without depth aggregation; weights and their average bear the same names."""
 
 
+@dataclass(frozen=True)
+class ReleasedForm:
+    """One way in which checkpoints of a detector are published.
+
+    Attributes:
+        weight_map: How the names correspond.
+        frame: Whose axes the boxes are in: the key frame's LiDAR, or the ego vehicle.
+        family: The box convention that the tensors themselves give away, and how; None where they do not.
+    """
+
+    weight_map: WeightMap
+    frame: Literal["lidar", "ego"]
+    family: Callable[[Mapping[str, Tensor]], tuple[BoxFamily, str] | None]
+
+
+def _family_of_pillars(weights: Mapping[str, Tensor]) -> tuple[BoxFamily, str] | None:
+    layer = weights.get("pts_voxel_encoder.pfn_layers.0.linear.weight")
+    width = 0 if layer is None or layer.ndim != 2 else layer.shape[1]
+    families: dict[int, BoxFamily] = {10: "old", 11: "new"}
+    return (families[width], f"its pillars have {width} inputs") if width in families else None
+
+
+def _family_of_bevdet(weights: Mapping[str, Tensor]) -> tuple[BoxFamily, str] | None:
+    key = "img_view_transformer.frustum"
+    return ("old", f"it holds `{key}`, as BEVDet's first code base alone does") if key in weights else None
+
+
+CENTERPOINT_FORMS = (ReleasedForm(CENTERPOINT_PILLAR, "lidar", _family_of_pillars),)
+BEVDET_FORMS = (ReleasedForm(BEVDET_R50, "lidar", _family_of_bevdet),)
+BEVDET4D_FORMS = (ReleasedForm(BEVDET4D_R50, "lidar", _family_of_bevdet),)
+BEVDEPTH_FORMS = (ReleasedForm(BEVDEPTH_R50, "lidar", _family_of_bevdet),)
+
+
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read the weights of a .pth or .safetensors file on the CPU; never runs code that the file may hold.
 
     Raises:
         UserError: If there is no such file, or it holds no weights that can be read safely.
     """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; check the path")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"the checkpoint {path} cannot be read safely ({reason}); download it again, or save its "
-            "`state_dict` alone"
-        ) from error
-    weights = content.get("state_dict", content) if isinstance(content, dict) else {}
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    return weights_in(read_content(path), path)
+
+
+def weights_in(content: object, path: Path) -> dict[str, Tensor]:
+    """The weights in what `read_content` returned.
+
+    Raises:
+        UserError: If there are none; `path` is where it came from.
+    """
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not weights:
+        weights = {"": None}
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
         raise UserError(
             f"the checkpoint {path} holds no weights: expected tensors by name, or a `state_dict` of them"
         )
@@ -246,22 +280,52 @@ def load_official(
     model.load_state_dict(renamed)
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A key by which weights do not fit a model.
+
+    Attributes:
+        key: Under our name.
+        found: Shape in the weights; None where the key is missing.
+        wanted: Shape in the model; None where the key is unexpected.
+        nearest: The key of the other side that it may be, or nothing.
+    """
+
+    key: str
+    found: tuple[int, ...] | None
+    wanted: tuple[int, ...] | None
+    nearest: str = ""
+
+    @property
+    def fault(self) -> Literal["missing", "unexpected", "shape"]:
+        """What is wrong with it."""
+        return "missing" if self.found is None else "unexpected" if self.wanted is None else "shape"
+
+    def __str__(self) -> str:
+        if self.fault == "shape":
+            return f"{self.key} is {self.found}, wanted {self.wanted}"
+        near = f", nearest is {self.nearest}" if self.nearest else ""
+        return f"{self.fault} {self.key} {self.found or self.wanted or ()}{near}"
+
+
+def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[Difference]:
+    """Keys that are missing, then those that are unexpected, then those of another shape."""
+    missing, unexpected = wanted.keys() - found.keys(), found.keys() - wanted.keys()
+    return [
+        *(Difference(key, None, tuple(wanted[key].shape), _nearest(key, unexpected)) for key in sorted(missing)),
+        *(Difference(key, tuple(found[key].shape), None, _nearest(key, missing)) for key in sorted(unexpected)),
+        *(
+            Difference(key, tuple(found[key].shape), tuple(wanted[key].shape))
+            for key in sorted(wanted.keys() & found.keys())
+            if wanted[key].shape != found[key].shape
+        ),
+    ]
+
+
 def mismatches(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     """One line a key that is missing, unexpected or of another shape: the first few, and how many more."""
-    missing, unexpected = wanted.keys() - found.keys(), found.keys() - wanted.keys()
-    misshapen = [key for key in wanted.keys() & found.keys() if wanted[key].shape != found[key].shape]
-    keys = [*sorted(missing), *sorted(unexpected), *sorted(misshapen)]
-    lines = []
-    for key in keys[:LISTED]:
-        if key in missing:
-            lines.append(f"missing {key} {tuple(wanted[key].shape)}{_nearest(key, unexpected)}")
-        elif key in unexpected:
-            lines.append(f"unexpected {key} {tuple(found[key].shape)}{_nearest(key, missing)}")
-        else:
-            lines.append(f"{key} is {tuple(found[key].shape)}, wanted {tuple(wanted[key].shape)}")
-    if len(keys) > LISTED:
-        lines.append(f"and {len(keys) - LISTED} more")
-    return lines
+    lines = [str(difference) for difference in differences(wanted, found)]
+    return lines if len(lines) <= LISTED else [*lines[:LISTED], f"and {len(lines) - LISTED} more"]
 
 
 def to_spconv2(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -312,10 +376,5 @@ def fold_old_family(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
-def _load_pickle(path: Path) -> object:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _nearest(name: str, names: set[str]) -> str:
-    near = get_close_matches(name, names, n=1)
-    return f", nearest is {near[0]}" if near else ""
+    return next(iter(get_close_matches(name, names, n=1)), "")
