@@ -42,7 +42,7 @@ def tiny_megvii(classes, tiny_config) -> Callable[..., BevDet]:
         "lift_stride": 8,
         "depth_channels": 16,
         "z_range": [-4.0, 4.0],
-        "bev_stages": [{"channels": 12, "stride": 1, "blocks": 1}, {"channels": 16, "blocks": 1}],
+        "bev_stages": [{"channels": 16, "stride": 1, "blocks": 1}, {"channels": 16, "blocks": 1}],
         "bev_neck_channels": 8,
     }
     config = {name: value for name, value in tiny_config.items() if name != "bev_neck"} | own
