@@ -27,6 +27,7 @@ from bevkd_common.models.weights import (
     ReleasedForm,
     differences,
     fold_old_family,
+    to_spconv2,
     weights_in,
 )
 
@@ -87,7 +88,7 @@ def translate(file: Path, config: Config, classes: tuple[str, ...], adjustments:
     with torch.device("meta"):
         wanted = build_detector(config, classes, seed=0).state_dict()
     forms: Sequence[ReleasedForm] = load(spec.released)
-    fitting = [_fitted(weights, form, adjustments, file) for form in forms]
+    fitting = [to_spconv2(_fitted(weights, form, adjustments, file), wanted) for form in forms]
     form, renamed = min(zip(forms, fitting, strict=True), key=lambda pair: len(wanted.keys() ^ pair[1].keys()))
     family, why = _family(file, weights, content, digest, form, adjustments.family)
     ours = fold_old_family(renamed) if family == "old" else renamed

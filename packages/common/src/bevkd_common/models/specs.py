@@ -52,6 +52,7 @@ CENTERPOINT_VOXEL = DetectorSpec(
     build="bevkd_common.models.detectors.centerpoint_voxel:build",
     summary="CenterPoint over LiDAR voxels: sparse encoder, SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint_voxel,
+    released="bevkd_common.models.weights:CENTERPOINT_VOXEL_FORMS",
 )
 BEVDET = DetectorSpec(
     kind="bevdet",
@@ -91,6 +92,7 @@ BEVFORMER = DetectorSpec(
     describe=describe_bevformer,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build_of_features",
+    released="bevkd_common.models.weights:BEVFORMER_FORMS",
 )
 MEGVII_BEVDEPTH = DetectorSpec(
     kind="megvii_bevdepth",
@@ -100,4 +102,5 @@ MEGVII_BEVDEPTH = DetectorSpec(
     describe=describe_megvii_bevdepth,
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
+    released="bevkd_common.models.weights:MEGVII_BEVDEPTH_FORMS",
 )

@@ -223,10 +223,27 @@ def _family_of_bevdet(weights: Mapping[str, Tensor]) -> tuple[BoxFamily, str] | 
     return ("old", f"it holds `{key}`, as BEVDet's first code base alone does") if key in weights else None
 
 
+def _untold(weights: Mapping[str, Tensor]) -> None:
+    """Voxels have the same tensors in both families."""
+
+
+def _family_of_bevformer(weights: Mapping[str, Tensor]) -> tuple[BoxFamily, str] | None:
+    key = "pts_bbox_head.transformer.cams_embeds"
+    return ("old", f"it holds `{key}`, as BEVFormer's code alone does") if key in weights else None
+
+
+def _family_of_megvii(weights: Mapping[str, Tensor]) -> tuple[BoxFamily, str] | None:
+    key = "model.backbone.voxel_num"
+    return ("new", f"it holds `{key}`, as Megvii's code alone does") if key in weights else None
+
+
 CENTERPOINT_FORMS = (ReleasedForm(CENTERPOINT_PILLAR, "lidar", _family_of_pillars),)
 BEVDET_FORMS = (ReleasedForm(BEVDET_R50, "lidar", _family_of_bevdet),)
 BEVDET4D_FORMS = (ReleasedForm(BEVDET4D_R50, "lidar", _family_of_bevdet),)
 BEVDEPTH_FORMS = (ReleasedForm(BEVDEPTH_R50, "lidar", _family_of_bevdet),)
+CENTERPOINT_VOXEL_FORMS = (ReleasedForm(CENTERPOINT_VOXEL, "lidar", _untold),)
+BEVFORMER_FORMS = (ReleasedForm(BEVFORMER, "lidar", _family_of_bevformer),)
+MEGVII_BEVDEPTH_FORMS = (ReleasedForm(MEGVII_BEVDEPTH_R50, "ego", _family_of_megvii),)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
