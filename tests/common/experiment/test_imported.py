@@ -152,7 +152,7 @@ def test_an_old_file_decodes_to_the_boxes_that_its_own_code_would_decode(tmp_pat
     old = build_detector(config, CLASSES, seed=5)
     old.reader.pillars.linear.weight.data[:, 10] = 0
     state = {key: value.clone() for key, value in old.state_dict().items()}
-    state["reader.pillars.linear.weight"] = state["pillars.linear.weight"][:, :10]
+    state["reader.pillars.linear.weight"] = state["reader.pillars.linear.weight"][:, :10]
     found = translate(saved(tmp_path, to_official(state)), config, CLASSES, Adjustments())
     assert found.misfits == []
     assert found.about["convention"] == "old: its pillars have 10 inputs"
