@@ -191,7 +191,7 @@ def test_a_broken_plug_in_warns_in_listings(
 def test_recipes_are_listed_with_the_flags_that_select_them(stand_in: Path, bevkd: Bevkd) -> None:
     code, out, _ = bevkd("recipes", "ls")
     assert code == 0
-    row = "imitation/pillars-lift.toy\tpillars\tlift\ttoy\tPillars teach a camera detector on a made world"
+    row = "imitation/pillars-lift.toy\tpillars\tlift\ttoy\tPillars teach a camera detector on a made world\t"
     assert row in out.splitlines()
 
 

@@ -17,14 +17,16 @@ RecipeName = Annotated[str, typer.Argument(metavar="NAME", help="As `bevkd recip
 @app.command("ls")
 def list_recipes() -> None:
     """List the recipes of all installed methods."""
+    from bevkd_common.config.plugins import MethodSpec, installed, load
     from bevkd_common.config.recipes import catalogue
 
     shelf = catalogue()
     rows = []
     for file in shelf.files:
-        chosen = file.recipe.selects
-        rows.append((file.name, chosen.teacher, chosen.student, chosen.dataset, file.recipe.summary))
-    print_table(("recipe", "--teacher", "--student", "--dataset", "summary"), rows)
+        chosen, spec = file.recipe.selects, installed(MethodSpec).find(file.method)
+        paper = load(spec.published)(chosen.teacher, chosen.student) if spec.published else ""
+        rows.append((file.name, chosen.teacher, chosen.student, chosen.dataset, file.recipe.summary, paper))
+    print_table(("recipe", "--teacher", "--student", "--dataset", "summary", "paper"), rows)
     for name, reason in shelf.broken.items():
         warn(f"{name} cannot be used: {reason}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -94,6 +95,16 @@ class Paper(Config):
         return {**data, "combinations": rows}
 
 
+@cache
 def load_paper() -> Paper:
     """Read the tables that come with the package."""
     return Paper.model_validate(yaml.safe_load(files("distillbev").joinpath("paper.yaml").read_text("utf-8")))
+
+
+def published(teacher: str, student: str) -> str:
+    """Scores of a student alone and under a teacher, named as recipes select them; nothing for other pairs."""
+    rows = {(row.teacher.lower(), row.student.lower()): row for row in load_paper().combinations}
+    alone, distilled = rows.get(("none", student)), rows.get((teacher, student))
+    if alone is None or distilled is None:
+        return ""
+    return f"mAP {alone.mAP:g} -> {distilled.mAP:g}, NDS {alone.NDS:g} -> {distilled.NDS:g}"

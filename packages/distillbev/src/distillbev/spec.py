@@ -92,6 +92,7 @@ SPEC = MethodSpec(
     recipes="distillbev.recipes",
     ablations=ABLATIONS,
     departures="distillbev.spec:departures",
+    published="distillbev.paper:published",
 )
 
 

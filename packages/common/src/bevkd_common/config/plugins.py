@@ -104,6 +104,8 @@ class MethodSpec:
         ablations: The method's own ablations by name.
         departures: "module:function" of `departures(config) -> list[str]`, torch-free: one sentence for each
             setting that differs from the paper's recipe.
+        published: "module:function" of `published(teacher, student) -> str`, torch-free: the paper's numbers for
+            the pair that a recipe selects, in a few words, or nothing.
     """
 
     kind: str
@@ -114,6 +116,7 @@ class MethodSpec:
     recipes: str
     ablations: Mapping[str, Ablation] = field(default_factory=dict)
     departures: str | None = None
+    published: str | None = None
 
     @property
     def summary(self) -> str:
