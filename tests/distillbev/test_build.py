@@ -240,6 +240,15 @@ def test_decoders_that_cannot_be_inherited(change, what):
         build(config, with_tap(TEACHER, head=QUERIES), student)
 
 
+def test_a_whole_query_head_wants_as_many_queries():
+    config = one_tap(false_positives=False).model_copy(update={"inherit": "head"})
+    teacher, student = (with_tap(taps, head=QUERIES) for taps in (TEACHER, STUDENT))
+    assert build(config, teacher, student).teacher_taps == {"bev_neck"}
+    fewer = with_tap(STUDENT, head=replace(QUERIES, count=300))
+    with pytest.raises(UserError, match="CenterPoint and the student BEVDet have different count"):
+        build(config, teacher, fewer)
+
+
 def test_a_part_that_the_head_does_not_have():
     config = one_tap(false_positives=False)
     queries = [with_tap(taps, head=QUERIES) for taps in (TEACHER, STUDENT)]

@@ -295,8 +295,8 @@ class QueryDetector(nn.Module):
         self.taps = {"head": self.head.maps}
 
 
-def inherit_decoder(teacher: nn.Module, student: nn.Module) -> None:
-    config = DistillBevConfig(layers=(), inherit="decoder")
+def inherit_decoder(teacher: nn.Module, student: nn.Module, part: str = "decoder") -> None:
+    config = DistillBevConfig(layers=(), inherit=part)
     method = build(config, Taps("Teacher", teacher.taps), Taps("Student", student.taps))
     method.prepare(teacher, student, [])
 
@@ -310,6 +310,12 @@ def test_a_decoder_is_inherited_and_the_queries_are_not():
     assert torch.equal(student.head.reference_points.weight, before.head.reference_points.weight)
     inherited = {name.split(".")[2] for name, _ in student.named_parameters() if name.startswith("head.decoder")}
     assert inherited == {"layers", "class_branches", "box_branches"}
+
+
+def test_a_whole_query_head_is_inherited():
+    teacher, student = QueryDetector(queries=6).eval(), QueryDetector(queries=6)
+    inherit_decoder(teacher, student, "head")
+    assert equal(student.head, teacher.head)
 
 
 def test_a_decoder_of_another_size_cannot_be_inherited():

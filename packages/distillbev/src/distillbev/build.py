@@ -102,6 +102,8 @@ def _check_heatmaps(who: str, role: str, taps: Taps, grid: Grid) -> None:
 def _check_heads(part: Part, teacher: Taps, student: Taps) -> None:
     if part == "decoder":
         _check_equal(part, Queries, ("classes", "layers", "channels"), teacher, student)
+    elif part == "head" and isinstance(student.specs.get("head"), Queries):
+        _check_equal(part, Queries, ("classes", "layers", "channels", "count"), teacher, student)
     else:
         _check_equal(part, HeadMaps, ("tasks", "branches"), teacher, student)
 

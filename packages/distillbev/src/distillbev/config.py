@@ -114,7 +114,8 @@ class DistillBevConfig(Config):
     """Factor on all distillation losses; 0 leaves the inherited head alone."""
     inherit: Literal["none", "task_heads", "head", "decoder"] = "task_heads"
     """What the student's head copies from the teacher's at the start: nothing; of a centre-point head the branches
-    of all tasks, or the shared convolution too; of a query head the decoder and its branches, but not the queries.
+    of all tasks (`task_heads`), or the shared convolution too (`head`); of a query head the decoder and its
+    branches (`decoder`), or what starts the queries too (`head`).
 
     Source: the released code copies the branches for convolutional students, the decoder for BEVFormer.
     """

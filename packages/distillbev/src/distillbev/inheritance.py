@@ -22,7 +22,7 @@ def inherit_head(teacher: nn.Module, student: nn.Module, part: Part) -> None:
         teacher: A detector with `head`.
         student: A detector with `head`; changed in place.
         part: Of a centre-point head the branches of all tasks or everything; of a query head the decoder with its
-            branches.
+            branches, or everything, what starts the queries included.
 
     Raises:
         UserError: If one of the two has no such part, or a tensor has another shape.
