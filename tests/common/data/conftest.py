@@ -12,6 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bevkd_common.config.datasets import NuScenesConfig
+from bevkd_common.config.images import ImageInputConfig
+from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.nuscenes import build as build_nuscenes
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
@@ -286,3 +290,33 @@ def _stamp(number: int, time: float) -> int:
 def _wxyz(rotation: Rotation) -> list[float]:
     x, y, z, w = rotation.as_quat()
     return [float(w), float(x), float(y), float(z)]
+
+
+BOTH = DataNeeds(cameras=True, sweeps=10)
+
+
+def nuscenes_config(**changes) -> NuScenesConfig:
+    """Of the small world."""
+    values = {
+        "version": "v1.0-small",
+        "train_split": "small_train",
+        "val_split": "small_val",
+        "images": ImageInputConfig(height=32, width=96),
+    }
+    return NuScenesConfig(**(values | changes))
+
+
+@pytest.fixture
+def config():
+    """Makes the configuration of a small world."""
+    return nuscenes_config
+
+
+@pytest.fixture
+def source():
+    """Opens a split of a small world with some needs."""
+
+    def call(world, needs=BOTH, split="train", **changes):
+        return build_nuscenes(nuscenes_config(**changes), world.root).source(split, needs)
+
+    return call

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from bevkd_common.config.datasets import BevAugmentationConfig, NuScenesConfig
+from bevkd_common.config.datasets import BevAugmentationConfig
 from bevkd_common.config.images import ImageInputConfig
 from bevkd_common.config.nuscenes_names import CLASSES
 from bevkd_common.data.dataset import Dataset, SampleSource
-from bevkd_common.data.frames import earlier_frames
 from bevkd_common.data.index_file import open_index
-from bevkd_common.data.needs import AdjacentFrames, DataNeeds, KeyframeQueue
+from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.nuscenes import build
 from bevkd_common.data.samples import collate
 from bevkd_common.errors import UserError
@@ -25,21 +24,7 @@ WIDE = (-200.0, -200.0, -50.0, 200.0, 200.0, 50.0)
 BOTH = DataNeeds(cameras=True, sweeps=10)
 
 
-def config(**changes) -> NuScenesConfig:
-    values = {
-        "version": "v1.0-small",
-        "train_split": "small_train",
-        "val_split": "small_val",
-        "images": ImageInputConfig(height=32, width=96),
-    }
-    return NuScenesConfig(**(values | changes))
-
-
-def source(world, needs=BOTH, split="train", **changes):
-    return build(config(**changes), world.root).source(split, needs)
-
-
-def test_the_data_set_describes_itself(small_world):
+def test_the_data_set_describes_itself(small_world, config):
     dataset: Dataset = build(config(), small_world.root)
     assert (dataset.name, dataset.synthetic, dataset.axes) == ("nuscenes", False, "x right, y forward, z up")
     assert dataset.classes == CLASSES
@@ -50,7 +35,7 @@ def test_the_data_set_describes_itself(small_world):
     assert len(samples) == 3
 
 
-def test_a_plain_sample(small_world):
+def test_a_plain_sample(small_world, source):
     sample = source(small_world, point_range=WIDE).load(1, seed=None)
     assert (sample.token, sample.scene) == ("scene-9001-key1", "scene-9001")
     assert sample.timestamp == 1_532_402_927_647_951 + 500_000
@@ -72,12 +57,12 @@ def test_a_plain_sample(small_world):
     assert [CLASSES[label] for label in sample.labels] == names
 
 
-def test_only_what_is_needed_is_read(small_world):
+def test_only_what_is_needed_is_read(small_world, source):
     assert source(small_world, DataNeeds(cameras=True)).load(0, seed=None).points is None
     assert source(small_world, DataNeeds(sweeps=1)).load(0, seed=None).cameras is None
 
 
-def test_points_equal_the_devkits_multisweep(small_world, devkit):
+def test_points_equal_the_devkits_multisweep(small_world, devkit, source):
     from nuscenes.utils.data_classes import LidarPointCloud
 
     samples = source(small_world, point_range=WIDE, pad_empty_sweeps=False)
@@ -99,7 +84,7 @@ def _sorted(points):
     return points[np.lexsort((points[:, 3], np.round(points[:, 4], 3)))]
 
 
-def test_a_sweep_is_rotated_and_then_shifted(own_world):
+def test_a_sweep_is_rotated_and_then_shifted(own_world, source):
     """F11: R = 90 degrees, T = (10, 0, 0), p = (1, 0, 0): (10, 1, 0); mmdetection3d 1.1 to 1.4 give (0, -9, 0)."""
     tables = own_world.tables
     tables["calibrated_sensor"][0].update(translation=[0, 0, 0], rotation=[1, 0, 0, 0])
@@ -116,7 +101,7 @@ def test_a_sweep_is_rotated_and_then_shifted(own_world):
     torch.testing.assert_close(sweep, torch.tensor([[10.0, 1.0, 0.0, 77.0, 0.05]]), rtol=0, atol=1e-5)
 
 
-def test_a_scene_that_begins_repeats_its_key_frame(small_world):
+def test_a_scene_that_begins_repeats_its_key_frame(small_world, source):
     padded = source(small_world, point_range=WIDE).load(0, seed=None).points
     single = source(small_world, point_range=WIDE, pad_empty_sweeps=False).load(0, seed=None).points
     assert len(single) == 170
@@ -129,7 +114,7 @@ def _lags(sample):
     return sorted({round(lag, 2) for lag in sample.points[:, 4].tolist()})
 
 
-def test_training_draws_nine_of_ten_sweeps_and_evaluation_takes_the_nearest(small_world):
+def test_training_draws_nine_of_ten_sweeps_and_evaluation_takes_the_nearest(small_world, source):
     samples = source(small_world)
     assert _lags(samples.load(1, seed=None)) == [round(0.05 * k, 2) for k in range(10)]
     left_out = set()
@@ -141,12 +126,12 @@ def test_training_draws_nine_of_ten_sweeps_and_evaluation_takes_the_nearest(smal
     assert len(left_out) == 10
 
 
-def test_without_spare_sweeps_training_takes_the_nearest_too(small_world):
+def test_without_spare_sweeps_training_takes_the_nearest_too(small_world, source):
     samples = source(small_world, DataNeeds(sweeps=3), spare_sweeps=0)
     assert {tuple(_lags(samples.load(1, seed=seed))) for seed in range(5)} == {(0, 0.05, 0.1)}
 
 
-def test_fewer_stored_sweeps_than_wanted_are_all_taken(own_world):
+def test_fewer_stored_sweeps_than_wanted_are_all_taken(own_world, source):
     """The sixth sweep before the key frame is the first of its scene."""
     rows = {record["token"]: record for record in own_world.tables["sample_data"]}
     rows["LIDAR_TOP-scene-9001-200"]["prev"] = ""
@@ -157,7 +142,7 @@ def test_fewer_stored_sweeps_than_wanted_are_all_taken(own_world):
     assert _lags(samples.load(1, seed=3)) == expected
 
 
-def test_points_are_cut_strictly_at_the_range(own_world):
+def test_points_are_cut_strictly_at_the_range(own_world, source):
     points = np.zeros((5, 5), dtype=np.float32)
     points[:, 0] = (-20, 20, np.nextafter(np.float32(20), np.float32(0)), 3, 3)
     points[3:, 2] = (-5, 3)
@@ -167,7 +152,7 @@ def test_points_are_cut_strictly_at_the_range(own_world):
     assert kept[:, 0].tolist() == [points[2, 0]]
 
 
-def test_boxes_are_cut_by_their_centre_after_augmentation(small_world):
+def test_boxes_are_cut_by_their_centre_after_augmentation(small_world, source):
     plain = source(small_world, point_range=WIDE).load(1, seed=None)
     car = plain.boxes[0]
     assert CLASSES[plain.labels[0]] == "car"
@@ -181,7 +166,7 @@ def test_boxes_are_cut_by_their_centre_after_augmentation(small_world):
         assert int(nearest.sum()) == count
 
 
-def test_unknown_velocities(small_world):
+def test_unknown_velocities(small_world, source):
     person = CLASSES.index("pedestrian")
     for choice, expected in (("mask", torch.nan), ("zero", 0.0)):
         sample = source(small_world, unknown_velocity=choice).load(1, seed=None)
@@ -192,7 +177,7 @@ def test_unknown_velocities(small_world):
         assert (sample.boxes.velocity[~row].abs() > 1).any()
 
 
-def test_points_boxes_and_cameras_are_augmented_alike(own_world):
+def test_points_boxes_and_cameras_are_augmented_alike(own_world, source):
     """What is in a box stays in it, and what a pixel shows stays in it."""
     samples = source(own_world, DataNeeds(cameras=True, sweeps=1), point_range=WIDE)
     plain = samples.load(1, seed=None)
@@ -223,7 +208,7 @@ def test_points_boxes_and_cameras_are_augmented_alike(own_world):
     assert mirrored == {True, False}
 
 
-def test_image_matrices_move_pixels_as_the_images_moved(own_world):
+def test_image_matrices_move_pixels_as_the_images_moved(own_world, source):
     """One bright spot in each image lands where the matrix says, but for cuts to whole pixels."""
     rng = np.random.default_rng(0)
     spots = []
@@ -255,7 +240,7 @@ def test_image_matrices_move_pixels_as_the_images_moved(own_world):
     assert flips == {True, False}
 
 
-def test_an_image_of_the_right_size_is_not_resampled(small_world):
+def test_an_image_of_the_right_size_is_not_resampled(small_world, source):
     images = ImageInputConfig(height=48, width=128, resize=(0, 0), test_resize=0, flip=True, rotate_degrees=(0, 0))
     samples = source(small_world, DataNeeds(cameras=True), images=images)
     stored = np.asarray(Image.open(small_world.root / "samples/CAM_FRONT/scene-9001_0.jpg"))
@@ -272,7 +257,7 @@ def test_an_image_of_the_right_size_is_not_resampled(small_world):
     assert seen == {True, False}
 
 
-def test_without_augmentation_of_the_bev_the_scene_stays(small_world):
+def test_without_augmentation_of_the_bev_the_scene_stays(small_world, source):
     samples = source(small_world, bev_augmentation=None)
     drawn, plain = samples.load(1, seed=5), samples.load(1, seed=None)
     assert torch.equal(drawn.aug_T_lidar, torch.eye(4))
@@ -280,7 +265,7 @@ def test_without_augmentation_of_the_bev_the_scene_stays(small_world):
     assert not torch.equal(drawn.cameras.image_aug, plain.cameras.image_aug)
 
 
-def test_training_shuffles_points_and_evaluation_does_not(small_world):
+def test_training_shuffles_points_and_evaluation_does_not(small_world, source):
     samples = source(small_world, bev_augmentation=None, spare_sweeps=0)
     drawn, plain = samples.load(1, seed=5).points, samples.load(1, seed=None).points
     assert (plain[:, 4].diff() >= 0).all()
@@ -289,7 +274,7 @@ def test_training_shuffles_points_and_evaluation_does_not(small_world):
     assert len(drawn) == len(plain)
 
 
-def test_a_sample_depends_on_its_seed_alone(small_world):
+def test_a_sample_depends_on_its_seed_alone(small_world, source):
     def values(sample):
         return (sample.points, sample.cameras.images, sample.cameras.image_aug, sample.aug_T_lidar)
 
@@ -310,7 +295,7 @@ def test_a_sample_depends_on_its_seed_alone(small_world):
             assert torch.equal(other.points, first[0])
 
 
-def test_the_cache_changes_nothing_and_reads_once(own_world):
+def test_the_cache_changes_nothing_and_reads_once(own_world, source):
     cached, plain = source(own_world, cache=True), source(own_world)
     for _ in range(2):
         for index in range(3):
@@ -325,14 +310,14 @@ def test_the_cache_changes_nothing_and_reads_once(own_world):
         plain.load(1, seed=1)
 
 
-def test_classes_present_counts_valid_annotations(small_world):
+def test_classes_present_counts_valid_annotations(small_world, source):
     samples = source(small_world)
     names = {CLASSES[label] for label in samples.classes_present(1)}
     assert names == {"car", "truck", "bus", "pedestrian", "barrier", "bicycle"}
     assert CLASSES.index("pedestrian") not in samples.classes_present(0)
 
 
-def test_the_fingerprint_changes_with_what_is_read(own_world):
+def test_the_fingerprint_changes_with_what_is_read(own_world, config):
     dataset = build(config(), own_world.root)
     assert dataset.fingerprint == build(config(cache=True), own_world.root).fingerprint
     assert dataset.fingerprint != build(config(val_split="small_train"), own_world.root).fingerprint
@@ -350,12 +335,12 @@ def test_the_fingerprint_changes_with_what_is_read(own_world):
         (DataNeeds(sweeps=12), "needs 12 LiDAR sweeps; nuscenes provides up to 11"),
     ],
 )
-def test_needs_that_cannot_be_met(small_world, needs, message):
+def test_needs_that_cannot_be_met(small_world, needs, message, source):
     with pytest.raises(UserError, match=message):
         source(small_world, needs)
 
 
-def test_missing_files_are_found_before_the_first_sample(own_world):
+def test_missing_files_are_found_before_the_first_sample(own_world, source):
     (own_world.root / "sweeps/LIDAR_TOP/scene-9001_0050.pcd.bin").unlink()
     (own_world.root / "samples/CAM_BACK/scene-9002_1.jpg").unlink()
     open_index(own_world.root, own_world.version, allow_missing=True)
@@ -394,7 +379,7 @@ def test_missing_files_are_found_before_the_first_sample(own_world):
         ("samples/LIDAR_TOP/scene-9001_0500.pcd.bin", lambda content: None, r"0500\.pcd\.bin is missing; unpack"),
     ],
 )  # fmt: skip
-def test_damaged_files(own_world, name, damage, message):
+def test_damaged_files(own_world, name, damage, message, source):
     samples = source(own_world)
     path = own_world.root / name
     content = damage(path.read_bytes())
@@ -404,7 +389,7 @@ def test_damaged_files(own_world, name, damage, message):
     samples.load(0, seed=None)
 
 
-def test_an_image_of_another_size(own_world):
+def test_an_image_of_another_size(own_world, source):
     path = own_world.root / "samples/CAM_BACK/scene-9001_1.jpg"
     Image.new("RGB", (64, 48)).save(path)
     message = r"scene-9001_1\.jpg has 64 x 48 pixels, the tables say 128 x 48"
@@ -412,14 +397,14 @@ def test_an_image_of_another_size(own_world):
         source(own_world).load(1, seed=None)
 
 
-def test_a_grey_image_becomes_three_channels(own_world):
+def test_a_grey_image_becomes_three_channels(own_world, source):
     path = own_world.root / "samples/CAM_BACK/scene-9001_1.jpg"
     Image.new("L", (128, 48), 90).save(path)
     images = source(own_world).load(1, seed=None).cameras.images
     assert images[4].unique().tolist() == [90]
 
 
-def test_yaw_stays_below_half_a_turn_in_single_precision(own_world):
+def test_yaw_stays_below_half_a_turn_in_single_precision(own_world, source):
     """The largest double below pi rounds to a float above it."""
     upright = {"translation": [0, 0, 0], "rotation": [1, 0, 0, 0]}
     own_world.tables["calibrated_sensor"][0].update(upright)
@@ -435,7 +420,7 @@ def test_yaw_stays_below_half_a_turn_in_single_precision(own_world):
     assert float(boxes.yaw[0]) < np.pi
 
 
-def test_damaged_training_samples_are_skipped_and_counted_where_that_is_asked_for(own_world):
+def test_damaged_training_samples_are_skipped_and_counted_where_that_is_asked_for(own_world, source):
     (own_world.root / "samples/CAM_BACK/scene-9001_1.jpg").write_bytes(b"no image")
     (own_world.root / "samples/CAM_BACK/scene-9001_2.jpg").write_bytes(b"")
     samples = source(own_world, damaged="skip")
@@ -455,7 +440,7 @@ def test_damaged_training_samples_are_skipped_and_counted_where_that_is_asked_fo
             refusing.load(1, seed=seed)
 
 
-def test_missing_files_may_be_skipped_in_training_only(own_world):
+def test_missing_files_may_be_skipped_in_training_only(own_world, source):
     for name in ("scene-9001_0", "scene-9003_0"):
         (own_world.root / f"samples/CAM_BACK/{name}.jpg").unlink()
     open_index(own_world.root, own_world.version, allow_missing=True)
@@ -464,7 +449,7 @@ def test_missing_files_may_be_skipped_in_training_only(own_world):
         source(own_world, split="val", damaged="skip")
 
 
-def test_nothing_but_damage_is_an_error(own_world):
+def test_nothing_but_damage_is_an_error(own_world, source):
     samples = source(own_world, damaged="skip")
     for path in (own_world.root / "samples/CAM_BACK").iterdir():
         path.write_bytes(b"")
@@ -472,7 +457,7 @@ def test_nothing_but_damage_is_an_error(own_world):
         samples.load(0, seed=1)
 
 
-def test_static_points_of_ten_sweeps_coincide_while_the_ego_turns(own_world):
+def test_static_points_of_ten_sweeps_coincide_while_the_ego_turns(own_world, source):
     """The same landmarks, ranged from ten places with a noise of 2 cm, have one place in the key frame's axes."""
     rng = np.random.default_rng(5)
     noise, count = 0.02, 120
@@ -507,117 +492,3 @@ def _matrix(record):
     matrix[:3, :3] = Rotation.from_quat([x, y, z, w]).as_matrix()
     matrix[:3, 3] = record["translation"]
     return matrix
-
-
-HISTORY = DataNeeds(cameras=True, sweeps=1, history=AdjacentFrames(frames=2))
-
-
-@pytest.mark.parametrize("seed", [None, 3])
-def test_history_shares_the_augmentations_of_its_key_frame(small_world, seed):
-    samples = source(small_world, HISTORY, split="val")
-    sample = samples.load(2, seed=seed)
-    history = sample.history
-    assert history.cameras.images.shape == (2, 6, 3, 32, 96)
-    for frame in range(2):
-        torch.testing.assert_close(history.cameras.image_aug[frame], sample.cameras.image_aug)
-    assert history.present.tolist() == [True, True]
-    assert history.seconds[0] > history.seconds[1] > 0.7
-    # A landmark in the earlier axes, augmented as the key frame's: the same point on both ways.
-    plain = samples.load(2, seed=None)
-    frames = earlier_frames(samples.index, int(samples.rows[2]), HISTORY.history, _history_rng(seed))
-    point = torch.tensor([[4.0, 9.0, 0.5]], dtype=torch.float64)
-    aug = sample.aug_T_lidar.double()
-    for frame, aug_T_past in zip(frames, history.lidar_T_past.double(), strict=True):
-        there = transform_points(torch.tensor(frame.lidar_T_past), point)
-        torch.testing.assert_close(
-            transform_points(aug_T_past, transform_points(aug, point)),
-            transform_points(aug, there),
-            atol=1e-4,
-            rtol=0,
-        )
-    if seed is None:
-        assert history.seconds.tolist() == pytest.approx([f.seconds for f in frames])
-        assert torch.equal(plain.history.cameras.images, history.cameras.images)
-
-
-def _history_rng(seed):
-    return None if seed is None else np.random.default_rng(np.random.SeedSequence(seed).spawn(4)[3])
-
-
-def test_history_leaves_the_other_draws_alone(small_world):
-    both = DataNeeds(cameras=True, sweeps=10)
-    with_history = DataNeeds(cameras=True, sweeps=10, depth=True, history=KeyframeQueue())
-    one, other = (source(small_world, needs).load(2, seed=8) for needs in (both, with_history))
-    assert (one.history, one.depth, one.ego) == (None, None, None)
-    assert torch.equal(one.cameras.images, other.cameras.images)
-    assert torch.equal(one.points, other.points)
-    assert torch.equal(one.boxes.tensor, other.boxes.tensor)
-
-
-def test_images_of_a_queue_are_those_of_the_key_frames(small_world):
-    needs = DataNeeds(cameras=True, history=KeyframeQueue(frames=3))
-    samples = source(small_world, needs)
-    last = samples.load(2, seed=None)
-    for place, earlier in enumerate((0, 1)):
-        expected = samples.load(earlier, seed=None).cameras.images
-        assert torch.equal(last.history.cameras.images[place], expected)
-    assert last.history.seconds.tolist() == pytest.approx([1.0, 0.5])
-    begins = samples.load(3, seed=None)
-    assert begins.history.present.tolist() == [False, False]
-    assert torch.equal(begins.history.cameras.images[0], begins.cameras.images)
-
-
-def test_a_batch_carries_history_motion_and_depths(small_world):
-    needs = DataNeeds(cameras=True, history=KeyframeQueue(frames=3), depth=True, can_bus=True)
-    samples = source(small_world, needs, can_bus="ego_poses")
-    parts = [samples.load(index, seed=None) for index in (1, 2)]
-    batch = collate(parts).to("cpu")
-    assert batch.history.cameras.lidar_T_cam.shape == (2, 2, 6, 4, 4)
-    assert batch.history.present.tolist() == [[False, True], [True, True]]
-    assert batch.ego.global_T_ego.shape == (2, 3, 4, 4)
-    assert batch.ego.velocity.shape == batch.ego.acceleration.shape == batch.ego.rotation_rate.shape == (2, 3, 3)
-    rows = samples.index.key_frames.global_T_ego[[0, 1, 2]]
-    np.testing.assert_array_equal(batch.ego.global_T_ego[1].numpy(), rows)
-    counts = torch.bincount(batch.depth.image // 6, minlength=2)
-    assert counts.tolist() == [len(part.depth.image) for part in parts]
-    assert torch.equal(batch.depth.image[counts[0] :], parts[1].depth.image + 6)
-    shorter = batch.history.last(1)
-    assert torch.equal(shorter.cameras.images, batch.history.cameras.images[:, 1:])
-    assert torch.equal(shorter.seconds, batch.history.seconds[:, 1:])
-
-
-def test_depths_are_those_of_the_key_frames_points(small_world):
-    """Depths agree with the points of the sample, projected with its own, augmented matrices."""
-    sample = source(small_world, DataNeeds(cameras=True, sweeps=1, depth=True), point_range=WIDE).load(1, seed=6)
-    cameras = sample.cameras
-    pixels, depth = project(
-        sample.points[:, :3].double(),
-        cameras.intrinsics.double(),
-        torch.linalg.inv(cameras.lidar_T_cam.double()),
-        cameras.image_aug.double(),
-    )
-    found = 0
-    scale = torch.linalg.det(sample.aug_T_lidar[:3, :3]).abs() ** (1 / 3)
-    for image, pixel, metres in zip(sample.depth.image, sample.depth.pixels, sample.depth.depth, strict=True):
-        near = (pixels[image] - pixel).norm(dim=-1).argmin()
-        assert float((pixels[image, near] - pixel).norm()) < 0.01
-        # The camera's own depth, whatever the scale of the augmented scene.
-        assert float(depth[image, near]) == pytest.approx(float(metres), rel=1e-3)
-        found += 1
-    assert found > 100
-    assert abs(float(scale) - 1) > 0.001
-
-
-def test_motion_between_key_frames_is_not_read(small_world):
-    with pytest.raises(UserError, match="CAN bus between key frames"):
-        source(small_world, DataNeeds(cameras=True, can_bus=True, history=AdjacentFrames()))
-
-
-def test_missing_frames_between_key_frames_are_found_before_the_first_sample(own_world):
-    (own_world.root / "sweeps/CAM_BACK/scene-9001_0250.jpg").unlink()
-    assert len(source(own_world, DataNeeds(cameras=True, history=KeyframeQueue()))) == 5
-    with pytest.raises(UserError, match=r"1 files .* such as sweeps/CAM_BACK/scene-9001_0250\.jpg"):
-        source(own_world, HISTORY)
-    (own_world.root / "samples/LIDAR_TOP/scene-9001_0500.pcd.bin").unlink()
-    with pytest.raises(UserError, match=r"1 files .* such as samples/LIDAR_TOP/scene-9001_0500\.pcd\.bin"):
-        source(own_world, DataNeeds(cameras=True, depth=True))
