@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bevkd_common.models.depth_nets import ModulatedDeformConv
+from bevkd_common.models.deform_conv import ModulatedDeformConv
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Residual blocks of each stage, by the network's depth."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from bevkd_common.data.samples import Cameras
-from bevkd_common.models.depth_nets import DeformConv
+from bevkd_common.models.deform_conv import DeformConv
 
 CAMERA_NUMBERS = 27
 """Intrinsics, both augmentations and pose of a camera."""

@@ -191,8 +191,8 @@ class DeformableTaskHead(nn.Module):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.feature_adapt_cls = DeformConv(channels, DEFORM_GROUPS)
-        self.feature_adapt_reg = DeformConv(channels, DEFORM_GROUPS)
+        self.feature_adapt_cls = DeformConv(channels, channels, DEFORM_GROUPS)
+        self.feature_adapt_reg = DeformConv(channels, channels, DEFORM_GROUPS)
         self.cls_head = _branches(channels, (("heatmap", classes),))["heatmap"]
         self.task_head = nn.ModuleDict(_branches(channels, BRANCHES))
 
