@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,15 @@ def toy_package(tmp_path_factory) -> Path:
     site = out / "site"
     zipfile.ZipFile(wheel).extractall(site)
     return site
+
+
+@pytest.fixture(scope="session")
+def train_command() -> Callable[[str, int, Sequence[str]], list[str]]:
+    """The command that trains one arm of BEVDet's recipe, with processes and overrides."""
+
+    def command(arm: str, gpus: int, overrides: Sequence[str]) -> list[str]:
+        chosen = ["--teacher", "centerpoint", "--student", "bevdet", "--arm", arm, "--gpus", str(gpus)]
+        changes = [part for value in overrides for part in ("--set", value)]
+        return [sys.executable, "-m", "bevkd", "train", "distillbev", *chosen, "--out", "runs/x", *changes]
+
+    return command

@@ -1,9 +1,7 @@
 """What only GPUs can show."""
 
 import json
-import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -23,26 +21,12 @@ OVERRIDES = [
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_two_gpus_with_synchronized_batch_norm_learn_what_one_does(tmp_path):
+def test_two_gpus_with_synchronized_batch_norm_learn_what_one_does(train_command, tmp_path):
     losses = []
     for gpus in (1, 2):
         folder = tmp_path / str(gpus)
         folder.mkdir()
-        overrides = [part for value in OVERRIDES for part in ("--set", value)]
-        command = [
-            "train",
-            "distillbev",
-            "--student",
-            "bevdet",
-            "--arm",
-            "baseline",
-            "--out",
-            "runs/x",
-            "--gpus",
-            str(gpus),
-            *overrides,
-        ]
-        subprocess.run([sys.executable, "-m", "bevkd", *command], cwd=folder, env=os.environ, check=True)
+        subprocess.run(train_command("baseline", gpus, OVERRIDES), cwd=folder, check=True)
         (log,) = (folder / "runs" / ".stages").glob("baseline-*/metrics.jsonl")
         losses.append([json.loads(line)["loss"] for line in log.read_text().splitlines()])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -4,9 +4,9 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -20,25 +20,30 @@ OVERRIDES = [
     f"student_training.steps={STEPS}",
     f"checkpoints.steps={EVERY}",
 ]
-COMMAND = [
-    sys.executable, "-m", "bevkd", "train", "distillbev", "--student", "bevdet", "--arm", "baseline",
-    "--gpus", "0", "--out", "runs/x", *(part for value in OVERRIDES for part in ("--set", value)),
-]  # fmt: skip
 PATIENCE_S = 120
 
 
-def _start(folder):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        COMMAND, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+@pytest.fixture
+def start(train_command):
+    def call(folder):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            train_command("baseline", 0, OVERRIDES), cwd=folder, env=environment, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    return call
 
 
-def _finish(folder):
-    process = _start(folder)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    return said
+@pytest.fixture
+def finish(start):
+    def call(folder):
+        process = start(folder)
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+        return said
+
+    return call
 
 
 def _newest(folder):
@@ -46,13 +51,13 @@ def _newest(folder):
     return max((int(path.name.removeprefix("step-")) for path in found), default=0)
 
 
-def test_a_killed_training_ends_with_the_same_weights(tmp_path):
+def test_a_killed_training_ends_with_the_same_weights(start, finish, tmp_path):
     peaceful, killed = tmp_path / "peaceful", tmp_path / "killed"
     for folder in (peaceful, killed):
         folder.mkdir()
-    _finish(peaceful)
+    finish(peaceful)
     for threshold in (EVERY, 4 * EVERY):
-        process = _start(killed)
+        process = start(killed)
         deadline = time.monotonic() + PATIENCE_S
         while _newest(killed) < threshold:
             assert process.poll() is None, process.communicate()[0]
@@ -62,7 +67,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path):
         process.communicate()
         reached = _newest(killed)
         assert threshold <= reached < STEPS
-    said = _finish(killed)
+    said = finish(killed)
     assert int(re.search(r"goes on from step (\d+) of 40", said)[1]) == reached
     (expected,) = (peaceful / "runs" / ".stages").glob("baseline-*/checkpoints/step-*/raw.safetensors")
     (found,) = (killed / "runs" / ".stages").glob("baseline-*/checkpoints/step-*/raw.safetensors")

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -27,37 +26,26 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def train(train_command):
+    def call(folder, arm, gpus):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        command = train_command(arm, gpus, SMALL)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folders(train, tmp_path_factory):
     """The distilled arm by one process, and by two with the same teacher."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    _train(one, "teacher", 0)
+    train(one, "teacher", 0)
     shutil.copytree(one, two, dirs_exist_ok=True)
-    _train(one, "distilled", 0)
-    _train(two, "distilled", 2)
+    train(one, "distilled", 0)
+    train(two, "distilled", 2)
     return one, two
-
-
-def _train(folder, arm, gpus):
-    overrides = [part for value in SMALL for part in ("--set", value)]
-    command = [
-        "train",
-        "distillbev",
-        "--student",
-        "bevdet",
-        "--arm",
-        arm,
-        "--out",
-        "runs/x",
-        "--gpus",
-        str(gpus),
-        *overrides,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-m", "bevkd", *command], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def _stage(folder):
@@ -85,12 +73,12 @@ def test_two_processes_learn_what_one_does(folders):
     assert len(weights[0]) > 200
 
 
-def test_two_processes_score_what_one_does(folders, tmp_path):
+def test_two_processes_score_what_one_does(train, folders, tmp_path):
     """The very same weights."""
     one, _ = folders
     shutil.copytree(one, tmp_path, dirs_exist_ok=True)
     (_stage(tmp_path) / "results.json").unlink()
-    said = _train(tmp_path, "distilled", 2)
+    said = train(tmp_path, "distilled", 2)
     results = [json.loads((_stage(f) / "results.json").read_text())["results"] for f in (one, tmp_path)]
     assert results[1] == results[0]
     assert results[0]["raw"]["counts"]["samples"] == 4

@@ -31,7 +31,7 @@ def bevkd(tmp_path, monkeypatch, capsys):
 
 
 def test_the_readme_experiment(bevkd, tmp_path):
-    flags = ["run", "distillbev", "--teacher", "centerpoint", "--student", "bevdet", "--out", "runs/smoke"]
+    flags = ["run", "distillbev", "--teacher", "mvp", "--student", "bevformer", "--out", "runs/smoke"]
     overrides = [part for value in SMALL for part in ("--set", value)]
     printed = bevkd(*flags, *overrides)
     assert "M parameters; 3 steps, batch 2" in printed
@@ -55,7 +55,7 @@ def test_the_readme_experiment(bevkd, tmp_path):
     assert written == ["baseline-seed0.json", "distilled-seed0.json", "teacher-seed0.json"]
     submission = json.loads((tmp_path / "submissions" / "teacher-seed0.json").read_text())
     assert submission["meta"]["use_lidar"] is True
-    assert submission["meta"]["use_camera"] is False
+    assert submission["meta"]["use_camera"] is True
     assert len(submission["results"]) == 4
 
 

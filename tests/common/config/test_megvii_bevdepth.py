@@ -8,7 +8,7 @@ from pydantic import ValidationError
 def test_defaults_are_the_released_detector():
     config = MegviiBevDepthConfig()
     assert (config.image_size, config.feature_stride, config.index_mode) == ((256, 704), 16, "truncate")
-    assert config.image_backbone == TimmBackboneConfig(strides=(4, 8, 16, 32), frozen=("conv1", "bn1"))
+    assert config.image_backbone == TimmBackboneConfig(strides=(4, 8, 16, 32), frozen_stages=0)
     assert config.normalization == "imagenet_swapped"
     assert (config.depth_bins, config.lift_channels, config.depth_channels) == (DepthBins(2.0, 58.0, 0.5), 80, 512)
     assert (config.grid, config.z_range) == (Grid(-51.2, -51.2, 0.8, 128, 128), (-5.0, 3.0))

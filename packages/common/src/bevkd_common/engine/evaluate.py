@@ -94,6 +94,7 @@ def _alone(batch: Batch, place: int) -> Batch:
         labels=batch.labels[row],
         cameras=None if batch.cameras is None else Cameras(nothing, nothing, nothing, nothing),
         points=None if batch.points is None else nothing,
+        painted=None if batch.painted is None else nothing,
         point_counts=(),
         aug_T_lidar=batch.aug_T_lidar[row],
         global_T_lidar=batch.global_T_lidar[row],

@@ -28,7 +28,8 @@ class NuScenesSubmission:
         Raises:
             ValueError: If the batch is augmented, or a sample is not of the split.
         """
-        self._sensors["use_camera"] |= batch.cameras is not None
+        # Painted and virtual points are made of images too.
+        self._sensors["use_camera"] |= batch.cameras is not None or batch.painted is not None
         self._sensors["use_lidar"] |= batch.points is not None
         for token, row, found in self._rows.of(batch, detections):
             self._results[token] = submission_boxes(token, global_detections(found, self._rows.pose(row)))
