@@ -168,6 +168,19 @@ def test_queries_of_the_ground_look_at_the_maps_above_them():
     assert levels[1].grad[..., 1, 6].abs().sum() > 0.999 * levels[1].grad.abs().sum()
 
 
+def test_cells_that_see_the_same_are_the_same_at_first():
+    """No cell has a content of its own that a student would have to learn."""
+    torch.manual_seed(0)
+    grid, ground = Grid(0.0, 0.0, 2.0, 4, 4), Grid(0.0, 0.0, 1.0, 8, 8)
+    encoder = BevQueryEncoder(8, grid, ground, 2, layers=2, heads=2, points=2, hidden_channels=8, dropout=0.0)
+    with torch.no_grad():
+        for layer in encoder.layers:
+            layer.attention.sampling_offsets.bias.zero_()
+        bev = encoder([torch.randn(1, 8, 1, 1).expand(1, 8, size, size) for size in (8, 4)])
+    torch.testing.assert_close(bev, bev[..., :1, :1].expand_as(bev))
+    assert bev.abs().max() > 0.1
+
+
 def test_gradients_reach_every_parameter():
     model, batch = tiny(), batch_of()
     outputs = model(batch, frozenset({"head"}))
@@ -176,9 +189,9 @@ def test_gradients_reach_every_parameter():
     named = list(model.named_parameters())
     assert len(named) == 3 + 2 * 2 * 3 + 2 * (2 + 3) + 2 + 2 * 16 + 3 + 2 * (22 + 16)
     silent = {name for name, parameter in named if parameter.grad is None or not parameter.grad.any()}
-    # What queries attend to differs only once offsets and weights have moved from where they all start; a bias of
-    # keys shifts all weights of a softmax alike.
-    assert not {name for name in silent if "in_proj_bias" not in name}
+    # A bias of keys shifts all weights of a softmax alike, and in the first layer queries ask with nothing yet.
+    asked = {f"encoder.layers.0.attention.{name}.weight" for name in ("sampling_offsets", "attention_weights")}
+    assert {name for name in silent if "in_proj_bias" not in name} == asked
 
 
 def test_training_learns_to_find_the_boxes():

@@ -75,6 +75,8 @@ class BevQueryEncoder(nn.Module):
         self.shape = (grid.ny, grid.nx)
         self.level_embeddings = nn.Parameter(torch.randn(levels, channels))
         self.queries = nn.Embedding(grid.ny * grid.nx, channels)
+        # A random content of each cell would stay in the map, and a student would have to learn it by heart.
+        nn.init.zeros_(self.queries.weight)
         self.layers = nn.ModuleList(
             BevQueryLayer(channels, heads, levels, points, hidden_channels, dropout) for _ in range(layers)
         )
