@@ -99,7 +99,7 @@ def _kill(folder: Path, count: int, seconds: float, rng: random.Random) -> list[
         with log.open("w") as stream:
             process = subprocess.Popen(COMMAND, cwd=folder, env=_environment(), stdout=stream, stderr=stream)
             try:
-                process.wait(rng.uniform(0.5 * STARTING_S, STARTING_S + 2 * seconds / count))
+                process.wait(rng.uniform(0.5 * STARTING_S, STARTING_S + seconds / count))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
