@@ -5,13 +5,14 @@ import pytest
 import torch
 import yaml
 from bevkd_common.config.bevdet import BevDetConfig
+from bevkd_common.config.bevformer import BevFormerConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.samples import PADDING_LABEL, Batch, Cameras
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.transforms import reflection, rigid, scaling, transform_points
 from bevkd_common.models.detectors import bevdet
 from bevkd_common.models.image_pretraining import DepthAndClasses, class_cells, nearest_depth
-from bevkd_common.models.specs import BEVDET
+from bevkd_common.models.specs import BEVDET, BEVFORMER
 
 CLASSES = ("car", "truck", "pedestrian")
 CONFIG = """
@@ -169,3 +170,59 @@ def test_a_batch_without_points_is_refused(detector, objective):
         objective(detector, replace(scene(), points=None))
     assert DepthAndClasses.needs.cameras
     assert DepthAndClasses.needs.sweeps == 1
+
+
+QUERIES = """
+image_size: [32, 80]
+image_backbone:
+  {kind: small_resnet, stem_channels: 8, channels: [8, 16, 16, 16], blocks: [1, 1, 1, 1], strides: [8, 16, 32]}
+image_levels: 3
+channels: 16
+cameras: 1
+frames: 1
+grid: {x0: -12.8, y0: -6.4, cell: 1.6, nx: 16, ny: 8}
+encoder_layers: 1
+hidden_channels: 16
+head: {queries: 4, layers: 1, hidden_channels: 16}
+"""
+
+
+def test_a_detector_without_depths_learns_them_too_and_drops_what_tells_them():
+    config = BevFormerConfig.model_validate(yaml.safe_load(QUERIES))
+    torch.manual_seed(0)
+    detector, objective = load(BEVFORMER.build)(config, CLASSES), load(BEVFORMER.pretraining)(config, CLASSES)
+    # A metre a bin, as far as the map: 13 of them from 1 m.
+    assert (objective.stride, objective.measure.out_channels, objective.classify.out_channels) == (8, 13, 3)
+    batch = scene()
+    torch.nn.init.zeros_(objective.measure.weight)
+    torch.nn.init.zeros_(objective.measure.bias)
+    assert objective(detector, batch)["depth"].value.item() == pytest.approx(math.log(13))
+
+    trained = {id(p) for module in objective.trained(detector) for p in module.parameters()}
+    optimizer = torch.optim.AdamW([*detector.parameters(), *objective.parameters()], lr=3e-3)
+    losses = []
+    for _ in range(40):
+        terms = objective(detector, batch)
+        loss = sum(term.value * term.weight for term in terms.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+    reached = {id(p) for p in detector.parameters() if p.grad is not None}
+    assert reached <= trained
+    assert len(reached) > 20
+
+
+def test_padding_of_the_images_is_no_place(monkeypatch):
+    config = BevFormerConfig.model_validate(yaml.safe_load(QUERIES))
+    torch.manual_seed(0)
+    detector, objective = load(BEVFORMER.build)(config, CLASSES), load(BEVFORMER.pretraining)(config, CLASSES)
+    batch = scene()
+    features, size = detector.image_features(batch.cameras)
+    assert (features[0].shape[-2:], size) == ((4, 12), (32, 96))
+    leaf = torch.randn_like(features[0]).requires_grad_()
+    monkeypatch.setattr(detector, "image_features", lambda cameras: ([leaf], size))
+    objective(detector, batch)["depth"].value.backward()
+    # The cells of the nearest points, as above.
+    assert leaf.grad.any(dim=1).nonzero().tolist() == [[0, 1, 5], [0, 2, 2], [1, 1, 5]]
