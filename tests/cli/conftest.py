@@ -26,17 +26,24 @@ def _rediscover() -> None:
     Recipe.model_rebuild(force=True)
 
 
+Command = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture
-def toy_command(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command on the toy package in a folder of its own: exit code, standard output, standard error."""
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in a folder of its own: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: str) -> tuple[int, str, str]:
+    def call(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            main(arguments)
+            main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
     return call
+
+
+@pytest.fixture
+def toy_command(toy: Path, command: Command) -> Command:
+    """The same where the toy package is installed."""
+    return command

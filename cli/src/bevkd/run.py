@@ -34,6 +34,7 @@ from bevkd.options import (
 
 if TYPE_CHECKING:
     from bevkd_common.config.recipe import Recipe
+    from bevkd_common.experiment.measure import Estimate
     from bevkd_common.experiment.record import RunFolder
     from bevkd_common.experiment.run import Request
 
@@ -268,39 +269,45 @@ def _experiment(recipe: Recipe, request: Request, gpus: int | None) -> None:
 
 def _print_plan(recipe: Recipe, request: Request, gpus: int | None) -> None:
     from bevkd_common.errors import UserError
-    from bevkd_common.experiment.measure import estimate
+    from bevkd_common.experiment.measure import estimate, stand_in
     from bevkd_common.experiment.plan import plan_lines
     from bevkd_common.experiment.run import student_arms
 
     reporter, accelerator = progress_reporter(), accelerator_of(gpus)
     for line in plan_lines(recipe, student_arms(recipe, request), request.seeds, gpus or 1):
         reporter.say(line)
-    found = estimate(recipe, request, reporter, cpu=accelerator.device.type == "cpu")
-    rows, hours = [], 0.0
-    for one in found:
-        measured = one.rehearsal
-        hours += one.hours * len(request.seeds)
-        rows.append(
-            (one.title, "", "", "", "", "", "no")
-            if measured is None
-            else (
-                one.title,
-                str(measured.steps),
-                f"{measured.step_s:.3f}",
-                f"{measured.data_s:.3f}",
-                f"{one.hours:.2f}",
-                f"{measured.memory / 1e9:.2f}",
-                f"{measured.checkpoint / 1e9:.3f}",
-                "yes" if one.fits else "no",
-            )
+    made = stand_in(recipe, request)
+    if made is not None:
+        reporter.say("measured on made samples of the same sizes; what reading takes and hours need --data-root")
+    found = estimate(made or recipe, request, reporter, cpu=accelerator.device.type == "cpu")
+    columns = ("stage", "steps", "s a step", "of it data", "hours", "peak GB", "GB a checkpoint", "fits")
+    told = [column for column in columns if made is None or column not in ("steps", "of it data", "hours")]
+    rows = [dict(zip(columns, _plan_row(one), strict=True)) for one in found]
+    print_table(told, [[row[column] for column in told] for row in rows])
+    if made is None:
+        hours = sum(one.hours for one in found) * len(request.seeds)
+        reporter.say(
+            f"{hours:.2f} hours of training for {len(request.seeds)} seeds on one process; scoring is not in it"
         )
-    print_table(("stage", "steps", "s a step", "of it data", "hours", "peak GB", "GB a checkpoint", "fits"), rows)
-    reporter.say(
-        f"{hours:.2f} hours of training for {len(request.seeds)} seeds on one process; scoring is not in it"
-    )
     if not all(one.fits for one in found):
         names = ", ".join(one.title for one in found if not one.fits)
         raise UserError(f"{names}: more than the {found[0].memory / 1e9:.0f} GB there are; lower `micro_batch`")
+
+
+def _plan_row(one: Estimate) -> tuple[str, ...]:
+    measured = one.rehearsal
+    if measured is None:
+        return (one.title, "", "", "", "", "", "", "no")
+    return (
+        one.title,
+        str(measured.steps),
+        f"{measured.step_s:.3f}",
+        f"{measured.data_s:.3f}",
+        f"{one.hours:.2f}",
+        f"{measured.memory / 1e9:.2f}",
+        f"{measured.checkpoint / 1e9:.3f}",
+        "yes" if one.fits else "no",
+    )
 
 
 def _write_report(folder: RunFolder, gpus: int | None) -> None:

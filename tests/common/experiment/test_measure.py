@@ -1,9 +1,12 @@
 """What a plan says of trainings that do not fit, without training any."""
 
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from bevkd_common.config.datasets import NuScenesConfig, ReadingConfig
+from bevkd_common.config.images import ImageInputConfig
 from bevkd_common.engine.train import Rehearsal
 from bevkd_common.errors import UserError
 from bevkd_common.experiment import measure
@@ -68,3 +71,25 @@ def test_every_training_of_a_recipe_is_measured(make_recipe, request_for, report
     found = measure.estimate(make_recipe(), request_for(ablations=("off",)), reporter, cpu=True)
     assert [one.title for one in found] == ["teacher", "baseline", "distilled", "off"]
     assert all(one.fits for one in found)
+
+
+def test_made_samples_of_the_same_sizes_stand_in_for_data_that_are_not_at_hand(make_recipe, request_for):
+    config = NuScenesConfig(images=ImageInputConfig(height=512, width=1408), point_range=(-54, -54, -5, 54, 54, 3))
+    recipe = make_recipe().model_copy(update={"dataset": config})
+    made = measure.stand_in(recipe, request_for())
+    assert made is not None
+    world = made.dataset.world
+    assert (made.dataset.kind, world.image_size, world.scenes) == ("synthetic", (900, 1600), 2)
+    assert world.keyframes_per_scene >= 4  # BEVFormer's queue
+    assert len(ReadingConfig.model_fields) >= 10
+    for name in ReadingConfig.model_fields:
+        assert getattr(made.dataset, name) == getattr(config, name)
+    assert made.teacher == recipe.teacher
+    assert made.student_training == recipe.student_training
+
+
+def test_data_that_are_at_hand_or_can_be_made_stand_for_themselves(make_recipe, request_for, tmp_path):
+    recipe = make_recipe()
+    read = recipe.model_copy(update={"dataset": NuScenesConfig()})
+    assert measure.stand_in(read, replace(request_for(), data_root=tmp_path)) is None
+    assert measure.stand_in(recipe, request_for()) is None

@@ -113,3 +113,22 @@ class SyntheticConfig(ReadingConfig):
     cache: bool = True
     virtual_points: MaskErrorsConfig = MaskErrorsConfig()
     """How wrong the masks are from which points are lifted, for detectors that need such points."""
+
+
+NUSCENES_SIZES = WorldConfig(
+    train_scenes=1,
+    val_scenes=1,
+    keyframes_per_scene=4,
+    lidar_rate=20.0,
+    camera_rate=12.0,
+    image_size=(900, 1600),
+    lidar_azimuths=1084,
+    lidar_range=100.0,
+)
+"""A world that costs a detector as much time and memory as nuScenes, sample by sample. Source: its sensors."""
+
+
+def like_nuscenes(config: NuScenesConfig) -> SyntheticConfig:
+    """A made world with the sizes of nuScenes, read in the same way."""
+    reading = {name: getattr(config, name) for name in ReadingConfig.model_fields}
+    return SyntheticConfig(world=NUSCENES_SIZES, **reading)

@@ -69,6 +69,8 @@ class DatasetSpec:
         split_keys: Keys of the configuration that name the version and the split that is evaluated, where another
             one can be chosen for a submission.
         seed_key: Dotted key within the configuration that seeds data which are made; None for data that exist.
+        stand_in: For data that exist: from their configuration to that of a few made samples of the same sizes, on
+            which a training can be measured where the data are not at hand.
     """
 
     kind: str
@@ -80,6 +82,7 @@ class DatasetSpec:
     build_submission: str | None = None
     split_keys: tuple[str, str] | None = None
     seed_key: str | None = None
+    stand_in: Callable[[Any], Config] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bevkd_common.config.datasets import NuScenesConfig, SyntheticConfig
+from bevkd_common.config.datasets import NuScenesConfig, SyntheticConfig, like_nuscenes
 from bevkd_common.config.nuscenes_names import CLASSES
 from bevkd_common.config.plugins import DatasetSpec
 
@@ -15,6 +15,7 @@ NUSCENES = DatasetSpec(
     split_keys=("version", "val_split"),
     classes=CLASSES,
     summary="nuScenes from its own folders, ten classes, official metric",
+    stand_in=like_nuscenes,
 )
 
 SYNTHETIC = DatasetSpec(

@@ -20,6 +20,7 @@ from bevkd_common.engine.progress import Reporter, SilentReporter
 from bevkd_common.engine.train import Rehearsal
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, baseline_arm, teacher_arm
+from bevkd_common.experiment.build import dataset_spec
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.run import PRETRAINING, Request, open_dataset, student_arms
 
@@ -50,6 +51,14 @@ class Estimate:
     def hours(self) -> float:
         """Of the whole training, at the pace measured."""
         return self.rehearsal.steps * self.rehearsal.step_s / 3600 if self.rehearsal else float("nan")
+
+
+def stand_in(recipe: Recipe, request: Request) -> Recipe | None:
+    """The same trainings on a few made samples, where the data are not at hand and can be stood in for."""
+    spec = dataset_spec(recipe.dataset)
+    if request.data_root is not None or spec.stand_in is None:
+        return None
+    return recipe.model_copy(update={"dataset": spec.stand_in(recipe.dataset)})
 
 
 def estimate(recipe: Recipe, request: Request, reporter: Reporter, *, cpu: bool) -> list[Estimate]:
