@@ -4,8 +4,9 @@
 
 BEV pooling: BEVDet-R50's lift, six cameras, 59 depths, 16 x 44 cells, 64 channels; the naive form makes all
 products at once. Deformable attention: BEVFormer-base's temporal attention, 40 000 queries, 8 heads of 32
-channels, 4 points on a map of 200 x 200; the naive form gathers the four corners of every sample. Each runs in a
-process of its own, so that its peak memory is its own; what the inputs take is subtracted.
+channels, 4 points on a map of 200 x 200; the naive form gathers the four corners of every sample. Deformable
+convolution: BEVDepth's depth net, six cameras, 256 channels, 16 x 44 cells; the other form is torchvision's. Each
+runs in a process of its own, so that its peak memory is its own; what the inputs take is subtracted.
 """
 
 import argparse
@@ -20,8 +21,10 @@ from statistics import median
 import torch
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.ops.bev_pool import bev_pool
+from bevkd_common.ops.deform_conv import deform_conv
 from bevkd_common.ops.deformable_attention import deformable_attention
 from torch import Tensor
+from torchvision.ops import deform_conv2d
 
 GRID = Grid(-51.2, -51.2, 0.8, 128, 128)
 SIDE, HEADS, CHANNELS, POINTS = 200, 8, 32, 4
@@ -120,11 +123,30 @@ def _naive_attention() -> Case:
     return attend, _attention()
 
 
+def _convolution() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 256, 16, 44, generator=generator, requires_grad=True)
+    offset = torch.randn(6, 18, 16, 44, generator=generator, requires_grad=True)
+    mask = torch.rand(6, 9, 16, 44, generator=generator, requires_grad=True)
+    weight = torch.randn(256, 256, 3, 3, generator=generator, requires_grad=True)
+    return x, offset, mask, weight
+
+
+def _our_convolution() -> Case:
+    return lambda x, offset, mask, weight: deform_conv(x, offset, weight, mask=mask), _convolution()
+
+
+def _torchvisions_convolution() -> Case:
+    return lambda x, offset, mask, weight: deform_conv2d(x, offset, weight, padding=1, mask=mask), _convolution()
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "bev pooling, ours": _our_pooling,
     "bev pooling, naive": _naive_pooling,
     "deformable attention, ours": _our_attention,
     "deformable attention, naive": _naive_attention,
+    "deformable conv, ours": _our_convolution,
+    "deformable conv, torchvision": _torchvisions_convolution,
 }
 
 if __name__ == "__main__":

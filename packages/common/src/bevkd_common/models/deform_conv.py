@@ -6,7 +6,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
+
+from bevkd_common.ops.deform_conv import deform_conv
 
 
 class ModulatedDeformConv(nn.Module):
@@ -36,8 +37,7 @@ class ModulatedDeformConv(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             offset, weight = self.conv_offset(x).split([18, 9], dim=1)
-            moved: Tensor = deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=weight.sigmoid())
-        return moved
+            return deform_conv(x, offset, self.weight, self.bias, weight.sigmoid())
 
 
 class DeformConv(nn.Module):
@@ -65,5 +65,4 @@ class DeformConv(nn.Module):
         """[B, in_channels, H, W] to [B, out_channels, H, W]; float32 also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            moved: Tensor = deform_conv2d(x, self.conv_offset(x), self.weight, padding=1)
-        return moved
+            return deform_conv(x, self.conv_offset(x), self.weight)
