@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from bevkd_common.config.datasets import BevAugmentationConfig
-from bevkd_common.config.images import ImageInputConfig
-from bevkd_common.data.augment import draw_bev, draw_image, plain_image
+from bevkd_common.config.images import ColorDistortionConfig, ImageInputConfig
+from bevkd_common.data.augment import distort_colors, draw_bev, draw_image, plain_image
 from pydantic import ValidationError
 
 
@@ -112,3 +112,45 @@ def test_images_are_not_mirrored_where_that_is_off():
 def test_a_scale_of_nothing_is_refused():
     with pytest.raises(ValidationError, match="must be positive, its lower bound is 0"):
         BevAugmentationConfig(scale=(0.0, 1.0))
+
+
+STILL = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0), "swap_channels": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({}, [[200, 100, 0], [0, 100, 200]]),
+        ({"brightness": (0.5, 0.5)}, [[100, 50, 0], [0, 50, 100]]),
+        ({"contrast": (0.5, 0.5)}, [[150, 100, 50], [50, 100, 150]]),  # half way to the mean of both greys, 100
+        ({"saturation": (0, 0)}, [[118, 118, 118], [81, 81, 81]]),  # 0.2989 r + 0.587 g + 0.114 b
+        ({"hue": (0.5, 0.5)}, [[0, 100, 200], [200, 100, 0]]),  # opposite colours
+    ],
+)
+def test_each_change_of_colours(change, seen):
+    config = ColorDistortionConfig(probability=1.0, **(STILL | change))
+    pixels = np.array([[[200, 100, 0], [0, 100, 200]]], dtype=np.uint8)
+    distorted = distort_colors(pixels, np.random.default_rng(0), config)
+    assert distorted.dtype == np.uint8
+    np.testing.assert_allclose(distorted[0].astype(int), seen, atol=1)
+
+
+def test_channels_change_places_in_all_ways():
+    config = ColorDistortionConfig(probability=1.0, **(STILL | {"swap_channels": True}))
+    rng, pixels = np.random.default_rng(0), np.array([[[10, 20, 30]]], dtype=np.uint8)
+    drawn = [tuple(distort_colors(pixels, rng, config)[0, 0].tolist()) for _ in range(200)]
+    assert len(set(drawn)) == 6
+
+
+def test_colours_are_distorted_as_often_as_is_said():
+    """Three changes that show, half of the time each: one image in eight stays as it is."""
+    config = ColorDistortionConfig(**(STILL | {"brightness": (0.5, 0.5), "saturation": (0, 0), "contrast": (2, 2)}))
+    rng, pixels = np.random.default_rng(0), np.array([[[90, 60, 30], [30, 30, 90]]], dtype=np.uint8)
+    same = [(distort_colors(pixels, rng, config) == pixels).all() for _ in range(800)]
+    assert 0.09 < np.mean(same) < 0.16
+
+
+@pytest.mark.parametrize("wrong", [{"hue": (-0.6, 0.1)}, {"contrast": (-0.5, 1)}, {"probability": 0.0}])
+def test_colours_out_of_range_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        ColorDistortionConfig(**wrong)

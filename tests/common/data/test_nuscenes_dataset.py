@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from bevkd_common.config.datasets import BevAugmentationConfig
-from bevkd_common.config.images import ImageInputConfig
+from bevkd_common.config.images import ColorDistortionConfig, ImageInputConfig
 from bevkd_common.config.nuscenes_names import CLASSES
 from bevkd_common.data.dataset import Dataset, SampleSource
 from bevkd_common.data.index_file import open_index
-from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.needs import DataNeeds, KeyframeQueue
 from bevkd_common.data.nuscenes import build
 from bevkd_common.data.samples import collate
 from bevkd_common.errors import UserError
@@ -255,6 +255,26 @@ def test_an_image_of_the_right_size_is_not_resampled(small_world, source):
         assert torch.equal(drawn.images[1], stored.flip(-1) if flipped else stored)
         seen.add(flipped)
     assert seen == {True, False}
+
+
+def test_colours_are_distorted_in_training_alone_and_nothing_else_changes(small_world, source):
+    """Every image of the sample and of its history on its own; twice the same with one seed."""
+    size = {"height": 48, "width": 128, "resize": (0, 0), "test_resize": 0, "flip": False, "rotate_degrees": (0, 0)}
+    needs = DataNeeds(cameras=True, sweeps=2, history=KeyframeQueue(2))
+    colors = ColorDistortionConfig(probability=1.0, swap_channels=False)
+    plain = source(small_world, needs, images=ImageInputConfig(**size)).load(1, seed=3)
+    distorting = source(small_world, needs, images=ImageInputConfig(**size, colors=colors))
+    drawn, again = distorting.load(1, seed=3), distorting.load(1, seed=3)
+    assert torch.equal(drawn.cameras.images, again.cameras.images)
+    assert torch.equal(drawn.points, plain.points)
+    assert torch.equal(drawn.cameras.lidar_T_cam, plain.cameras.lidar_T_cam)
+    ratios = []
+    for ours, theirs in ((drawn.cameras, plain.cameras), (drawn.history.cameras, plain.history.cameras)):
+        before, after = theirs.images.float().flatten(0, -4), ours.images.float().flatten(0, -4)
+        ratios += (after.mean(dim=(1, 2, 3)) / before.mean(dim=(1, 2, 3))).tolist()
+    assert len(ratios) == 12
+    assert len(set(ratios)) == 12
+    assert torch.equal(distorting.load(1, seed=None).cameras.images, plain.cameras.images)
 
 
 def test_without_augmentation_of_the_bev_the_scene_stays(small_world, source):

@@ -1,15 +1,17 @@
-"""Draws the augmentations of one sample: one matrix for the bird's-eye view, one change of each image."""
+"""Draws the augmentations of one sample: of the bird's-eye view one matrix, of each image a change and colours."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional as colors
 
 from bevkd_common.config.datasets import BevAugmentationConfig
-from bevkd_common.config.images import ImageInputConfig
+from bevkd_common.config.images import ColorDistortionConfig, ImageInputConfig
 from bevkd_common.geometry.cameras import ImageAug
 from bevkd_common.geometry.transforms import reflection, rigid, rotation_z, scaling
 
@@ -66,6 +68,34 @@ def plain_image(config: ImageInputConfig, source_size: tuple[int, int]) -> Image
         rotation=0.0,
         output_size=(config.height, config.width),
     )
+
+
+def distort_colors(
+    pixels: npt.NDArray[np.uint8], rng: np.random.Generator, config: ColorDistortionConfig
+) -> npt.NDArray[np.uint8]:
+    """One image [H, W, 3] with other colours.
+
+    Source: SSD; the order of the changes is SSD's too.
+    """
+    brightness, contrast, saturation, hue, swap = rng.random(5) < config.probability
+    contrast_first = rng.random() < 0.5
+    ranges = (config.brightness, config.contrast, config.saturation, config.hue)
+    factors = [rng.uniform(*bounds) for bounds in ranges]
+    order = rng.permutation(3)
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    if brightness:
+        image = colors.adjust_brightness(image, factors[0])
+    if contrast and contrast_first:
+        image = colors.adjust_contrast(image, factors[1])
+    if saturation:
+        image = colors.adjust_saturation(image, factors[2])
+    if hue:
+        image = colors.adjust_hue(image, factors[3])
+    if contrast and not contrast_first:
+        image = colors.adjust_contrast(image, factors[1])
+    if swap and config.swap_channels:
+        image = image[torch.from_numpy(order)]
+    return image.permute(1, 2, 0).numpy()
 
 
 def _resized(source_size: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from bevkd_common.config.datasets import ReadingConfig
 from bevkd_common.config.training import PasteConfig
-from bevkd_common.data.augment import draw_bev, draw_image, plain_image
+from bevkd_common.data.augment import distort_colors, draw_bev, draw_image, plain_image
 from bevkd_common.data.frames import CameraFrame, depth_hits, earlier_frames, own_frame
 from bevkd_common.data.index import Floats, Ints, NuScenesIndex
 from bevkd_common.data.index_file import made_paths
@@ -43,8 +43,8 @@ from bevkd_common.geometry.cameras import ImageAug, apply_image_aug
 CLOSE = 1.0
 """Half the side in metres of the square around the sensor in which previous sweeps are cut: the ego's own roof."""
 
-STREAMS = 5
-"""Things that are drawn on their own: the scene's augmentation, the images', sweeps, history, pasted objects."""
+STREAMS = 6
+"""Things drawn on their own: the scene's augmentation, the images', sweeps, history, pasted objects, colours."""
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class NuScenesSource:
 
     def _load(self, index: int, seed: int | None) -> Sample:
         row = int(self.rows[index])
-        bev_rng, image_rng, lidar_rng, history_rng, paste_rng = _streams(seed)
+        bev_rng, image_rng, lidar_rng, history_rng, paste_rng, colors = _streams(seed)
         aug_T_lidar = torch.eye(4, dtype=torch.float64)
         if bev_rng is not None and self.reading.bev_augmentation is not None:
             aug_T_lidar = draw_bev(bev_rng, self.reading.bev_augmentation)
@@ -196,7 +196,7 @@ class NuScenesSource:
             [] if self.needs.history is None else earlier_frames(self.index, row, self.needs.history, history_rng)
         )
         augs = self._draw_images(own, image_rng)
-        cameras = self._cameras(own, augs, aug_T_lidar) if self.needs.cameras else None
+        cameras = self._cameras(own, augs, aug_T_lidar, colors) if self.needs.cameras else None
         points, painted = self._clouds(row, pasted, aug_T_lidar, lidar_rng)
         key_frames = self.index.key_frames
         return Sample(
@@ -209,7 +209,7 @@ class NuScenesSource:
             points=points,
             aug_T_lidar=aug_T_lidar.float(),
             global_T_lidar=torch.tensor(key_frames.global_T_lidar[row]),
-            history=self._history(earlier, augs, aug_T_lidar) if self.needs.cameras and earlier else None,
+            history=self._history(earlier, augs, aug_T_lidar, colors) if self.needs.cameras and earlier else None,
             ego=self._ego(row, earlier) if self.needs.can_bus else None,
             depth=self._depth(row, own, augs) if self.needs.depth else None,
             painted=painted,
@@ -240,8 +240,14 @@ class NuScenesSource:
         sizes = [(int(height), int(width)) for height, width in frame.sizes]
         return [plain_image(config, size) if rng is None else draw_image(rng, config, size) for size in sizes]
 
-    def _cameras(self, frame: CameraFrame, augs: Sequence[ImageAug], aug_T_lidar: Tensor) -> Cameras:
-        images = []
+    def _cameras(
+        self,
+        frame: CameraFrame,
+        augs: Sequence[ImageAug],
+        aug_T_lidar: Tensor,
+        colors: np.random.Generator | None,
+    ) -> Cameras:
+        images, distortion = [], self.reading.images.colors
         for name, (height, width), aug in zip(frame.paths, frame.sizes.tolist(), augs, strict=True):
             pixels = self.files.image(name)
             if pixels.shape[:2] != (height, width):
@@ -249,7 +255,10 @@ class NuScenesSource:
                     f"{self.files.root / name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the "
                     f"tables say {width} x {height}; unpack it again"
                 )
-            images.append(_augmented(pixels, aug))
+            image = _augmented(pixels, aug)
+            if colors is not None and distortion is not None:
+                image = distort_colors(image, colors, distortion)
+            images.append(image)
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return Cameras(
             images=stacked.contiguous(),
@@ -258,12 +267,18 @@ class NuScenesSource:
             image_aug=torch.stack([aug.matrix() for aug in augs]),
         )
 
-    def _history(self, frames: Sequence[CameraFrame], augs: Sequence[ImageAug], aug_T_lidar: Tensor) -> History:
+    def _history(
+        self,
+        frames: Sequence[CameraFrame],
+        augs: Sequence[ImageAug],
+        aug_T_lidar: Tensor,
+        colors: np.random.Generator | None,
+    ) -> History:
         lidar_T_past = torch.tensor(np.stack([frame.lidar_T_past for frame in frames]))
         # The earlier axes are augmented as those of the key frame are.
         aug_T_past = aug_T_lidar @ lidar_T_past @ torch.linalg.inv(aug_T_lidar)
         return History(
-            cameras=Cameras.stack([self._cameras(frame, augs, aug_T_lidar) for frame in frames]),
+            cameras=Cameras.stack([self._cameras(frame, augs, aug_T_lidar, colors) for frame in frames]),
             lidar_T_past=aug_T_past.float(),
             seconds=torch.tensor([frame.seconds for frame in frames]),
             present=torch.tensor([frame.present for frame in frames]),
