@@ -1,12 +1,19 @@
 """A detector of two numbers, and samples to train it on."""
 
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from bevkd_common.config.training import CosineSchedule, OptimizerConfig, TrainingConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Sample
+from bevkd_common.engine.checkpoint import latest, load_file, newest_sound
+from bevkd_common.engine.progress import SilentReporter
+from bevkd_common.engine.tasks import PretrainingTask, SupervisedTask
+from bevkd_common.engine.train import train
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.detector import CenterTargets, Detections, Outputs, Term
 from torch import nn
@@ -99,3 +106,76 @@ def make_detector():
 @pytest.fixture
 def clouds():
     return Clouds
+
+
+@pytest.fixture
+def short():
+    """A training of 25 steps."""
+    return TrainingConfig(steps=25, batch=4, optimizer=OptimizerConfig(lr=0.05), schedule=CosineSchedule())
+
+
+@pytest.fixture
+def run(tmp_path, make_detector, clouds, short):
+    def call(config=short, *, folder="a", source=None, seed=0, task=None, keeping=None, reporter=None):
+        reporter = reporter or SilentReporter()
+        return train(
+            task or SupervisedTask(make_detector()),
+            source or clouds(),
+            config,
+            seed=seed,
+            folder=tmp_path / folder,
+            start=newest_sound(tmp_path / folder / "checkpoints", reporter.say),
+            architectures={"raw": "abc", "method": "def"},
+            title="training",
+            reporter=reporter,
+            accelerator=Accelerator(cpu=True),
+            keeping=keeping,
+        )
+
+    return call
+
+
+@pytest.fixture
+def lines():
+    """The log of a training, line by line."""
+
+    def read(folder):
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+    return read
+
+
+@pytest.fixture
+def weights():
+    """The newest weights of a training."""
+
+    def read(folder):
+        return load_file(latest(folder / "checkpoints").folder / "raw.safetensors")
+
+    return read
+
+
+class Mean(nn.Module):
+    """Fits its own offset and the detector's scale to ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(1))
+
+    def trained(self, detector):
+        return [detector.scale]
+
+    def forward(self, detector, batch):
+        outputs = detector(batch, frozenset({"head"}))
+        return {"mean": Term((outputs.head[0]["value"].mean() + self.offset - 1.0).square().sum())}
+
+
+@pytest.fixture
+def pretraining(make_detector):
+    def make():
+        detector = make_detector()
+        detector.untouched = nn.Linear(1, 1)
+        nn.init.constant_(detector.untouched.weight, 2.0)
+        return PretrainingTask(detector, Mean())
+
+    return make
