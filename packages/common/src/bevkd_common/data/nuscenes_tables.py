@@ -122,7 +122,7 @@ def version_folder(root: Path, version: str) -> Path:
         UserError: If it does not exist.
     """
     if not root.is_dir():
-        raise UserError(f"no data set at {root}: the folder does not exist; give its place with --data-root")
+        raise UserError(f"no data set at {root}: the folder does not exist; mend the path")
     folder = root / version
     if not folder.is_dir():
         found = _versions(root)
