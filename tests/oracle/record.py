@@ -312,8 +312,11 @@ def record(name: str) -> dict[str, np.ndarray]:
         losses = model.pts_bbox_head.loss(features, data["data_samples"])
         kept |= {f"loss/{term}": value for term, value in losses.items()}
 
-    model.train()
+    # In double precision: gradients of so deep a random network are otherwise no more exact than 1e-2.
+    model.train().double()
     data = model.data_preprocessor(annotated(*scene(geometry)), True)
+    voxels = data["inputs"]["voxels"]
+    voxels["voxels"] = voxels["voxels"].double()
     losses = model.loss(data["inputs"], data["data_samples"])
     sum(losses.values()).backward()
     kept |= {f"train/loss/{term}": value.detach() for term, value in losses.items()}

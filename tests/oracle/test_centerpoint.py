@@ -1,9 +1,10 @@
 """Our CenterPoint computes what mmdet3d's computed: see `record.py` for how it was recorded."""
 
+import copy
 import json
 import math
 import runpy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -200,28 +201,29 @@ def test_detections(case):
 
 
 def test_a_training_step_has_the_same_losses_gradients_and_statistics(case):
-    detector = case.detector
-    before = {key: value.clone() for key, value in detector.state_dict().items()}
-    try:
-        detector.train()
-        outputs = detector(case.batch, frozenset({"head"}))
-        terms = detector.losses(outputs, detector.targets(outputs, case.batch), case.batch)
-        for term, theirs in (("heatmap", "loss_heatmap"), ("boxes", "loss_bbox")):
-            recorded = sum(case.recorded(f"train/loss/task{task}.{theirs}") for task in TASKS)
-            torch.testing.assert_close(terms[term].value * terms[term].weight, recorded, **EXACT)
-        sum(term.value * term.weight for term in terms.values()).backward()
-        norms = dict(zip(case.about["parameters"], case.recorded("train/gradients"), strict=True))
-        gradients = {key: parameter.grad.norm() for key, parameter in detector.named_parameters()}
-        _assert_equal(gradients, case.weight_map.rename(norms))
-        running = [key for key in case.about["shapes"] if "running" in key]
-        sizes = [math.prod(case.about["shapes"][key]) for key in running]
-        statistics = dict(zip(running, case.recorded("train/statistics").split(sizes), strict=True))
-        ours = {key: value for key, value in detector.state_dict().items() if "running" in key}
-        _assert_equal(ours, case.weight_map.rename(statistics))
-    finally:
-        detector.load_state_dict(before)
-        detector.zero_grad()
-        detector.eval()
+    # In double precision, as it was recorded: see there.
+    detector, batch = copy.deepcopy(case.detector).train().double(), in_double(case)
+    outputs = detector(batch, frozenset({"head"}))
+    terms = detector.losses(outputs, detector.targets(outputs, batch), batch)
+    for term, theirs in (("heatmap", "loss_heatmap"), ("boxes", "loss_bbox")):
+        recorded = sum(case.recorded(f"train/loss/task{task}.{theirs}") for task in TASKS)
+        torch.testing.assert_close(terms[term].value * terms[term].weight, recorded, check_dtype=False, **EXACT)
+    sum(term.value * term.weight for term in terms.values()).backward()
+    norms = dict(zip(case.about["parameters"], case.recorded("train/gradients"), strict=True))
+    gradients = {key: parameter.grad.norm() for key, parameter in detector.named_parameters()}
+    _assert_equal(gradients, case.weight_map.rename(norms))
+    running = [key for key in case.about["shapes"] if "running" in key]
+    sizes = [math.prod(case.about["shapes"][key]) for key in running]
+    statistics = dict(zip(running, case.recorded("train/statistics").split(sizes), strict=True))
+    ours = {key: value for key, value in detector.state_dict().items() if "running" in key}
+    _assert_equal(ours, case.weight_map.rename(statistics))
+
+
+def in_double(case: Case) -> Batch:
+    """The same voxels, their points as doubles."""
+    spec = case.detector.spec
+    voxels = case.batch.voxels(spec)
+    return replace(case.batch, _voxels={spec: replace(voxels, points=voxels.points.double())})
 
 
 def _assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
