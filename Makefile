@@ -1,4 +1,4 @@
-.PHONY: help check format test quick wheels mutations clean
+.PHONY: help check format test quick wheels mutations oracle clean
 
 help: ## Say what the verbs do.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ wheels: ## Build the wheels of all members and test them installed alone.
 
 mutations: ## Apply every committed fault and see it caught.
 	uv run python benchmarks/mutations.py
+
+oracle: ## Build mmdet3d's environment in .oracle/, and compare with mmdet3d.
+	bash tests/oracle/environment.sh
 
 clean: ## Remove what can be made again; runs/ stays.
 	rm -rf dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from bevkd_common.config.model import Config
@@ -39,6 +40,8 @@ class DetectorSpec:
             detector of which a part can be trained before the rest.
         released: "module:attribute" of a sequence of `ReleasedForm`s, where checkpoints of other code bases can be
             imported.
+        finished: For a detector that comes with its weights and is never trained, the files that a configuration
+            makes it from.
     """
 
     kind: str
@@ -50,6 +53,7 @@ class DetectorSpec:
     pretraining: str | None = None
     virtual_points: Callable[[Any], bool] = _no
     released: str | None = None
+    finished: Callable[[Any], tuple[Path, ...]] | None = None
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,12 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if self.teacher_training is None and self.teacher_checkpoint is None:
-            raise ValueError("give `teacher_training` or `teacher_checkpoint`")
+        self._check_teacher()
         student = installed(DetectorSpec).of(self.student)
+        if student.finished is not None:
+            raise ValueError(
+                f"`student`: a detector `{student.kind}` is not trained here; it can only be the teacher"
+            )
         if self.student_pretraining is not None and student.pretraining is None:
             raise ValueError(
                 f"`student_pretraining`: no part of the detector `{student.kind}` can be trained first"
@@ -153,6 +156,17 @@ class Recipe(Config):
             if len(self.world_seeds) != len(self.seeds):
                 raise ValueError(f"give one of `world_seeds` for each of the {len(self.seeds)} `seeds`")
         return self
+
+    def _check_teacher(self) -> None:
+        teacher = installed(DetectorSpec).of(self.teacher)
+        fetched = self.teacher_training is not None or self.teacher_checkpoint is not None
+        if teacher.finished is None and not fetched:
+            raise ValueError("give `teacher_training` or `teacher_checkpoint`")
+        if teacher.finished is not None and fetched:
+            raise ValueError(
+                f"a teacher `{teacher.kind}` comes with its weights and is not trained here: leave out"
+                " `teacher_training` and `teacher_checkpoint`"
+            )
 
     def dataset_for(self, seed: int) -> Config:
         """The data set's configuration under one of the experiment's seeds."""

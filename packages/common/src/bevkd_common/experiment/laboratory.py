@@ -98,7 +98,7 @@ class Laboratory:
             teacher: The stage of the teacher, for an arm with a method.
 
         Raises:
-            UserError: If the teacher's checkpoint cannot be read.
+            UserError: If a file of the teacher cannot be read.
         """
         modules: list[str] = []
         inputs: dict[str, Any] = {}
@@ -106,6 +106,8 @@ class Laboratory:
             inputs["pretrained"] = self.pretraining_stage(arm, arm.pretraining).fingerprint
         if arm.role == "teacher" and self.recipe.teacher_checkpoint is not None:
             inputs["checkpoint"] = _content(self.recipe.teacher_checkpoint)
+        if (files := detector_spec(arm.detector).finished) is not None:
+            inputs["files"] = [_content(file) for file in files(arm.detector)]
         kind: str = "baseline" if arm.method is None else "distilled"
         if arm.method is not None:
             assert teacher is not None
@@ -240,8 +242,8 @@ class Laboratory:
         sources = [self.dataset.source("train", needs), self.dataset.source("val", needs.at_test)]
         return sum(len(source.unlifted) for source in sources if isinstance(source, PartlyLiftedSource))
 
-    def adopt(self, arm: Arm, stage: Stage, checkpoint: Path) -> dict[str, Any]:
-        """Take a teacher's weights from a file instead of training it.
+    def adopt(self, arm: Arm, stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
+        """Take a teacher's weights from a file instead of training it; of one that comes with weights, as it is.
 
         Raises:
             UserError: If the file does not fit the teacher, or was imported for one with other settings.
@@ -251,8 +253,8 @@ class Laboratory:
             return done
         detector = build_detector(arm.detector, self.dataset.classes, seed=self.seed)
         architecture = self._architecture(arm.detector)
-        made_for = load_weights(checkpoint, detector)
-        if "detector" in made_for:
+        made_for = {} if checkpoint is None else load_weights(checkpoint, detector)
+        if checkpoint is not None and "detector" in made_for:
             check_settings(checkpoint, made_for, arm.detector)
         elif made_for.get("architecture", architecture) != architecture:
             self.reporter.say(f"{checkpoint} was trained under other settings of the teacher; its shapes fit")
@@ -435,7 +437,7 @@ def _content(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"the teacher's checkpoint {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"the teacher's file {path} cannot be read: {error.strerror}") from None
 
 
 def _module(reference: str) -> str:

@@ -38,12 +38,10 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
     for detector, config in ((teacher, recipe.teacher_training), (student, recipe.student_training)):
         if config is not None:
             grouped_parameters(detector, config.optimizer.lr_factors)
-    training = recipe.teacher_training
-    fetched = f"loaded from {recipe.teacher_checkpoint}" if training is None else _trained(training, processes)
     return [
         f"method   {method.title} ({method.paper})",
         f"data     {data.kind}: {data.summary}",
-        f"teacher  {_described(recipe.selects.teacher, recipe.teacher, teacher)}; {fetched}",
+        f"teacher  {_described(recipe.selects.teacher, recipe.teacher, teacher)}; {_fetched(recipe, processes)}",
         f"student  {_described(recipe.selects.student, recipe.student, student)};"
         f" {_trained(recipe.student_training, processes)}",
         *_pretrained(recipe, data.classes, processes),
@@ -55,6 +53,12 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
 def _described(name: str, config: Config, detector: nn.Module) -> str:
     spec = detector_spec(config)
     return f"{name} = {spec.kind} ({spec.describe(config)}), {parameters(detector) / 1e6:.2f} M parameters"
+
+
+def _fetched(recipe: Recipe, processes: int) -> str:
+    if recipe.teacher_training is not None:
+        return _trained(recipe.teacher_training, processes)
+    return "finished" if recipe.teacher_checkpoint is None else f"loaded from {recipe.teacher_checkpoint}"
 
 
 def _pretrained(recipe: Recipe, classes: tuple[str, ...], processes: int) -> list[str]:

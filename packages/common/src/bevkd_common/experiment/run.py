@@ -198,7 +198,7 @@ def run_seed(lab: Laboratory, recipe: Recipe, arms: Sequence[Arm]) -> Iterator[t
 
 
 def _teacher(lab: Laboratory, recipe: Recipe) -> Stage:
-    if recipe.teacher_checkpoint is None:
+    if recipe.teacher_checkpoint is None and recipe.teacher_training is not None:
         return _one(lab, teacher_arm(recipe), None)
     arm = teacher_arm(recipe)
     stage = lab.stage(arm, None)

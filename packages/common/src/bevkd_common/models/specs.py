@@ -18,6 +18,9 @@ from bevkd_common.config.lidarformer import LidarFormerConfig
 from bevkd_common.config.lidarformer import describe as describe_lidarformer
 from bevkd_common.config.megvii_bevdepth import MegviiBevDepthConfig
 from bevkd_common.config.megvii_bevdepth import describe as describe_megvii_bevdepth
+from bevkd_common.config.mmdet3d import Mmdet3dConfig
+from bevkd_common.config.mmdet3d import describe as describe_mmdet3d
+from bevkd_common.config.mmdet3d import files as files_of_mmdet3d
 from bevkd_common.config.mvp import MvpConfig
 from bevkd_common.config.mvp import describe as describe_mvp
 from bevkd_common.config.plugins import DetectorSpec
@@ -103,4 +106,12 @@ MEGVII_BEVDEPTH = DetectorSpec(
     check="bevkd_common.config.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
     released="bevkd_common.models.weights:MEGVII_BEVDEPTH_FORMS",
+)
+MMDET3D = DetectorSpec(
+    kind="mmdet3d",
+    config=Mmdet3dConfig,
+    build="bevkd_common.models.detectors.mmdet3d:build",
+    summary="A finished detector of mmdetection3d, as a teacher.",
+    describe=describe_mmdet3d,
+    finished=files_of_mmdet3d,
 )
