@@ -2,11 +2,13 @@ import json
 
 import pytest
 import torch
+from bevkd_common.config.loading import load_recipe
 from bevkd_common.engine.checkpoint import load_file, save_weights
 from bevkd_common.errors import UserError
 from bevkd_common.experiment import laboratory
 from bevkd_common.experiment.arms import baseline_arm, distilled_arm, teacher_arm
 from bevkd_common.experiment.laboratory import parameters
+from bevkd_common.experiment.plan import plan_lines
 from bevkd_common.experiment.run import run_seed
 from bevkd_common.experiment.stages import stage_weights
 
@@ -183,6 +185,37 @@ def test_another_file_is_another_teacher(make_lab, make_recipe, checkpoint):
     before = lab.stage(teacher_arm(recipe), None).fingerprint
     checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
     assert lab.stage(teacher_arm(recipe), None).fingerprint != before
+
+
+@pytest.fixture
+def finished(checkpoint):
+    """Overrides for a teacher that comes with the weights of a file."""
+    teacher = json.dumps({"kind": "toy_finished", "channels": 8, "weights": str(checkpoint)})
+    return (f"teacher={teacher}", "teacher_training=null")
+
+
+def test_a_finished_teacher_is_taken_as_it_is(make_lab, toy, checkpoint, finished, reporter):
+    recipe = load_recipe(toy, (*finished, "student_training.steps=3"))
+    assert plan_lines(recipe, [distilled_arm(recipe)], [0], 1)[2].endswith("parameters; finished")
+    lab = make_lab(recipe=recipe)
+    stages = dict(run_seed(lab, recipe, [distilled_arm(recipe)]))
+    adopted, expected = load_file(stage_weights(stages["teacher"].folder)["raw"]), load_file(checkpoint)
+    assert len(adopted) == 4
+    assert all(torch.equal(adopted[name], value) for name, value in expected.items())
+    assert stages["teacher"].trained["steps"] == 0
+    assert stages["distilled"].trained["steps"] == 3
+    assert any(line.startswith("teacher (big): hit rate") for line in reporter.said)
+
+
+def test_another_file_is_another_finished_teacher(make_lab, toy, checkpoint, finished):
+    recipe = load_recipe(toy, (*finished, "student_training.steps=3"))
+    lab = make_lab(recipe=recipe)
+    before = lab.stage(teacher_arm(recipe), None).fingerprint
+    checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
+    assert lab.stage(teacher_arm(recipe), None).fingerprint != before
+    checkpoint.unlink()
+    with pytest.raises(UserError, match=r"the teacher's file .*teacher.safetensors cannot be read"):
+        lab.stage(teacher_arm(recipe), None)
 
 
 def test_a_file_that_does_not_fit_names_the_keys(make_lab, make_recipe, checkpoint):

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -216,6 +217,30 @@ def test_weights_are_loaded_whole_or_not_at_all(installed, config, tmp_path):
     with pytest.raises(UserError, match=r"does not fit the model of mmdet3d:\n  missing neck.conv.bias"):
         build(config(weights=tmp_path / "short.pth"), CLASSES)
     assert all((value == 2).all() for value in installed.state_dict().values())
+
+
+def test_the_layout_of_weights_is_told_when_they_are_loaded_again(installed, config):
+    class Sparse(nn.Module):
+        _version = 2
+
+        def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+            assert local_metadata["version"] == 2
+
+    installed.sparse = Sparse()
+    detector = build(config(), CLASSES)
+    detector.load_state_dict({key: value.clone() for key, value in detector.state_dict().items()})
+
+
+def test_images_come_with_blue_first_and_a_matrix_for_each(installed, config, batch):
+    images = torch.randint(0, 256, (2, 1, 3, 4, 8), dtype=torch.uint8)
+    eye = torch.eye(4).expand(2, 1, 4, 4)
+    cameras = Cameras(images, eye[..., :3, :3], eye, eye[..., :3, :3])
+    detector = build(config(cameras=True), CLASSES)
+    assert (detector.needs.cameras, detector.needs.sweeps) == (True, 1)
+    detector(replace(batch, cameras=cameras), frozenset({"head"}))
+    given = installed.given
+    assert torch.equal(torch.stack(given["inputs"]["img"])[:, :, 2], images[:, :, 0])
+    assert [sample.metainfo["lidar2img"].shape for sample in given["data_samples"]] == [(1, 4, 4)] * 2
 
 
 def test_it_refuses_to_be_trained(installed, config, batch):

@@ -6,6 +6,7 @@ from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import CenterTargets, Detections, Outputs, Term
 from bevkd_common.models.taps import BevMap, HeadMaps
+from safetensors.torch import load_file
 from torch import nn
 
 GRID = Grid(-4.0, -4.0, 1.0, 8, 8)
@@ -75,6 +76,12 @@ class ToyPretraining(nn.Module):
 
 def build(config, classes):
     return ToyDetector(config.channels)
+
+
+def build_finished(config, classes):
+    detector = ToyDetector(config.channels)
+    detector.load_state_dict(load_file(config.weights))
+    return detector
 
 
 def build_pretraining(config, classes):

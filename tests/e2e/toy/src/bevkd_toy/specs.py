@@ -1,5 +1,6 @@
 """What the toy package offers; imports no torch."""
 
+from pathlib import Path
 from typing import Literal
 
 from bevkd_common.config.model import Config
@@ -9,6 +10,12 @@ from bevkd_common.config.plugins import Ablation, DatasetSpec, DetectorSpec, Met
 class ToyDetectorConfig(Config):
     kind: Literal["toy_detector"] = "toy_detector"
     channels: int = 4
+
+
+class ToyFinishedConfig(Config):
+    kind: Literal["toy_finished"] = "toy_finished"
+    channels: int = 4
+    weights: Path
 
 
 class ToyDataConfig(Config):
@@ -29,6 +36,14 @@ DETECTOR = DetectorSpec(
     summary="One convolution over counted points.",
     describe=lambda config: f"{config.channels} channels",
     pretraining="bevkd_toy.detector:build_pretraining",
+)
+FINISHED = DetectorSpec(
+    kind="toy_finished",
+    config=ToyFinishedConfig,
+    build="bevkd_toy.detector:build_finished",
+    summary="The same with the weights of a file.",
+    describe=lambda config: config.weights.name,
+    finished=lambda config: (config.weights,),
 )
 DATASET = DatasetSpec(
     kind="toy_data",

@@ -320,7 +320,8 @@ def _foreign_model(config: Mmdet3dConfig) -> tuple[nn.Module, tuple[str, ...] | 
         init_default_scope(file.get("default_scope", "mmdet3d"))
         model = MODELS.build(file.model)
     except Exception as error:  # the file is a program, and may fail in any way
-        raise UserError(f"mmdetection3d cannot build a model from {config.config}: {error}") from error
+        reason = f"{type(error).__name__} {error}".strip().partition("\n")[0]
+        raise UserError(f"mmdetection3d cannot build a model from {config.config}: {reason}") from error
     names = file.get("class_names")
     return model, None if names is None else tuple(names)
 
