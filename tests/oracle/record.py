@@ -304,11 +304,12 @@ def record(name: str) -> dict[str, np.ndarray]:
             kept |= {f"map/{task}/{branch}": prediction[0][branch] for branch in BRANCHES}
             for part, value in zip(("heatmaps", "regression", "indices", "mask"), targets, strict=True):
                 kept[f"target/{task}/{part}"] = value[task]
-        detections = model.pts_bbox_head.predict(features, data["data_samples"])
-        for sample, found in enumerate(detections):
-            kept[f"detection/{sample}/boxes"] = found.bboxes_3d.tensor
-            kept[f"detection/{sample}/scores"] = found.scores_3d
-            kept[f"detection/{sample}/labels"] = found.labels_3d
+        for nms in ("circle", "rotate"):
+            model.pts_bbox_head.test_cfg["nms_type"] = nms
+            for sample, found in enumerate(model.pts_bbox_head.predict(features, data["data_samples"])):
+                kept[f"detection/{nms}/{sample}/boxes"] = found.bboxes_3d.tensor
+                kept[f"detection/{nms}/{sample}/scores"] = found.scores_3d
+                kept[f"detection/{nms}/{sample}/labels"] = found.labels_3d
         losses = model.pts_bbox_head.loss(features, data["data_samples"])
         kept |= {f"loss/{term}": value for term, value in losses.items()}
 
