@@ -20,7 +20,8 @@ step() { # what, command...
 compile_mmcv() {
   local sources=$folder/sources
   rm -rf "$sources"
-  "$python" -m pip download --quiet --no-deps --no-build-isolation --no-binary mmcv -d "$sources" mmcv==2.1.0 || return 1
+  "$python" -m pip download --quiet --no-deps --no-build-isolation --no-binary mmcv -d "$sources" mmcv==2.1.0 ||
+    return 1
   tar -xzf "$sources"/mmcv-2.1.0.tar.gz -C "$sources" || return 1
   # It asks for C++17, which the headers of torch no longer take.
   sed -i 's/-std=c++17/-std=c++20/' "$sources"/mmcv-2.1.0/setup.py || return 1

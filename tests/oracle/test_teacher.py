@@ -4,6 +4,7 @@ import json
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from bevkd_common.config.mmdet3d import Mmdet3dConfig
@@ -47,7 +48,7 @@ def config(name, tmp_path) -> Mmdet3dConfig:
     # One class is unknown to the data set.
     names = ["ambulance" if one == "barrier" else one for one in CLASSES]
     file.write_text(f"default_scope = 'mmdet3d'\nclass_names = {names}\nmodel = {make()}\n")
-    with RECORDING["np"].load(RECORDING["GOLDEN"] / f"centerpoint_{name}.npz") as golden:
+    with np.load(RECORDING["GOLDEN"] / f"centerpoint_{name}.npz") as golden:
         shapes = json.loads(str(golden["about"]))["shapes"]
     checkpoint = {"state_dict": OURS["published"](shapes), "meta": {"mmdet3d_version": "1.4.0"}}
     torch.save(checkpoint, tmp_path / "model.pth")

@@ -43,7 +43,7 @@ class Mmdet3dConfig(Config):
 
     kind: Literal["mmdet3d"] = "mmdet3d"
     config: Path
-    """Its configuration file, which is executed if it is Python."""
+    """Its configuration file, executed if it is Python; a relative path starts at the working directory."""
     weights: Path | None
     """Its checkpoint; null starts at random, which has to be asked for."""
     classes: tuple[str, ...] | None = None

@@ -262,7 +262,7 @@ def foreign_batch(batch: Batch, needs: DataNeeds, columns: Sequence[int]) -> dic
     metas: list[dict[str, Any]] = [{"box_type_3d": LiDARInstance3DBoxes} for _ in range(len(batch))]
     if needs.sweeps:
         assert batch.points is not None
-        # Batches of others may lie in memory that the model writes to.
+        # The model may write to what it is given.
         inputs["points"] = [cloud[:, list(columns)].clone() for cloud in batch.points.split(batch.point_counts)]
     if needs.cameras:
         assert batch.cameras is not None
