@@ -103,8 +103,25 @@ def load_paper() -> Paper:
 
 def published(teacher: str, student: str) -> str:
     """Scores of a student alone and under a teacher, named as recipes select them; nothing for other pairs."""
-    rows = {(row.teacher.lower(), row.student.lower()): row for row in load_paper().combinations}
-    alone, distilled = rows.get(("none", student)), rows.get((teacher, student))
-    if alone is None or distilled is None:
+    alone, distilled = (_scores().get((one, student)) for one in ("none", teacher))
+    if distilled is None:
         return ""
+    if alone is None:
+        return f"test set: mAP {distilled.mAP:g}, NDS {distilled.NDS:g}"
     return f"mAP {alone.mAP:g} -> {distilled.mAP:g}, NDS {alone.NDS:g} -> {distilled.NDS:g}"
+
+
+def _scores() -> dict[tuple[str, str], Combination | Competitor | Score]:
+    """By teacher and student, as recipes name them: R50 from the paper, R101 from the released checkpoints.
+
+    Of Swin-B there is one test score, whose teacher is not named: the better one is assumed.
+    """
+    paper = load_paper()
+    scores: dict[tuple[str, str], Combination | Competitor | Score] = {
+        (row.teacher.lower(), row.student.lower()): row for row in paper.combinations
+    }
+    for student, rows in paper.checkpoints["R101"].items():
+        scores |= {(teacher.lower(), f"{student.lower()}-r101"): score for teacher, score in rows.items()}
+    [swin] = [row for row in paper.comparison["test"] if row.method == "DistillBEV-BEVDepth"]
+    scores["mvp", "bevdepth-swin-b"] = swin
+    return scores
