@@ -334,7 +334,7 @@ def test_damaged_splits(own_world, content, message):
 
 
 def test_missing_folders_and_tables(own_world, tmp_path):
-    with pytest.raises(UserError, match=r"no data set at .*absent.*--data-root"):
+    with pytest.raises(UserError, match=r"no data set at .*absent.*mend the path"):
         open_index(tmp_path / "absent", own_world.version)
     with pytest.raises(UserError, match=r"has no folder v1\.0-mini: it holds v1\.0-small"):
         open_index(own_world.root, "v1.0-mini")

@@ -178,7 +178,9 @@ def test_the_wrong_number_of_scales_is_refused():
 
 def test_specs_say_which_detectors_read_virtual_points():
     found = {}
-    for kind, spec in installed(DetectorSpec).found.items():
+    # One that comes finished is built from files of its own.
+    built_here = {kind: spec for kind, spec in installed(DetectorSpec).found.items() if spec.finished is None}
+    for kind, spec in built_here.items():
         config = spec.config()
         found[kind] = spec.virtual_points(config)
         with torch.device("meta"):
@@ -186,4 +188,4 @@ def test_specs_say_which_detectors_read_virtual_points():
         assert detector.needs.virtual_points == found[kind]
     assert found.pop("mvp")
     assert not any(found.values())
-    assert len(found) >= 4
+    assert len(found) >= 8
