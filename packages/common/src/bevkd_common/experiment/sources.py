@@ -5,19 +5,23 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 
 def source_hash(modules: Iterable[str]) -> str:
-    """Hash of the source files that `modules` reach.
+    """Hash of the source files that `modules` reach, as they were when this process first asked for each.
+
+    A file that is edited while a long run goes on does not change what the run has imported, and must not change
+    what its results are filed under.
 
     Args:
         modules: Dotted names; imports are followed into the top-level packages these belong to.
     """
     digest = hashlib.sha256()
     for name, path in sorted(import_closure(modules).items()):
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(name.encode() + b"\0" + _read(path) + b"\0")
     return digest.hexdigest()
 
 
@@ -38,6 +42,11 @@ def import_closure(modules: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+@cache
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
 def _file(name: str) -> Path | None:
     try:
         spec = find_spec(name)
@@ -49,7 +58,7 @@ def _file(name: str) -> Path | None:
 def _imports(name: str, path: Path) -> set[str]:
     found = set()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(_read(path))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
