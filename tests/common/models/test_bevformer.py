@@ -14,13 +14,10 @@ from bevkd_common.geometry.transforms import inverse, rigid, rotation_z
 from bevkd_common.models.bevformer.encoder import EncoderLayer
 from bevkd_common.models.bevformer.memory import BevMemory
 from bevkd_common.models.detectors.bevformer import BevFormer, build
-from bevkd_common.models.grid_mask import GridMask
-from bevkd_common.models.image_necks import ImagePyramid
 from bevkd_common.models.specs import BEVFORMER
 from bevkd_common.models.taps import Attention, BevMap
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian",
@@ -484,39 +481,3 @@ def test_positions_tell_columns_from_rows():
     assert torch.equal(code[:, :, :8], positions.columns.expand(8, 12, 8))
     assert torch.equal(code[:, :, 8:], positions.rows[:, None].expand(8, 12, 8))
     assert 0 <= positions.rows.min() < positions.rows.max() < 1
-
-
-def test_a_pyramid_adds_coarser_levels_and_halves_the_last():
-    torch.manual_seed(0)
-    pyramid = ImagePyramid((2, 3), 4, levels=3)
-    fine, coarse = torch.randn(1, 2, 5, 6), torch.randn(1, 3, 3, 3)
-    found = pyramid([fine, coarse])
-    laterals = [layer(level) for layer, level in zip(pyramid.laterals, (fine, coarse), strict=True)]
-    rows, columns = torch.arange(5) * 3 // 5, torch.arange(6) * 3 // 6
-    expected = pyramid.outputs[0](laterals[0] + laterals[1][:, :, rows][..., columns])
-    torch.testing.assert_close(found[0], expected)
-    torch.testing.assert_close(found[1], pyramid.outputs[1](laterals[1]))
-    last = F.conv2d(found[1], pyramid.outputs[2].weight, pyramid.outputs[2].bias, stride=2, padding=1)
-    torch.testing.assert_close(found[2], last)
-    assert [tuple(level.shape) for level in found] == [(1, 4, 5, 6), (1, 4, 3, 3), (1, 4, 2, 2)]
-
-
-def test_a_grid_mask_keeps_bars_of_half_the_period():
-    torch.manual_seed(0)
-    images = torch.ones(2, 3, 64, 96)
-    mask = GridMask(0.7)
-    assert mask.eval()(images) is images
-    mask.train()
-    kept = [mask(images) for _ in range(200)]
-    untouched = sum(one is images for one in kept)
-    assert 35 <= untouched <= 85  # 60 in the mean
-    shares = set()
-    for one in kept:
-        if one is images:
-            continue
-        assert torch.equal(one[0, 0], one[1, 2])
-        # What is hidden is hidden in whole rows and columns of rectangles.
-        hidden = one[0, 0] == 0
-        assert torch.equal(hidden, hidden.any(dim=1)[:, None] & hidden.any(dim=0))
-        shares.add(round(float(one.mean()), 2))
-    assert 0.6 < sum(shares) / len(shares) < 0.95

@@ -103,7 +103,8 @@ def load_paper() -> Paper:
 
 def published(teacher: str, student: str) -> str:
     """Scores of a student alone and under a teacher, named as recipes select them; nothing for other pairs."""
-    alone, distilled = (_scores().get((one, student)) for one in ("none", teacher))
+    scores = _scores()
+    alone, distilled = scores.get(("none", student)), scores.get((teacher, student))
     if distilled is None:
         return ""
     if alone is None:

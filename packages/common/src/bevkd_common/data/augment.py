@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as colors
 
 from bevkd_common.config.datasets import BevAugmentationConfig
 from bevkd_common.config.images import ColorDistortionConfig, ImageInputConfig
@@ -77,6 +76,8 @@ def distort_colors(
 
     Source: SSD; the order of the changes is SSD's too.
     """
+    from torchvision.transforms.v2 import functional as colors  # slow to import, and few data sets ask for it
+
     brightness, contrast, saturation, hue, swap = rng.random(5) < config.probability
     contrast_first = rng.random() < 0.5
     ranges = (config.brightness, config.contrast, config.saturation, config.hue)

@@ -180,7 +180,7 @@ class NuScenesSource:
 
     def _load(self, index: int, seed: int | None) -> Sample:
         row = int(self.rows[index])
-        bev_rng, image_rng, lidar_rng, history_rng, paste_rng, colors = _streams(seed)
+        bev_rng, image_rng, lidar_rng, history_rng, paste_rng, color_rng = _streams(seed)
         aug_T_lidar = torch.eye(4, dtype=torch.float64)
         if bev_rng is not None and self.reading.bev_augmentation is not None:
             aug_T_lidar = draw_bev(bev_rng, self.reading.bev_augmentation)
@@ -196,7 +196,7 @@ class NuScenesSource:
             [] if self.needs.history is None else earlier_frames(self.index, row, self.needs.history, history_rng)
         )
         augs = self._draw_images(own, image_rng)
-        cameras = self._cameras(own, augs, aug_T_lidar, colors) if self.needs.cameras else None
+        cameras = self._cameras(own, augs, aug_T_lidar, color_rng) if self.needs.cameras else None
         points, painted = self._clouds(row, pasted, aug_T_lidar, lidar_rng)
         key_frames = self.index.key_frames
         return Sample(
@@ -209,7 +209,9 @@ class NuScenesSource:
             points=points,
             aug_T_lidar=aug_T_lidar.float(),
             global_T_lidar=torch.tensor(key_frames.global_T_lidar[row]),
-            history=self._history(earlier, augs, aug_T_lidar, colors) if self.needs.cameras and earlier else None,
+            history=self._history(earlier, augs, aug_T_lidar, color_rng)
+            if self.needs.cameras and earlier
+            else None,
             ego=self._ego(row, earlier) if self.needs.can_bus else None,
             depth=self._depth(row, own, augs) if self.needs.depth else None,
             painted=painted,
@@ -245,7 +247,7 @@ class NuScenesSource:
         frame: CameraFrame,
         augs: Sequence[ImageAug],
         aug_T_lidar: Tensor,
-        colors: np.random.Generator | None,
+        color_rng: np.random.Generator | None,
     ) -> Cameras:
         images, distortion = [], self.reading.images.colors
         for name, (height, width), aug in zip(frame.paths, frame.sizes.tolist(), augs, strict=True):
@@ -256,8 +258,8 @@ class NuScenesSource:
                     f"tables say {width} x {height}; unpack it again"
                 )
             image = _augmented(pixels, aug)
-            if colors is not None and distortion is not None:
-                image = distort_colors(image, colors, distortion)
+            if color_rng is not None and distortion is not None:
+                image = distort_colors(image, color_rng, distortion)
             images.append(image)
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return Cameras(
@@ -272,13 +274,13 @@ class NuScenesSource:
         frames: Sequence[CameraFrame],
         augs: Sequence[ImageAug],
         aug_T_lidar: Tensor,
-        colors: np.random.Generator | None,
+        color_rng: np.random.Generator | None,
     ) -> History:
         lidar_T_past = torch.tensor(np.stack([frame.lidar_T_past for frame in frames]))
         # The earlier axes are augmented as those of the key frame are.
         aug_T_past = aug_T_lidar @ lidar_T_past @ torch.linalg.inv(aug_T_lidar)
         return History(
-            cameras=Cameras.stack([self._cameras(frame, augs, aug_T_lidar, colors) for frame in frames]),
+            cameras=Cameras.stack([self._cameras(frame, augs, aug_T_lidar, color_rng) for frame in frames]),
             lidar_T_past=aug_T_past.float(),
             seconds=torch.tensor([frame.seconds for frame in frames]),
             present=torch.tensor([frame.present for frame in frames]),

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-TAPS = 9
+SAMPLES = 9
 """Samples of a 3x3 kernel, row by row."""
 
 
@@ -48,10 +48,10 @@ def _samples(x: Tensor, offset: Tensor) -> Tensor:
     """[B, C, 9, H, W], zero outside the map."""
     height, width = x.shape[2:]
     near = torch.arange(-1, 2, device=x.device, dtype=x.dtype)
-    down, right = offset.unflatten(1, (TAPS, 2)).unbind(2)
+    down, right = offset.unflatten(1, (SAMPLES, 2)).unbind(2)
     row = down + near.repeat_interleave(3)[:, None, None] + torch.arange(height, device=x.device)[:, None]
     column = right + near.repeat(3)[:, None, None] + torch.arange(width, device=x.device)
     # grid_sample counts from -1 at the outer border of the first cell to 1 at that of the last.
     where = torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], dim=-1)
     taken = F.grid_sample(x, where.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False)
-    return taken.unflatten(2, (TAPS, height))
+    return taken.unflatten(2, (SAMPLES, height))
