@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from bevkd_common.config.training import CheckpointConfig, EmaConfig
 from bevkd_common.engine import train as train_module
 from bevkd_common.engine.checkpoint import latest, load_file
 from bevkd_common.engine.progress import SilentReporter
 from bevkd_common.engine.tasks import StepOutput, SupervisedTask
-from bevkd_common.engine.train import Keeping
+from bevkd_common.engine.train import Keeping, rehearse
 from bevkd_common.errors import TrainingStoppedError
 from bevkd_common.models.detector import Term
 
@@ -122,6 +123,18 @@ def test_a_second_ctrl_c_interrupts_at_once(run, monkeypatch):
     monkeypatch.setattr(train_module._Training, "_optimizer_step", twice)
     with pytest.raises(KeyboardInterrupt):
         run()
+
+
+def test_ctrl_c_while_a_training_is_measured_is_no_crash(make_detector, clouds, short, monkeypatch):
+    original = train_module._Training._optimizer_step
+
+    def signalled(self, batches):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batches)
+
+    monkeypatch.setattr(train_module._Training, "_optimizer_step", signalled)
+    with pytest.raises(TrainingStoppedError, match="stopped before anything was measured"):
+        rehearse(SupervisedTask(make_detector()), clouds(), short, seed=0, accelerator=Accelerator(cpu=True))
 
 
 def test_a_finished_training_that_nobody_recorded_is_not_repeated(run, tmp_path, monkeypatch):

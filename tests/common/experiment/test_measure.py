@@ -8,7 +8,7 @@ import pytest
 from bevkd_common.config.datasets import NuScenesConfig, ReadingConfig
 from bevkd_common.config.images import ImageInputConfig
 from bevkd_common.engine.train import Rehearsal
-from bevkd_common.errors import UserError
+from bevkd_common.errors import TrainingStoppedError, UserError
 from bevkd_common.experiment import measure
 from bevkd_common.experiment.measure import Estimate
 
@@ -55,9 +55,10 @@ def test_another_end_is_an_error(ending):
         ending(1)
 
 
-def test_a_users_mistake_comes_through(make_recipe, request_for, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [UserError("no such data"), TrainingStoppedError("no such data", 2)])
+def test_a_users_mistake_comes_through(make_recipe, request_for, tmp_path, monkeypatch, error):
     def fails(*args, **kwargs):
-        raise UserError("no such data")
+        raise error
 
     monkeypatch.setattr(measure, "_rehearsal", fails)
     (tmp_path / "recipe.yaml").write_text(measure.dump(make_recipe()))

@@ -188,6 +188,9 @@ def rehearse(
         config: How.
         seed: Order of samples and augmentation.
         accelerator: Device and processes.
+
+    Raises:
+        TrainingStoppedError: If a signal asked for it.
     """
     steps = total_steps(config, source, seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -206,6 +209,9 @@ def rehearse(
             training.run(batches, lambda record: None, bar, stop)
         training.save(finished=False)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    if training.step < 3:
+        assert stop.signal is not None
+        raise TrainingStoppedError("stopped before anything was measured", stop.signal)
     whole, waiting = fmean(training.durations[1:]), fmean(training.waits[1:])
     return Rehearsal(steps, whole, waiting, peak_memory(accelerator.device), size)
 

@@ -18,7 +18,7 @@ from bevkd_common.config.loading import dump, load_recipe
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.engine.progress import Reporter, SilentReporter
 from bevkd_common.engine.train import Rehearsal
-from bevkd_common.errors import UserError
+from bevkd_common.errors import TrainingStoppedError, UserError
 from bevkd_common.experiment.arms import Arm, baseline_arm, teacher_arm
 from bevkd_common.experiment.build import dataset_spec
 from bevkd_common.experiment.laboratory import Laboratory
@@ -111,7 +111,7 @@ def _measure(folder: str, request: Request, name: str, cpu: bool) -> None:
     answer: dict[str, object] = {}
     try:
         answer = asdict(_rehearsal(recipe, request, name, cpu=cpu))
-    except UserError as error:
+    except (UserError, TrainingStoppedError) as error:
         answer = {"error": str(error)}
     except torch.OutOfMemoryError:
         pass
