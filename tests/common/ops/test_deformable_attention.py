@@ -121,6 +121,30 @@ def test_queries_in_turn_change_nothing(monkeypatch):
     assert torch.equal(deformable_attention(value, SHAPES, locations, weights), whole)
 
 
+def test_queries_in_turn_have_the_same_gradients_and_keep_no_samples(monkeypatch):
+    inputs = [part.requires_grad_() for part in random_case(queries=40)]
+
+    def gradients():
+        kept: dict[int, int] = {}
+
+        def keep(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = deformable_attention(inputs[0], SHAPES, *inputs[1:])
+        return torch.autograd.grad(out.square().sum(), inputs), sum(kept.values())
+
+    whole, all_kept = gradients()
+    monkeypatch.setattr(module, "MOST_SAMPLES", 2 * 3 * 4 * 3 * 2)
+    in_turn, kept = gradients()
+    for one, other in zip(in_turn, whole, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+    samples = 2 * 40 * 3 * 2 * 3 * 4 * 8
+    assert all_kept > samples
+    assert kept < all_kept - samples
+
+
 def test_a_batch_is_its_samples_and_no_query_is_no_output():
     value, locations, weights = random_case()
     whole = deformable_attention(value, SHAPES, locations, weights)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
-_GROWTH = 1 << 28
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
+_LARGE = 1 << 26
+_GROWTH = 1 << 26
 
 
 def keep_freed_memory() -> bool:
     """Let freed arrays serve the next step instead of going back to the system, which clears every page again.
 
     The steps of a training on the CPU allocate the same sizes over and over; by default glibc maps each large array
-    anew. Memory grows in pieces of 256 MB and is held until the process ends.
+    anew. Memory grows in pieces of 64 MB and is held until the process ends. Arrays of more than 64 MB still come
+    from the system and go back: kept, they leave holes that nothing else fits into, and a training of gigabytes
+    takes half as much again.
 
     Returns:
         Whether the C library took it: only glibc knows these settings.
@@ -23,5 +26,5 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: _GROWTH}
+    settings = {_MMAP_THRESHOLD: _LARGE, _TRIM_THRESHOLD: -1, _TOP_PAD: _GROWTH}
     return all(libc.mallopt(name, value) == 1 for name, value in settings.items())

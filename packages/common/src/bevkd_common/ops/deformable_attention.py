@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 MOST_SAMPLES = 1 << 24
-"""Sampled features that are held at one time, 64 MB in float32; queries beyond that are done in turn."""
+"""Sampled features of a level that are held at one time, 64 MB in float32.
+
+Queries beyond that are done in turn, and sampled again in the backward pass."""
 
 
 def deformable_attention(
@@ -42,10 +45,12 @@ def deformable_attention(
         maps = _maps(value.to(dtype), shapes)
         batch, queries, heads, _, points, _ = locations.shape
         step = max(1, MOST_SAMPLES // (batch * heads * value.shape[3] * points))
-        parts = [
-            _attend(maps, locations[:, start : start + step].to(dtype), weights[:, start : start + step].to(dtype))
+        turns = [
+            (maps, locations[:, start : start + step].to(dtype), weights[:, start : start + step].to(dtype))
             for start in range(0, queries, step)
         ]
+        again = len(turns) > 1 and torch.is_grad_enabled()
+        parts = [checkpoint(_attend, *turn, use_reentrant=False) if again else _attend(*turn) for turn in turns]
     return torch.cat(parts, dim=1) if parts else value.new_zeros(batch, 0, heads * value.shape[3], dtype=dtype)
 
 
