@@ -103,7 +103,7 @@ def test_train_prints_the_folder_of_its_stage(bevkd, toy, tmp_path):
 
 def test_ablate_lists_and_trains_the_methods_own(bevkd, tmp_path):
     code, said = bevkd("ablate", "toy_method", "--list")
-    assert (code, said) == (0, "off\tNo imitation.\n")
+    assert (code, said) == (0, "off\tNo imitation.\tmAP 12.3\n")
     code, said = bevkd("ablate", "toy_method", "--dataset", "toy", "--out", "runs/rows", *SHORT)
     assert code == 0
     assert list(RunFolder(tmp_path / "runs" / "rows").read()["stages"]["0"]) == [

@@ -45,7 +45,7 @@ def test_the_resolved_configuration_is_flat_complete_and_stable(preset):
 
 
 def test_the_released_weights():
-    taps = {tap.name: tap for tap in DistillBevConfig().taps}
+    taps = {tap.name: tap for tap in DistillBevConfig().active_taps}
     assert list(taps) == ["bev_block1", "bev_block2", "bev_neck"]
     for tap in taps.values():
         assert (tap.alpha, tap.beta, tap.w_fp, tap.lam) == (6e-3, 4e-2, 6e-2, 2.5e-3)
@@ -70,7 +70,7 @@ TAP = {"name": "a", "teacher": "bev_neck", "student": "bev_neck", "adapter": "co
     [
         (
             {"layers": ["bev_neck", "bev_block7"]},
-            "`layers` holds `bev_block7`, which is none of the `taps`: bev_block1",
+            "`layers` holds `bev_block7`, which is none of the `taps`: bev_block0, bev_block1",
         ),
         ({"layers": ["bev_neck", "bev_neck"]}, "holds a name twice"),
         ({"taps": [TAP, TAP]}, "holds the name `a` twice"),
@@ -135,6 +135,7 @@ TAP_CHANGES = {
     "lam": 1e-3,
     "false_positives": True,
     "normalize": "teacher_rms",
+    "spare": True,
 }
 
 
@@ -186,4 +187,4 @@ def test_every_field_of_a_tap_is_read(behaviour):
             assert behaviour(settings | {"false_positive_layers": layers}) != reference, name
         changed += 1
     assert TAP_CHANGES.keys() == TapPair.model_fields.keys()
-    assert changed == 10
+    assert changed == 11

@@ -2,7 +2,8 @@
 
 import pytest
 from bevkd_common.config.recipes import catalogue
-from distillbev.paper import load_paper, published
+from distillbev.paper import load_paper, published, published_ablations
+from distillbev.spec import SPEC
 
 PAPER = load_paper()
 
@@ -61,3 +62,12 @@ def test_every_pair_of_the_paper_has_a_tiny_and_a_full_recipe():
     assert published("mvp", "bevdepth-swin-b") == "test set: mAP 52.5, NDS 61.2"
     assert published("mvp", "bevformer") == "mAP 32.3 -> 36.7, NDS 43.4 -> 47.6"
     assert published("mvp", "fastbev") == ""
+
+
+def test_every_other_row_of_the_papers_ablations_stands_beside_one_of_ours():
+    """The student alone and the whole method are the arms `baseline` and `distilled` of every run."""
+    rows = published_ablations()
+    assert set(rows) <= set(SPEC.ablations)
+    assert len(rows) == sum(len(table) for table in PAPER.ablations.values()) - 2 == 9
+    assert rows["layers_b0_b1_b2_h"] == "mAP 34.4, NDS 46.6"
+    assert rows["fgbg_attention"] == "mAP 34.6, NDS 46.5"

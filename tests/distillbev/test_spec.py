@@ -42,7 +42,14 @@ def test_every_ablation_changes_the_recipe_and_is_valid():
         assert (changed.active_taps == base.active_taps) if name == "layers_b1_b2_h" else (changed != base), name
         assert ablation.summary.endswith(".")
         valid += 1
-    assert valid == 14
+    assert valid == 15
+
+
+def test_the_first_stage_is_distilled_only_where_it_is_named():
+    recipe = DistillBevConfig()
+    assert [tap.name for tap in recipe.active_taps] == ["bev_block1", "bev_block2", "bev_neck"]
+    named = recipe.model_copy(update=dict(SPEC.ablations["layers_b0_b1_b2_h"].overrides))
+    assert [tap.name for tap in named.active_taps] == ["bev_block0", "bev_block1", "bev_block2", "bev_neck"]
 
 
 def test_rows_of_the_components_add_one_thing_at_a_time():
@@ -145,7 +152,7 @@ def test_every_field_has_its_departure():
     ],
 )
 def test_departures_of_a_layer(tap, sentence):
-    paper = [tap.model_dump() for tap in DistillBevConfig().taps[:2]]
+    paper = [tap.model_dump() for tap in DistillBevConfig().active_taps[:2]]
     config = DistillBevConfig.model_validate({"preset": "official", "taps": [*paper, TAP | tap]})
     assert departures(config) == [sentence]
 

@@ -8,6 +8,7 @@ import pytest
 from bevkd_common.config.loading import load_recipe
 from bevkd_common.config.recipes import recipe_path
 from bevkd_common.engine import train
+from bevkd_common.experiment import sources
 from bevkd_common.experiment.arms import baseline_arm, distilled_arm, teacher_arm
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.models import image_pretraining, second
@@ -48,6 +49,7 @@ def stages(tmp_path):
     ],
 )
 def test_an_edited_file_invalidates_the_stages_that_use_it(stages, monkeypatch, module, invalidated):
+    monkeypatch.setattr(sources, "_read", lambda path: path.read_bytes())  # as by a process for each
     before = stages()
     edited, original = Path(module.__file__), Path.read_bytes
     monkeypatch.setattr(

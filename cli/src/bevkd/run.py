@@ -104,11 +104,13 @@ def ablate(
     list_only: Annotated[bool, typer.Option("--list", help="Print the method's ablations and stop.")] = False,
 ) -> None:
     """Train a method's own ablations beside the recipe itself; teacher and baseline are shared."""
-    from bevkd_common.config.plugins import MethodSpec, installed
+    from bevkd_common.config.plugins import MethodSpec, installed, load
 
     spec = installed(MethodSpec).find(method)
     if list_only:
-        print_table(("ablation", "what changes"), [(name, row.summary) for name, row in spec.ablations.items()])
+        paper = load(spec.published_ablations)() if spec.published_ablations else {}
+        rows = [(name, row.summary, paper.get(name, "")) for name, row in spec.ablations.items()]
+        print_table(("ablation", "what changes", "paper"), rows)
         return
     from bevkd_common.experiment.run import Request
 

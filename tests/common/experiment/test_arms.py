@@ -86,8 +86,10 @@ def test_an_arm_of_its_own_length_stays_as_it_is(recipe):
 
 
 def test_an_ablation_changes_the_method(recipe):
-    arm = ablation_arm(recipe, "no_weight", Ablation("No imitation.", {"weight": 0.0}))
+    ablation = Ablation("No imitation.", {"weight": 0.0})
+    arm = ablation_arm(recipe, "no_weight", ablation, "")
     assert (arm.name, arm.title, arm.role, arm.summary) == ("no_weight", "no weight", "control", "No imitation.")
+    assert ablation_arm(recipe, "no_weight", ablation, "mAP 32.9").summary == "No imitation. Published: mAP 32.9."
     assert arm.method.weight == 0.0
     assert arm.training == recipe.student_training
 

@@ -72,6 +72,11 @@ class TapPair(Config):
 
     Source: the scripts: before the head only; the paper finds that this works best.
     """
+    spare: bool = False
+    """Whether the pair is in use only where `layers` names it.
+
+    Source: the paper's ablation of layers, in which the first stage of the backbone does harm.
+    """
     normalize: Literal["none", "teacher_rms"] = "none"
     """Whether both maps are divided by the teacher's root mean square, measured once on calibration batches.
 
@@ -94,11 +99,12 @@ def _unique(layers: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 PAPER_TAPS = (
+    TapPair(name="bev_block0", teacher="bev_block0", student="bev_block0", adapter="up4_mlp3", spare=True),
     TapPair(name="bev_block1", teacher="bev_block1", student="bev_block1", adapter="up4_mlp3"),
     TapPair(name="bev_block2", teacher="bev_block2", student="bev_block2", adapter="up4_mlp3"),
     TapPair(name="bev_neck", teacher="bev_neck", student="bev_neck", adapter="conv1x1", false_positives=True),
 )
-"""B1, B2 and H of the paper, for convolutional students."""
+"""B0, B1, B2 and H of the paper, for convolutional students; B0 is for the ablation alone."""
 
 
 class DistillBevConfig(Config):
@@ -123,7 +129,10 @@ class DistillBevConfig(Config):
     taps: Annotated[tuple[TapPair, ...], Field(min_length=1), AfterValidator(_unique_names)] = PAPER_TAPS
     """The maps that are compared."""
     layers: Annotated[tuple[str, ...] | None, AfterValidator(_unique)] = None
-    """Names of the taps in use; none given, all are. The paper's ablation of layers turns this."""
+    """Names of the taps in use; none given, all but the spare ones are.
+
+    The paper's ablation of layers turns this.
+    """
 
     region_decomposition: bool = True
     """Whether foreground, false positives and background are weighted apart (equation 1).
@@ -200,4 +209,6 @@ class DistillBevConfig(Config):
     @property
     def active_taps(self) -> tuple[TapPair, ...]:
         """The taps that `layers` selects, in the order of `taps`."""
-        return tuple(tap for tap in self.taps if self.layers is None or tap.name in self.layers)
+        if self.layers is None:
+            return tuple(tap for tap in self.taps if not tap.spare)
+        return tuple(tap for tap in self.taps if tap.name in self.layers)

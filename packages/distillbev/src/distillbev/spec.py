@@ -48,6 +48,10 @@ ABLATIONS = {
         "Paper, ablation of layers, the chosen row: B1+B2+H.",
         {"layers": ["bev_block1", "bev_block2", "bev_neck"]},
     ),
+    "layers_b0_b1_b2_h": Ablation(
+        "Paper, ablation of layers: all stages of the backbone and before the head (B0+B1+B2+H).",
+        {"layers": ["bev_block0", "bev_block1", "bev_block2", "bev_neck"]},
+    ),
     "plain": Ablation(
         "Paper, ablation of components, first row: every cell weighs the same, no attention.",
         {**_NO_ATTENTION, "region_decomposition": False},
@@ -93,6 +97,7 @@ SPEC = MethodSpec(
     ablations=ABLATIONS,
     departures="distillbev.spec:departures",
     published="distillbev.paper:published",
+    published_ablations="distillbev.paper:published_ablations",
 )
 
 
@@ -152,7 +157,7 @@ def departures(config: DistillBevConfig) -> list[str]:
 
 def _layer_departures(config: DistillBevConfig, released: DistillBevConfig) -> Iterator[str]:
     ours = {_pair(tap): tap for tap in config.active_taps}
-    theirs = {_pair(tap): tap for tap in released.taps}
+    theirs = {_pair(tap): tap for tap in released.active_taps}
     if missing := [pair for pair in theirs if pair not in ours]:
         yield f"Nothing is distilled at {', '.join(missing)}; the paper distils at {', '.join(theirs)}."
     if added := [pair for pair in ours if pair not in theirs]:

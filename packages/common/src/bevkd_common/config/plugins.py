@@ -113,6 +113,8 @@ class MethodSpec:
             setting that differs from the paper's recipe.
         published: "module:function" of `published(teacher, student) -> str`, torch-free: the paper's numbers for
             the pair that a recipe selects, in a few words, or nothing.
+        published_ablations: "module:function" of `published_ablations() -> dict[str, str]`, torch-free: the paper's
+            numbers for some of `ablations`, by name, in a few words.
     """
 
     kind: str
@@ -124,6 +126,7 @@ class MethodSpec:
     ablations: Mapping[str, Ablation] = field(default_factory=dict)
     departures: str | None = None
     published: str | None = None
+    published_ablations: str | None = None
 
     @property
     def summary(self) -> str:

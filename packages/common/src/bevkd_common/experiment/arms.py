@@ -100,13 +100,12 @@ def control_arm(recipe: Recipe, control: ControlConfig) -> Arm:
     )
 
 
-def ablation_arm(recipe: Recipe, name: str, ablation: Ablation) -> Arm:
-    """The distilled student with some of the method's settings changed."""
+def ablation_arm(recipe: Recipe, name: str, ablation: Ablation, published: str) -> Arm:
+    """The distilled student with some of the method's settings changed; `published` is what the paper reports."""
     values = {f"method.{key}": value for key, value in ablation.overrides.items()}
     changed = override(recipe, values, f"ablation {name}")
-    return replace(
-        distilled_arm(changed), name=name, title=name.replace("_", " "), role="control", summary=ablation.summary
-    )
+    summary = f"{ablation.summary} Published: {published}." if published else ablation.summary
+    return replace(distilled_arm(changed), name=name, title=name.replace("_", " "), role="control", summary=summary)
 
 
 def lengthened(training: TrainingConfig, factor: float) -> TrainingConfig:

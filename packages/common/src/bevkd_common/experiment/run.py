@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from bevkd_common.config.loading import dump
-from bevkd_common.config.plugins import MethodSpec, installed
+from bevkd_common.config.plugins import MethodSpec, installed, load
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset, VirtualPointDataset
 from bevkd_common.engine.progress import Reporter
@@ -160,12 +160,13 @@ def student_arms(recipe: Recipe, request: Request) -> list[Arm]:
     spec = method_spec(recipe.method)
     if request.controls:
         arms += [control_arm(recipe, control) for control in recipe.controls]
+    paper = load(spec.published_ablations)() if spec.published_ablations else {}
     for name in request.ablations:
         if name not in spec.ablations:
             raise UserError(
                 f"{spec.kind} has no ablation `{name}`: choose from {', '.join(sorted(spec.ablations))}"
             )
-        arms.append(ablation_arm(recipe, name, spec.ablations[name]))
+        arms.append(ablation_arm(recipe, name, spec.ablations[name], paper.get(name, "")))
     return arms
 
 

@@ -62,4 +62,10 @@ METHOD = MethodSpec(
     build="bevkd_toy.method:build",
     recipes="bevkd_toy.recipes",
     ablations={"off": Ablation("No imitation.", {"weight": 0.0})},
+    published_ablations="bevkd_toy.specs:published_ablations",
 )
+
+
+def published_ablations():
+    """The paper's row of the ablation."""
+    return {"off": "mAP 12.3"}
