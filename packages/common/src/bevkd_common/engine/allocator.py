@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
     The steps of a training on the CPU allocate the same sizes over and over; by default glibc maps each large array
     anew. Memory grows in pieces of 64 MB and is held until the process ends. Arrays of more than 64 MB still come
     from the system and go back: kept, they leave holes that nothing else fits into, and a training of gigabytes
-    takes half as much again.
+    takes several times as much.
 
     Returns:
         Whether the C library took it: only glibc knows these settings.

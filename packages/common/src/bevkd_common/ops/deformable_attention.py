@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 MOST_SAMPLES = 1 << 24
 """Sampled features of a level that are held at one time, 64 MB in float32.
 
-Queries beyond that are done in turn, and sampled again in the backward pass."""
+Queries beyond that are done in turn, and sampled again in the backward pass.
+"""
 
 
 def deformable_attention(
