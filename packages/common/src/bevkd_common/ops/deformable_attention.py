@@ -47,7 +47,7 @@ def deformable_attention(
         batch, queries, heads, _, points, _ = locations.shape
         step = max(1, MOST_SAMPLES // (batch * heads * value.shape[3] * points))
         turns = [
-            (maps, locations[:, start : start + step].to(dtype), weights[:, start : start + step].to(dtype))
+            (locations[:, start : start + step].to(dtype), weights[:, start : start + step].to(dtype), *maps)
             for start in range(0, queries, step)
         ]
         again = len(turns) > 1 and torch.is_grad_enabled()
@@ -64,7 +64,8 @@ def _maps(value: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
     ]
 
 
-def _attend(maps: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
+def _attend(locations: Tensor, weights: Tensor, *maps: Tensor) -> Tensor:
+    # Tensors one by one: an enclosing checkpoint does not see those in a list, and would keep them.
     batch, queries, heads = weights.shape[:3]
     total = None
     for level, features in enumerate(maps):
