@@ -17,11 +17,14 @@ def faults():
 def held():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 
+def step():
+    held = [torch.ones(5_000_000) for _ in range(10)]
+
 for _ in range(10):
-    torch.ones(15_000_000)
+    step()
 before = faults()
 for _ in range(5):
-    torch.ones(15_000_000)
+    step()
 print(faults() - before)
 before = held()
 torch.ones(50_000_000)

@@ -6,7 +6,7 @@ import ctypes
 import sys
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
-_LARGE = 1 << 26
+_LARGE = 1 << 25
 _GROWTH = 1 << 26
 
 
@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     """Let freed arrays serve the next step instead of going back to the system, which clears every page again.
 
     The steps of a training on the CPU allocate the same sizes over and over; by default glibc maps each large array
-    anew. Memory grows in pieces of 64 MB and is held until the process ends. Arrays of more than 64 MB still come
+    anew. Memory grows in pieces of 64 MB and is held until the process ends. Arrays of more than 32 MB still come
     from the system and go back: kept, they leave holes that nothing else fits into, and a training of gigabytes
     takes several times as much.
 
