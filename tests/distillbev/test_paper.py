@@ -69,5 +69,5 @@ def test_every_other_row_of_the_papers_ablations_stands_beside_one_of_ours():
     rows = published_ablations()
     assert set(rows) <= set(SPEC.ablations)
     assert len(rows) == sum(len(table) for table in PAPER.ablations.values()) - 2 == 9
-    assert rows["layers_b0_b1_b2_h"] == "mAP 34.4, NDS 46.6"
-    assert rows["fgbg_attention"] == "mAP 34.6, NDS 46.5"
+    assert rows["layers_b0_b1_b2_h"] == "BEVDet4D mAP 34.4, NDS 46.6"
+    assert rows["fgbg_attention"] == "BEVDet4D mAP 34.6, NDS 46.5"
