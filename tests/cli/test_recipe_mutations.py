@@ -217,7 +217,7 @@ CONTRADICTIONS = {
     "dataset.images.resize=[1, 0]": "dataset.images.resize",
     "student.grid.cell=-1": "student.grid",
     "teacher.head.nms=[]": "`nms`",
-    "method.taps.7.alpha=1": "`method.taps` is a list of 3",
+    "method.taps.7.alpha=1": "`method.taps` is a list of 4",
     "seeds.0.x=1": "`seeds.0` is a single value",
     "teacher": "must read `dotted.key=value`",
     "=3": "must read `dotted.key=value`",
