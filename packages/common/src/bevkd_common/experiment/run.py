@@ -160,7 +160,7 @@ def student_arms(recipe: Recipe, request: Request) -> list[Arm]:
     spec = method_spec(recipe.method)
     if request.controls:
         arms += [control_arm(recipe, control) for control in recipe.controls]
-    paper = load(spec.published_ablations)() if spec.published_ablations else {}
+    paper = load(spec.published_ablations)() if request.ablations and spec.published_ablations else {}
     for name in request.ablations:
         if name not in spec.ablations:
             raise UserError(
