@@ -144,8 +144,7 @@ def test_queries_in_turn_have_the_same_gradients_and_keep_no_samples(monkeypatch
     for one, other in zip(in_turn, whole, strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
     samples = 2 * 40 * 3 * 2 * 3 * 4 * 8
-    assert all_kept > samples
-    assert kept <= all_kept - samples
+    assert kept < samples < all_kept
 
 
 def test_a_layer_that_is_computed_again_keeps_no_maps(monkeypatch):

@@ -51,7 +51,7 @@ def deformable_attention(
             for start in range(0, queries, step)
         ]
         again = len(turns) > 1 and torch.is_grad_enabled()
-        parts = [checkpoint(_attend, *turn, use_reentrant=False) if again else _attend(*turn) for turn in turns]
+        parts = [_attend_again(*turn) if again else _attend(*turn) for turn in turns]
     return torch.cat(parts, dim=1) if parts else value.new_zeros(batch, 0, heads * value.shape[3], dtype=dtype)
 
 
@@ -64,8 +64,13 @@ def _maps(value: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
     ]
 
 
+def _attend_again(*inputs: Tensor) -> Tensor:
+    """As `_attend`; the backward pass samples once more. An enclosing checkpoint would keep tensors in a list."""
+    out: Tensor = checkpoint(_attend, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return out
+
+
 def _attend(locations: Tensor, weights: Tensor, *maps: Tensor) -> Tensor:
-    # Tensors one by one: an enclosing checkpoint does not see those in a list, and would keep them.
     batch, queries, heads = weights.shape[:3]
     total = None
     for level, features in enumerate(maps):
