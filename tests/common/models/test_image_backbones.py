@@ -11,6 +11,7 @@ from bevkd_common.models.image_backbones import ImageNormalizer, build_image_bac
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 SWIN_TINY = "swin_tiny_patch4_window7_224"
@@ -262,13 +263,16 @@ def test_a_resnet_has_four_strides(strides: tuple[int, ...]) -> None:
         CaffeResNetConfig(strides=strides)
 
 
-def test_recomputed_stages_change_neither_gradients_nor_statistics() -> None:
+@pytest.mark.parametrize(("network", "parameters", "buffers"), [("resnet18", 30, 30), ("regnety_002", 35, 27)])
+def test_recomputed_blocks_change_neither_gradients_nor_statistics(
+    network: str, parameters: int, buffers: int
+) -> None:
     images = torch.randn(2, 3, 32, 32)
 
     def trained(recompute: bool) -> tuple[int, nn.Module]:
         torch.manual_seed(0)
         backbone = build_image_backbone(
-            TimmBackboneConfig(name="resnet18", strides=(4, 8), recompute=recompute)
+            TimmBackboneConfig(name=network, strides=(4, 8), recompute=recompute)
         ).train()
         kept = 0
 
@@ -285,14 +289,46 @@ def test_recomputed_stages_change_neither_gradients_nor_statistics() -> None:
     (much, plain), (little, recomputed) = trained(False), trained(True)
     assert little < 0.5 * much
     gradients = dict(plain.named_parameters())
-    assert len(gradients) == 30
+    assert len(gradients) == parameters
     for name, parameter in recomputed.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=0, atol=0, msg=name)
     statistics = dict(plain.named_buffers())
-    assert len(statistics) == 30
+    assert len(statistics) == buffers
     for name, value in recomputed.named_buffers():
         assert torch.equal(value, statistics[name]), name
     assert {m.momentum for m in recomputed.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("config", "blocks", "kind"),
+    [
+        (TimmBackboneConfig(name="resnet50", strides=(32,), recompute=True), 16, "Bottleneck"),
+        (TimmBackboneConfig(name=SWIN_TINY, strides=(32,), recompute=True), 12, "SwinTransformerBlock"),
+        (TimmBackboneConfig(name="regnety_002", strides=(32,), recompute=True), 4, "RegStage"),
+        (CaffeResNetConfig(depth=50, strides=(32,), frozen_stages=None, recompute=True), 16, "CaffeBottleneck"),
+    ],
+    ids=["resnet", "swin", "batch norms in timm's stages", "caffe"],
+)
+def test_backward_pass_holds_what_is_in_one_block_at_a_time(
+    config: TimmBackboneConfig | CaffeResNetConfig, blocks: int, kind: str
+) -> None:
+    backbone = build_image_backbone(config).train()
+    inside: dict[str, list[StorageWeakRef]] = {}
+    most = 0
+
+    def remember(block: str, out: Tensor) -> None:
+        nonlocal most
+        inside.setdefault(block, []).append(StorageWeakRef(out.untyped_storage()))
+        most = max(most, sum(not all(held.expired() for held in times) for times in inside.values()))
+
+    found = {name: m for name, m in backbone.named_modules() if type(m).__name__ == kind}
+    assert len(found) == blocks
+    for name, block in found.items():
+        first = next(m for m in block.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+        first.register_forward_hook(lambda _module, _inputs, out, name=name: remember(name, out))
+    sum(m.square().mean() for m in backbone(torch.randn(2, 3, 32, 32))).backward()
+    assert most == 1
+    assert {len(times) for times in inside.values()} == {2}
 
 
 def test_swin_gives_normed_levels_with_channels_first(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class TimmBackboneConfig(Config):
     frozen_norms: bool = False
     """Whether batch norms keep their statistics, and what they have learned."""
     recompute: bool = False
-    """Compute each stage again in the backward pass instead of keeping its maps (activation checkpointing)."""
+    """Compute each block again in the backward pass instead of keeping its maps (activation checkpointing)."""
 
     @property
     def normalizations(self) -> tuple[ImageNormalization, ...]:
@@ -68,7 +68,7 @@ class CaffeResNetConfig(Config):
     """A `.pth` or `.safetensors` file of this network, or of a detector around it. None starts at random."""
     frozen_stages: FrozenStages = 1
     recompute: bool = False
-    """Compute each stage again in the backward pass instead of keeping its maps (activation checkpointing)."""
+    """Compute each block again in the backward pass instead of keeping its maps (activation checkpointing)."""
 
     @model_validator(mode="after")
     def _check(self) -> CaffeResNetConfig:

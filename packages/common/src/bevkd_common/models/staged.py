@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +18,24 @@ class StagedNetwork(nn.ModuleDict):
     Args:
         parts: By name.
         levels: The parts whose outputs are wanted, finest first.
-        recompute: Whether parts that have parts of their own are computed again in the backward pass instead of
-            keeping what is in them.
+        recompute: Whether blocks are computed again in the backward pass, one at a time, instead of keeping what is
+            in them; a part that is no chain of blocks counts as one.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module], levels: Sequence[str], *, recompute: bool = False) -> None:
         super().__init__(dict(parts))
         self.levels = tuple(levels)
         self.recompute = recompute
+        if recompute:
+            for part in filter(_has_switch, self.values()):
+                cast("Any", part).grad_checkpointing = True
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The maps of the levels, finest first, of images [B, 3, H, W]."""
         maps = []
         for name, part in self.items():
-            again = self.recompute and torch.is_grad_enabled() and any(part.children())
-            x = _computed_again(part, x) if again else part(x)
+            again = self.recompute and torch.is_grad_enabled() and not _has_switch(part)
+            x = _again_by_blocks(part, x) if again else part(x)
             if name in self.levels:
                 maps.append(x)
         return maps
@@ -58,6 +62,23 @@ class ChannelsLastLevels(nn.Module):
         return [norm(level).permute(0, 3, 1, 2).contiguous() for norm, level in pairs]
 
 
+def _has_switch(part: nn.Module) -> bool:
+    """Whether timm computes the part's blocks again; it would count the statistics of batch norms twice."""
+    return hasattr(part, "grad_checkpointing") and not _norms(part)
+
+
+def _again_by_blocks(part: nn.Module, x: Tensor) -> Tensor:
+    for block in _blocks(part):
+        x = _computed_again(block, x) if any(block.children()) else block(x)
+    return x
+
+
+def _blocks(part: nn.Module) -> list[nn.Module]:
+    inside = list(part.children())
+    chain = isinstance(part, nn.Sequential) and all(any(block.children()) for block in inside)
+    return inside if chain else [part]
+
+
 def _computed_again(part: nn.Module, x: Tensor) -> Tensor:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_kept(part)
@@ -69,7 +90,7 @@ def _computed_again(part: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def _statistics_kept(part: nn.Module) -> Iterator[None]:
     """Batch norms use the batch's statistics without counting them a second time."""
-    norms = [module for module in part.modules() if isinstance(module, _BatchNorm)]
+    norms = _norms(part)
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     counts = [None if count is None else count.clone() for _, count in before]
     for norm in norms:
@@ -81,3 +102,7 @@ def _statistics_kept(part: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
             if counter is not None and count is not None:
                 counter.copy_(count)
+
+
+def _norms(part: nn.Module) -> list[_BatchNorm]:
+    return [module for module in part.modules() if isinstance(module, _BatchNorm)]
