@@ -1,4 +1,6 @@
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -56,6 +58,38 @@ def test_a_stage_trained_before_is_taken(make_lab, reporter):
     assert stage_weights(stage.folder)["raw"].stat().st_mtime_ns == before
     assert reporter.said == [f"student alone: trained before, taken from {stage.folder.name}"]
     assert json.loads((stage.folder / "inputs.json").read_text())["seed"] == 0
+
+
+def both(reporter, original, calls):
+    """`original`, which does not go on until another experiment has said that it waits."""
+
+    def waited_for(*args, **kwargs):
+        calls.append(1)
+        until = time.monotonic() + 10
+        while not any("waiting until it is done" in said for said in reporter.said):
+            assert time.monotonic() < until, "nobody waits"
+            time.sleep(0.01)
+        return original(*args, **kwargs)
+
+    return waited_for
+
+
+def test_of_two_experiments_that_need_a_stage_one_trains_and_scores_it(make_lab, reporter, monkeypatch):
+    lab = make_lab()
+    arm = baseline_arm(lab.recipe)
+    stage = lab.stage(arm, None)
+    for name, work in (
+        ("train", lambda: lab.train(arm, stage, None)),
+        ("evaluate", lambda: lab.score(arm, stage.folder)),
+    ):
+        calls = []
+        reporter.said.clear()
+        monkeypatch.setattr(laboratory, name, both(reporter, getattr(laboratory, name), calls))
+        with ThreadPoolExecutor(2) as pool:
+            first, second = (pool.submit(work) for _ in range(2))
+        assert first.result() == second.result()
+        assert len(calls) == {"train": 1, "evaluate": 2}[name]  # raw weights, and averaged ones
+        assert f"another process works in {stage.folder}: waiting until it is done" in reporter.said
 
 
 def test_scores_are_kept_until_the_evaluation_changes(make_lab, monkeypatch):

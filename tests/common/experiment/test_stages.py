@@ -1,6 +1,7 @@
 import pytest
 from bevkd_common.errors import UserError
-from bevkd_common.experiment.stages import Stage, fingerprint, stage_weights
+from bevkd_common.experiment import stages
+from bevkd_common.experiment.stages import Stage, alone_in, fingerprint, stage_weights
 
 
 def test_the_fingerprint_ignores_order_and_sees_every_value():
@@ -30,3 +31,34 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / ".stages").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"):
         Stage("baseline", {}, tmp_path).open()
+
+
+def test_a_folder_that_another_process_works_in_is_one_sentence_where_nobody_waits(tmp_path, reporter):
+    with (
+        alone_in(tmp_path / "stage", wait=True, say=reporter.say),
+        pytest.raises(UserError, match=r"another process works in .*stage: start this again"),
+        alone_in(tmp_path / "stage", wait=False, say=reporter.say),
+    ):
+        pass
+    with alone_in(tmp_path / "stage", wait=False, say=reporter.say):
+        assert reporter.said == []
+
+
+def test_a_stage_whose_lock_cannot_be_written_is_one_sentence(tmp_path, reporter):
+    (tmp_path / "stage").write_text("in the way")
+    with (
+        pytest.raises(UserError, match=r"stage cannot be written \(.+\): choose another --out"),
+        alone_in(tmp_path / "stage", wait=True, say=reporter.say),
+    ):
+        pass
+
+
+def test_a_disk_without_locks_is_told_of(tmp_path, reporter, monkeypatch):
+    def acquire(lock, timeout):
+        raise NotImplementedError
+
+    monkeypatch.setattr(stages.FileLock, "acquire", acquire)
+    with alone_in(tmp_path, wait=True, say=reporter.say):
+        assert reporter.said == [
+            f"{tmp_path} lies on a disk without locks: start no second process that needs the same stage"
+        ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ from bevkd_common.experiment.build import (
 )
 from bevkd_common.experiment.imported import check_settings
 from bevkd_common.experiment.sources import source_hash
-from bevkd_common.experiment.stages import Stage, fingerprint, stage_weights
+from bevkd_common.experiment.stages import Stage, alone_in, fingerprint, stage_weights
 
 if TYPE_CHECKING:
     from bevkd_common.distill.method import MethodModule
@@ -146,10 +147,14 @@ class Laboratory:
 
     def train(self, arm: Arm, stage: Stage, teacher: Stage | None) -> dict[str, Any]:
         """Train an arm, or take what is there; returns the record of the training."""
-        done = stage.trained
-        if done is not None:
-            self.reporter.say(f"{arm.title}: trained before, taken from {stage.folder.name}")
-            return done
+        if (done := stage.trained) is None:
+            with self._alone(stage.folder):
+                if (done := stage.trained) is None:
+                    return self._train(arm, stage, teacher)
+        self.reporter.say(f"{arm.title}: trained before, taken from {stage.folder.name}")
+        return done
+
+    def _train(self, arm: Arm, stage: Stage, teacher: Stage | None) -> dict[str, Any]:
         first = self.pretrain(arm)
         pretrained = None if first is None else stage_weights(first.folder)["raw"]
         start = self._start(stage)
@@ -162,9 +167,11 @@ class Laboratory:
             return None
         stage = self.pretraining_stage(arm, arm.pretraining)
         if stage.trained is None:
-            task, start = self._pretraining_task(arm), self._start(stage)
-            title = "student, a part of it first"
-            self._run_training(task, arm.pretraining, stage, start, arm.detector, None, title)
+            with self._alone(stage.folder):
+                if stage.trained is None:
+                    task, start = self._pretraining_task(arm), self._start(stage)
+                    title = "student, a part of it first"
+                    self._run_training(task, arm.pretraining, stage, start, arm.detector, None, title)
         return stage
 
     def rehearse(self, arm: Arm) -> Rehearsal:
@@ -179,6 +186,18 @@ class Laboratory:
         task = self._pretraining_task(arm)
         source = self.dataset.source("train", self._needs(task))
         return rehearse(task, source, training, seed=self.seed, accelerator=self.accelerator)
+
+    @contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        """No other experiment trains or scores in a stage's folder meanwhile; it may have been done before."""
+        if self.accelerator.is_main_process:
+            # The other processes of this one would give up before a long wait is over.
+            with alone_in(folder, wait=self.accelerator.num_processes == 1, say=self.reporter.say):
+                self.accelerator.wait_for_everyone()
+                yield
+        else:
+            self.accelerator.wait_for_everyone()
+            yield
 
     def _start(self, stage: Stage) -> Checkpoint | None:
         return newest_sound(stage.folder / "checkpoints", self.reporter.say)
@@ -248,9 +267,12 @@ class Laboratory:
         Raises:
             UserError: If the file does not fit the teacher, or was imported for one with other settings.
         """
-        done = stage.trained
-        if done is not None:
+        if (done := stage.trained) is not None:
             return done
+        with self._alone(stage.folder):
+            return stage.trained or self._adopt(arm, stage, checkpoint)
+
+    def _adopt(self, arm: Arm, stage: Stage, checkpoint: Path | None) -> dict[str, Any]:
         detector = build_detector(arm.detector, self.dataset.classes, seed=self.seed)
         architecture = self._architecture(arm.detector)
         made_for = {} if checkpoint is None else load_weights(checkpoint, detector)
@@ -275,20 +297,27 @@ class Laboratory:
             folder: Of the stage.
             again: Whether to evaluate although there are scores.
         """
+        if not again and (scores := self._scored(folder)) is not None:
+            return scores
+        with self._alone(folder):
+            return (None if again else self._scored(folder)) or self._score(arm, folder)
+
+    def _scored(self, folder: Path) -> Scores | None:
         path = folder / "results.json"
-        wanted = self._evaluation_fingerprint()
-        if path.is_file() and not again:
-            saved = read_json(path)
-            if saved["evaluation"] == wanted:
-                results = {kind: Results.model_validate(value) for kind, value in saved["results"].items()}
-                return Scores(saved["primary"], results)
+        saved = read_json(path) if path.is_file() else None
+        if saved is None or saved["evaluation"] != self._evaluation_fingerprint():
+            return None
+        results = {kind: Results.model_validate(value) for kind, value in saved["results"].items()}
+        return Scores(saved["primary"], results)
+
+    def _score(self, arm: Arm, folder: Path) -> Scores:
         weights = stage_weights(folder)
         results = {kind: self._evaluate(arm, folder, kind) for kind in WEIGHT_KINDS if kind in weights}
         primary = "ema" if "ema" in results else "raw"
         if self.accelerator.is_main_process:
             dumped = {kind: value.model_dump(mode="json") for kind, value in results.items()}
-            content = {"evaluation": wanted, "primary": primary, "results": dumped}
-            write_atomically(path, json.dumps(content, indent=1) + "\n")
+            content = {"evaluation": self._evaluation_fingerprint(), "primary": primary, "results": dumped}
+            write_atomically(folder / "results.json", json.dumps(content, indent=1) + "\n")
         self.accelerator.wait_for_everyone()
         return Scores(primary, results)
 

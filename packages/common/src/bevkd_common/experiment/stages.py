@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from bevkd_common.engine.checkpoint import latest, read_json, write_atomically
 from bevkd_common.errors import UserError
 
 STAGES = ".stages"
+LOCK = ".lock"
 
 
 def fingerprint(content: Any) -> str:
@@ -77,3 +81,35 @@ class Stage:
             write_atomically(self.folder / "inputs.json", json.dumps(self.inputs, indent=2, default=str) + "\n")
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another --out") from None
+
+
+@contextmanager
+def alone_in(folder: Path, *, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep other processes out of a stage's folder; the system lets them in when this one ends, however it ends.
+
+    Args:
+        folder: Made if it is not there.
+        wait: Whether to wait for a process that is in it.
+        say: Told once if this waits.
+
+    Raises:
+        UserError: If another process is in it and this does not wait, or it cannot be written.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise UserError(
+                f"another process works in {folder}: start this again when it is done, or choose another --out"
+            ) from None
+        say(f"another process works in {folder}: waiting until it is done")
+        lock.acquire()
+    except NotImplementedError:
+        say(f"{folder} lies on a disk without locks: start no second process that needs the same stage")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
