@@ -6,11 +6,15 @@ from importlib import resources
 from itertools import pairwise
 
 import pytest
+from bevkd_common.config.bevdet import BevDetConfig
+from bevkd_common.config.bevformer import BevFormerConfig
 from bevkd_common.config.plugins import load
+from bevkd_common.config.recipes import catalogue
 from distillbev.build import build
 from distillbev.config import DistillBevConfig
 from distillbev.spec import _SENTENCES, RELEASED_FOR_QUERIES, SPEC, departures
 
+CONVOLUTIONS, QUERIES = BevDetConfig(), BevFormerConfig()
 TAP = {
     "name": "bev_neck",
     "teacher": "bev_neck",
@@ -70,13 +74,14 @@ def test_rows_of_the_components_add_one_thing_at_a_time():
 
 
 def test_the_released_recipe_departs_from_nothing():
-    assert departures(DistillBevConfig(preset="official")) == []
-    assert len(departures(DistillBevConfig())) == 3
+    assert departures(DistillBevConfig(preset="official"), CONVOLUTIONS) == []
+    assert len(departures(DistillBevConfig(), CONVOLUTIONS)) == 3
 
 
 def test_the_released_recipe_for_queries_departs_from_nothing():
-    assert departures(RELEASED_FOR_QUERIES) == []
+    assert departures(RELEASED_FOR_QUERIES, QUERIES) == []
     changes = {
+        "inherit": ["none", "head"],
         "attention": ["teacher_student", "none"],
         "sample_point": ["corner"],
         "false_positive_channel_attention": [True],
@@ -85,15 +90,33 @@ def test_the_released_recipe_for_queries_departs_from_nothing():
     }
     dump = RELEASED_FOR_QUERIES.model_dump(mode="json")
     sentences = [
-        departures(DistillBevConfig.model_validate(dump | {name: value}))
+        departures(DistillBevConfig.model_validate(dump | {name: value}), QUERIES)
         for name, values in changes.items()
         for value in values
     ]
-    assert [len(found) for found in sentences] == [1] * 7
+    assert [len(found) for found in sentences] == [1] * 9
+    assert sentences[1] == [
+        "The student's whole head is copied from the teacher's; the paper copies the decoder alone."
+    ]
     tap = RELEASED_FOR_QUERIES.taps[0].model_dump() | {"alpha": 3e-3}
-    assert departures(DistillBevConfig.model_validate(dump | {"taps": [tap]})) == [
+    assert departures(DistillBevConfig.model_validate(dump | {"taps": [tap]}), QUERIES) == [
         "Weights at bev_neck: alpha 0.003 (paper 0.005)."
     ]
+
+
+def test_recipes_of_published_size_depart_where_the_preset_mends_the_released_code():
+    cell = "A cell is foreground by its centre; the released code takes its lower corner."
+    box = "A box without a sample point gets its centre's cell; in the released code it vanishes."
+    channels = "No channel attention weighs the false positives; the released code has it, the paper does not."
+    recipes = [
+        file.recipe
+        for file in catalogue().files
+        if file.method == "distillbev" and file.recipe.selects.dataset == "nuscenes"
+    ]
+    assert len(recipes) == 13
+    for recipe in recipes:
+        queries = "bevformer" in recipe.selects.student
+        assert departures(recipe.method, recipe.student) == ([box] if queries else [cell, box, channels])
 
 
 def test_every_field_has_its_departure():
@@ -122,7 +145,7 @@ def test_every_field_has_its_departure():
     seen = set()
     single = list(changes.items())
     for name, value in single + [(field, value) for field, values in several.items() for value in values]:
-        (sentence,) = departures(DistillBevConfig.model_validate({"preset": "official", name: value}))
+        (sentence,) = departures(DistillBevConfig.model_validate({"preset": "official", name: value}), CONVOLUTIONS)
         assert sentence.endswith(".")
         if isinstance(value, float):
             assert f"{value:g}" in sentence
@@ -154,18 +177,19 @@ def test_every_field_has_its_departure():
 def test_departures_of_a_layer(tap, sentence):
     paper = [tap.model_dump() for tap in DistillBevConfig().active_taps[:2]]
     config = DistillBevConfig.model_validate({"preset": "official", "taps": [*paper, TAP | tap]})
-    assert departures(config) == [sentence]
+    assert departures(config, CONVOLUTIONS) == [sentence]
 
 
 def test_departures_in_the_choice_of_layers():
     config = DistillBevConfig.model_validate({"preset": "official", "taps": [TAP | {"name": "h"}]})
-    assert departures(config) == [
+    assert departures(config, CONVOLUTIONS) == [
         "Nothing is distilled at bev_block1, bev_block2; the paper distils at bev_block1, bev_block2, bev_neck."
     ]
-    assert departures(DistillBevConfig(preset="official", layers=("bev_neck",))) == departures(config)
+    alone = DistillBevConfig(preset="official", layers=("bev_neck",))
+    assert departures(alone, CONVOLUTIONS) == departures(config, CONVOLUTIONS)
     other = TAP | {"name": "low", "teacher": "bev_block0", "false_positives": False}
     config = DistillBevConfig.model_validate({"preset": "official", "taps": [other, TAP]})
-    assert departures(config)[1] == (
+    assert departures(config, CONVOLUTIONS)[1] == (
         "Distillation takes place at bev_neck after the teacher's bev_block0 too; the paper distils at bev_block1, "
         "bev_block2, bev_neck."
     )

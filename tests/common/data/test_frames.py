@@ -62,6 +62,16 @@ def test_where_a_scene_begins(before, after, expected):
     assert round(float(seconds[choose_adjacent(seconds, ADJACENT, None)][0]) * RATE) == expected
 
 
+def test_where_a_scene_begins_the_key_frame_may_stand_in(index):
+    alone = AdjacentFrames(later=False)
+    for rng in (None, np.random.default_rng(0)):
+        assert len(choose_adjacent(camera_frames(0, 60), alone, rng)) == 0
+    before = camera_frames(10, 60)
+    assert before[choose_adjacent(before, alone, None)] == before[choose_adjacent(before, ADJACENT, None)]
+    (frame,) = earlier_frames(index, 0, alone, None)
+    assert (frame.row, frame.seconds, frame.present) == (0, 0.0, False)
+
+
 def test_a_scene_of_one_frame_has_no_other():
     assert len(choose_adjacent(camera_frames(0, 0), ADJACENT, None)) == 0
     assert len(choose_adjacent(camera_frames(0, 0), ADJACENT, np.random.default_rng(0))) == 0

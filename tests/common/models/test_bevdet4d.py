@@ -43,6 +43,7 @@ def test_4d_has_the_parameters_and_the_keys_of_the_released_model(classes, param
 def test_4d_asks_for_an_earlier_frame(tiny4d, batch_of):
     model = tiny4d(nearest_s=0.5, farthest_s=1.0)
     assert model.needs == DataNeeds(cameras=True, history=AdjacentFrames(nearest_s=0.5, farthest_s=1.0))
+    assert not tiny4d(scene_start="key_frame").needs.history.later
     assert model.taps["bev_in"].channels == 16
     with pytest.raises(ValueError, match="loaded without history"):
         model(batch_of(), frozenset({"head"}))

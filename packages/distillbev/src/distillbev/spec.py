@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bevkd_common.config.bevformer import BevFormerConfig
+from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import Ablation, MethodSpec
 
 from distillbev.config import DistillBevConfig, TapPair
@@ -21,6 +23,7 @@ RELEASED_FOR_QUERIES = DistillBevConfig(
             adapter="conv1x1",
             alpha=5e-3,
             beta=4e-3,
+            w_fp=0.0,
             lam=5e-4,
         ),
     ),
@@ -104,8 +107,8 @@ SPEC = MethodSpec(
 _SENTENCES: dict[str, str | dict[str | bool, str]] = {
     "weight": "All distillation losses are multiplied by {ours:g}.",
     "inherit": {
-        "none": "The student's head starts at random; the paper copies the teacher's branches.",
-        "head": "The student's whole head is copied from the teacher's; the paper copies the branches alone.",
+        "none": "The student's head starts at random; the paper copies the teacher's {part}.",
+        "head": "The student's whole head is copied from the teacher's; the paper copies the {part} alone.",
     },
     "region_decomposition": "Regions are not weighted apart (equation 1 is off).",
     "adaptive_scaling": "Foreground cells do not count by the size of their object (equation 3 is off).",
@@ -143,15 +146,16 @@ _SENTENCES: dict[str, str | dict[str | bool, str]] = {
 """What a departure means, by key; where several values can depart, by value."""
 
 
-def departures(config: DistillBevConfig) -> list[str]:
+def departures(config: DistillBevConfig, student: Config) -> list[str]:
     """One sentence for each setting that differs from the released recipe for the student's kind of head."""
-    released = RELEASED_FOR_QUERIES if config.inherit == "decoder" else RELEASED
+    queries = isinstance(student, BevFormerConfig)
+    released, part = (RELEASED_FOR_QUERIES, "decoder") if queries else (RELEASED, "branches")
     sentences = list(_layer_departures(config, released))
     for key, sentence in _SENTENCES.items():
         ours, paper = getattr(config, key), getattr(released, key)
         if ours != paper:
             template = sentence if isinstance(sentence, str) else sentence[ours]
-            sentences.append(template.format(ours=ours, paper=paper))
+            sentences.append(template.format(ours=ours, paper=paper, part=part))
     return sentences
 
 

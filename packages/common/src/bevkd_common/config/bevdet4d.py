@@ -26,6 +26,9 @@ class BevDet4dConfig(BevDetConfig):
     """Near end of the window from which training draws the earlier frame, seconds before the key frame."""
     farthest_s: PositiveFloat = 2.25
     """Its far end; evaluation takes the frame in the middle."""
+    scene_start: Literal["later_frame", "key_frame"] = "later_frame"
+    """What stands in for the earlier frame where there is none, in evaluation too: a later one, as in BEVDet4D, or
+    the key frame itself, as in DistillBEV."""
     alignment: Literal["corner", "center"] = "corner"
     """Point of a cell that moves with the ego. Released weights expect the corner, which shifts maps in turns."""
     motion: Literal["displacement", "velocity"] = "displacement"

@@ -109,8 +109,8 @@ class MethodSpec:
         build: "module:function" of `build(config, teacher: Taps, student: Taps) -> nn.Module` (a `Method`).
         recipes: Package that holds the recipes as YAML resources ("distillbev.recipes").
         ablations: The method's own ablations by name.
-        departures: "module:function" of `departures(config) -> list[str]`, torch-free: one sentence for each
-            setting that differs from the paper's recipe.
+        departures: "module:function" of `departures(config, student) -> list[str]`, torch-free: one sentence for
+            each setting that differs from the paper's recipe for students like this one, given its configuration.
         published: "module:function" of `published(teacher, student) -> str`, torch-free: the paper's numbers for
             the pair that a recipe selects, in a few words, or nothing.
         published_ablations: "module:function" of `published_ablations() -> dict[str, str]`, torch-free: the paper's

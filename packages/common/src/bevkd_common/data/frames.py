@@ -90,19 +90,21 @@ def earlier_frames(
 
 
 def choose_adjacent(seconds: Floats, history: AdjacentFrames, rng: np.random.Generator | None) -> Ints:
-    """Which frames of a scene are taken, oldest first; none where the scene has no other.
+    """Which frames of a scene are taken, oldest first; none where the scene has no other that may be taken.
 
     Where no frame lies in the window the farthest before the key frame is taken, and where none is before it, as at
-    the start of a scene, the same is done with what follows. Where there are fewer than asked for they repeat.
+    the start of a scene, the same is done with what follows if `history` lets it. Where there are fewer than asked
+    for they repeat.
 
-    Upstream: BEVDet4D, in training and in evaluation. It counts images, here seconds are compared.
+    Upstream: BEVDet4D, in training and in evaluation; DistillBEV takes nothing that follows. They count images,
+    here seconds are compared.
 
     Args:
         seconds: [F] how long each frame is before the key frame.
         history: What is asked for.
         rng: Draws as training does; None takes the frames nearest to the middles of equal parts of the window.
     """
-    side = 1 if (seconds > SAME_S).any() else -1
+    side = 1 if (seconds > SAME_S).any() or not history.later else -1
     lag = side * seconds
     others = np.flatnonzero(lag > SAME_S)
     if not len(others):

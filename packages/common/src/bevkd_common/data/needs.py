@@ -15,6 +15,7 @@ class AdjacentFrames:
         frames: How many, beside the key frame.
         nearest_s: Near end of the window, seconds before the key frame.
         farthest_s: Far end.
+        later: Whether a later frame serves where none is before, as at the start of a scene, or the key frame.
 
     Source: BEVDet4D, arXiv 2203.17054, and its released configurations.
     """
@@ -22,6 +23,7 @@ class AdjacentFrames:
     frames: int = 1
     nearest_s: float = 0.75
     farthest_s: float = 2.25
+    later: bool = True
 
     @property
     def earlier(self) -> int:

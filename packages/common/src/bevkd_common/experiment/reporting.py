@@ -80,7 +80,7 @@ def _data_sentence(recipe: Recipe, dataset: Dataset) -> str:
 
 def _departures(recipe: Recipe, classes: tuple[str, ...]) -> list[str]:
     spec = method_spec(recipe.method)
-    found: list[str] = load(spec.departures)(recipe.method) if spec.departures else []
+    found: list[str] = load(spec.departures)(recipe.method, recipe.student) if spec.departures else []
     if recipe.student_pretraining is not None:
         learned = build_pretraining(recipe.student, classes, seed=0).summary
         found.append(

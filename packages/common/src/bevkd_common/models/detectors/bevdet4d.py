@@ -22,5 +22,9 @@ def build_earlier_frame(config: BevDet4dConfig) -> EarlierFrame:
         grid=config.grid,
         alignment=config.alignment,
         motion=config.motion,
-        history=AdjacentFrames(nearest_s=config.nearest_s, farthest_s=config.farthest_s),
+        history=AdjacentFrames(
+            nearest_s=config.nearest_s,
+            farthest_s=config.farthest_s,
+            later=config.scene_start == "later_frame",
+        ),
     )
