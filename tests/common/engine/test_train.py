@@ -1,7 +1,7 @@
 import json
 import math
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -15,6 +15,7 @@ from bevkd_common.config.training import (
 from bevkd_common.data.needs import DataNeeds, KeyframeQueue
 from bevkd_common.distill.method import ParamGroup
 from bevkd_common.engine import trackers
+from bevkd_common.engine import train as train_module
 from bevkd_common.engine.evaluate import evaluate
 from bevkd_common.engine.optimizer import build_optimizer, grouped_parameters, split_batch
 from bevkd_common.engine.progress import SilentReporter
@@ -299,13 +300,17 @@ def test_skipped_samples_are_counted_in_the_log_and_said(run, tmp_path, clouds, 
 def test_a_stall_does_not_change_the_pace(run, clouds, monkeypatch):
     source = clouds()
     original = type(source).load
-    waits = iter([0.3])
+    now = 0.0
+    waits = iter([1000.0])
 
     def load(self, index, *, seed):
-        time.sleep(next(waits, 0.0))
+        nonlocal now
+        now += next(waits, 1.0)
         return original(self, index, seed=seed)
 
     monkeypatch.setattr(type(source), "load", load)
+    monkeypatch.setattr(train_module, "time", SimpleNamespace(monotonic=lambda: now))
     trained = run(source=source)
-    assert trained.seconds > 0.3
-    assert trained.step_s * trained.steps < 0.3
+    assert trained.steps == 25
+    assert trained.step_s == 4.0  # four samples, a second each
+    assert trained.seconds == 25 * 4.0 + 999.0

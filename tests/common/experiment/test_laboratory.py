@@ -65,7 +65,7 @@ def both(reporter, original, calls):
 
     def waited_for(*args, **kwargs):
         calls.append(1)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while not any("waiting until it is done" in said for said in reporter.said):
             assert time.monotonic() < until, "nobody waits"
             time.sleep(0.01)
