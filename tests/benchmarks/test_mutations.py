@@ -14,6 +14,8 @@ MUTATIONS = script["read_mutations"](script["FAULTS"])
 def test_at_least_sixty_faults_spread_over_what_matters():
     assert len(MUTATIONS) >= 60
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
+    # YAML lets a later key of the same name win: a fault without a name of its own would hide another.
+    assert script["FAULTS"].read_text().count("\n  find:") == len(MUTATIONS)
     per_module = Counter(mutation.name.split("/")[0] for mutation in MUTATIONS)
     assert per_module["losses"] >= 15
     assert len(per_module) >= 18

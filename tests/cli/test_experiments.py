@@ -30,7 +30,10 @@ def bevkd(toy_command):
         (("--seed", "7"), "--seed 7 is none of the recipe's seeds: 0, 1"),
         (("--seeds", "3"), "--seeds 3: the recipe has 2 seeds"),
         (("--teacher", "bigger"), "no recipe of `toy_method` fits --teacher bigger --dataset toy"),
-        (("--recipe", "distilled.yaml"), "distilled.yaml: cannot be read"),
+        (("--teacher", "bigg"), "did you mean --teacher `big`?"),
+        (("--recipe", "distilled.yaml"), "distilled.yaml names the recipe: leave out --dataset"),
+        (("--seeds", "2", "--no-baseline"), "takes its pace from the baseline: leave out --no-baseline"),
+        (("--data-root", "/proc/version"), "/proc/version is no folder: name that of the toy_data data"),
     ],
 )
 def test_flags_that_do_not_fit_are_one_message(bevkd, flags, message):
@@ -38,6 +41,23 @@ def test_flags_that_do_not_fit_are_one_message(bevkd, flags, message):
     assert code == 2
     assert message in said
     assert "Traceback" not in said
+
+
+def test_a_recipe_that_cannot_be_read_is_one_message(bevkd):
+    code, said = bevkd("run", "--recipe", "distilled.yaml")
+    assert (code, "distilled.yaml: cannot be read" in said) == (2, True)
+
+
+def test_a_folder_that_is_not_there_is_missed_before_anything_is_fetched(bevkd, tmp_path, monkeypatch):
+    def fetch(name, *, pretrained=False, **options):
+        assert not pretrained
+
+    monkeypatch.setattr("timm.create_model", fetch)
+    flags = ("--teacher", "centerpoint", "--student", "bevdet", "--dataset", "nuscenes", "--gpus", "0")
+    for plan in ((), ("--plan",)):
+        code, said = bevkd("run", "distillbev", *flags, "--data-root", str(tmp_path / "none"), *plan)
+        assert code == 2
+        assert "none is no folder: name that of the nuscenes data with --data-root" in said
 
 
 def test_a_method_that_is_not_installed_names_those_that_are(bevkd, toy):
@@ -81,6 +101,15 @@ def test_run_eval_and_report(bevkd, tmp_path):
     code, said = bevkd("eval", str(run), "--gpus", "0", "--submission", str(tmp_path / "submissions"))
     assert code == 2
     assert "no official submission" in said
+
+
+@pytest.mark.parametrize("verb", ["eval", "report"])
+def test_what_is_not_there_is_one_message(bevkd, tmp_path, verb):
+    for flags in ((), ("--data-root", "x"), ("--engine", "devkit")) if verb == "eval" else ((),):
+        code, said = bevkd(verb, str(tmp_path / "s.json"), *flags)
+        assert code == 2
+        assert f"{tmp_path / 's.json'} " in said
+        assert "leave out" not in said
 
 
 @pytest.mark.parametrize("verb", ["eval", "report"])
@@ -129,7 +158,7 @@ def test_an_ablation_has_a_folder_beside_the_runs(bevkd, monkeypatch):
     assert (run.ablations, run.controls, run.seeds) == ((), True, (0, 1))
 
 
-@pytest.mark.parametrize("command", [("run", "toy_method", "--dataset", "toy"), ("eval", "runs")])
+@pytest.mark.parametrize("command", [("run", "toy_method", "--dataset", "toy"), ("eval", ".")])
 def test_several_gpus_start_the_command_once_each(bevkd, monkeypatch, command):
     class StartedError(Exception):
         pass

@@ -16,8 +16,9 @@ from bevkd import config, data, doctor, plugins, recipes, run, sweep, weights
 
 DISK_TROUBLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    | {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 )
-"""What a full, read-only or broken disk answers; nothing that is finished is lost by it."""
+"""What a full, read-only or broken disk answers, or a path that leads nowhere; nothing that is finished is lost."""
 
 app = typer.Typer(
     name="bevkd",

@@ -1,4 +1,4 @@
-"""`bevkd config`: check, describe and compare recipes without running anything."""
+"""`bevkd config`: check and compare recipes, and print their schema, without running anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from bevkd.display import print_table
 
-app = typer.Typer(help="Check, describe and compare recipes.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Check, compare and explain recipes.", no_args_is_help=True, rich_markup_mode=None)
 
 WHAT_A_RECIPE_IS = "A file, or the name of an installed recipe."
 Overrides = Annotated[

@@ -20,7 +20,7 @@ MethodOrNone = Annotated[
 Method = Annotated[str, typer.Argument(metavar="METHOD", help="A method that is installed, such as distillbev.")]
 Teacher = Annotated[str | None, typer.Option(help="Teacher, as a recipe names it.")]
 Student = Annotated[str | None, typer.Option(help="Student, as a recipe names it.")]
-DatasetName = Annotated[str, typer.Option(help="Data set, as a recipe names it.")]
+DatasetName = Annotated[str | None, typer.Option(help="Data set, as a recipe names it.", show_default="synthetic")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set; data that can be made need none.")]
 RecipeOption = Annotated[
     str | None,
@@ -38,7 +38,13 @@ Gpus = Annotated[int | None, typer.Option(min=0, help="Processes, one a GPU; 0 s
 Nodes = Annotated[
     int | None, typer.Option(min=1, help="Machines, on each of which the command runs; see docs/slurm.sh.")
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="Throw away what an earlier run of this name did.")]
+Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        help="Throw away an earlier run of this name and its trained stages, also those that other runs share.",
+    ),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/NAME.")]
 
 
@@ -67,7 +73,7 @@ def resolve_recipe(
     method: str | None,
     teacher: str | None,
     student: str | None,
-    dataset: str,
+    dataset: str | None,
     name: str | None,
     overrides: list[str] | None,
 ) -> tuple[str, Recipe]:
@@ -82,6 +88,9 @@ def resolve_recipe(
     from bevkd_common.errors import UserError
 
     if name is not None:
+        flags = {"--teacher": teacher, "--student": student, "--dataset": dataset}
+        if given := [flag for flag, value in flags.items() if value is not None]:
+            raise UserError(f"{name} names the recipe: leave out {', '.join(given)}")
         path = recipe_path(name)
         loaded = load_recipe(path, overrides or ())
         own = installed(MethodSpec).of(loaded.method)
@@ -90,7 +99,7 @@ def resolve_recipe(
         return Path(str(path)).stem, loaded
     if method is None:
         raise UserError("say a METHOD, such as distillbev, or which run to repeat: --from runs/NAME/config.yaml")
-    file: RecipeFile = catalogue().find(method, teacher=teacher, student=student, dataset=dataset)
+    file: RecipeFile = catalogue().find(method, teacher=teacher, student=student, dataset=dataset or "synthetic")
     return file.name.replace("/", "-"), load_recipe(file.path, overrides or ())
 
 

@@ -43,7 +43,7 @@ def run(
     method: MethodOrNone = None,
     teacher: Teacher = None,
     student: Student = None,
-    dataset: DatasetName = "synthetic",
+    dataset: DatasetName = None,
     data_root: DataRoot = None,
     recipe: RecipeOption = None,
     overrides: Overrides = None,
@@ -92,7 +92,7 @@ def ablate(
     ] = None,
     teacher: Teacher = None,
     student: Student = None,
-    dataset: DatasetName = "synthetic",
+    dataset: DatasetName = None,
     data_root: DataRoot = None,
     recipe: RecipeOption = None,
     overrides: Overrides = None,
@@ -131,11 +131,13 @@ def train(
     arm: Annotated[str, typer.Option(help="teacher, pretraining, baseline or distilled.")] = "baseline",
     teacher: Teacher = None,
     student: Student = None,
-    dataset: DatasetName = "synthetic",
+    dataset: DatasetName = None,
     data_root: DataRoot = None,
     recipe: RecipeOption = None,
     overrides: Overrides = None,
-    out: Out = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run it is for; what is trained lies beside it, in .stages.")
+    ] = None,
     seed: Seed = None,
     gpus: Gpus = None,
     nodes: Nodes = None,
@@ -185,10 +187,14 @@ def evaluate(
     results: Annotated[Path | None, typer.Option(help="Of a file: JSON file for all scores.")] = None,
 ) -> None:
     """Score every trained model of a run again, or a submission; exit code 2 where its convention is wrong."""
+    from bevkd_common.errors import UserError
+
     if path.is_file():
         _refuse_flags(f"{path} is a file", {"--gpus": gpus, "--submission": submission})
         _evaluate_submission(path, data_root, version, split or "val", engine or "ours", results)
         return
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist: name the folder of a run, or the file of a submission")
     _refuse_flags(f"{path} is a run", {"--engine": engine, "--results": results})
     other = {"--data-root": data_root, "--version": version}
     if submission is None:
@@ -236,6 +242,10 @@ def _evaluate_submission(
         raise UserError(f"{path} is a file: name the folder of its data set with --data-root")
     if engine not in ("ours", "devkit"):
         raise UserError(f"--engine {engine}: choose ours or devkit")
+    if engine == "devkit" and results is not None:
+        raise UserError("--results holds our own scores: leave out --engine devkit, or --results")
+    if results is not None and not results.parent.is_dir():
+        raise UserError(f"--results {results}: there is no folder {results.parent}")
     chosen = version or only_version(data_root)
     reporter = progress_reporter()
     with reporter.bar(f"index of {chosen}", 1) as bar:
@@ -271,10 +281,13 @@ def _experiment(recipe: Recipe, request: Request, gpus: int | None) -> None:
 
 def _print_plan(recipe: Recipe, request: Request, gpus: int | None) -> None:
     from bevkd_common.errors import UserError
+    from bevkd_common.experiment.build import check_data_root
     from bevkd_common.experiment.measure import estimate, stand_in
     from bevkd_common.experiment.plan import plan_lines
     from bevkd_common.experiment.run import student_arms
 
+    if request.data_root is not None:
+        check_data_root(recipe.dataset, request.data_root)
     reporter, accelerator = progress_reporter(), accelerator_of(gpus)
     for line in plan_lines(recipe, student_arms(recipe, request), request.seeds, gpus or 1):
         reporter.say(line)

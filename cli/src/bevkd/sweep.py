@@ -32,7 +32,7 @@ def sweep(
     grid: Annotated[list[str] | None, typer.Option(help="a.b=[c, d]: an axis and its values; one or more.")] = None,
     teacher: Teacher = None,
     student: Student = None,
-    dataset: DatasetName = "synthetic",
+    dataset: DatasetName = None,
     data_root: DataRoot = None,
     recipe: RecipeOption = None,
     overrides: Overrides = None,

@@ -33,10 +33,26 @@ def test_restart_throws_away_the_stages_of_this_run_and_no_other(folder):
     for name in ("teacher-1", "baseline-1", "baseline-2"):
         (stages / name).mkdir(parents=True)
     folder.open("a: 1\n", restart=False)
+    folder.write_environment({})
     folder.write({"stages": {"0": {"teacher": "teacher-1", "baseline": "baseline-1"}}})
     folder.open("a: 1\n", restart=True)
     assert [path.name for path in stages.iterdir()] == ["baseline-2"]
     assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
+
+
+def test_restart_throws_away_no_folder_that_is_no_run(folder):
+    (folder.path / "a").mkdir(parents=True)
+    (folder.path / "a" / "thesis.tex").write_text("years of work")
+    (folder.path / "config.yaml").write_text("of something else")
+    with pytest.raises(UserError, match=r"holds a and is no run: nothing was thrown away; choose another --out"):
+        folder.open("a: 1\n", restart=True)
+    assert (folder.path / "a" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_damaged_record_is_one_sentence(folder):
+    folder.write({})
+    with pytest.raises(UserError, match=r"run\.json names no stages"):
+        folder.read()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(folder):

@@ -255,6 +255,16 @@ def test_the_earlier_frame_is_lifted_to_where_the_ego_is_now(tiny_megvii, batch_
     assert not torch.allclose(moved, stood, atol=1e-3)
 
 
+def test_the_nearest_of_a_longer_history_is_taken(tiny_megvii, batch_of, with_history):
+    model, batch = tiny_megvii().eval(), with_history(batch_of(), DRIVE)
+    cameras = vars(batch.history.cameras)
+    longer = replace(
+        batch.history, cameras=Cameras(**{n: torch.cat([v.flip(0), v], dim=1) for n, v in cameras.items()})
+    )
+    assert not torch.equal(longer.cameras.images[:, 0], longer.cameras.images[:, 1])
+    assert torch.equal(model.lifted(replace(batch, history=longer))[0], model.lifted(batch)[0])
+
+
 def test_depths_of_the_earlier_frame_know_the_present_cameras(tiny_megvii, batch_of, with_history):
     model, batch, told = tiny_megvii().eval(), with_history(batch_of(), DRIVE), []
     model.lift_splat.depth_net.register_forward_pre_hook(lambda _, inputs: told.append(inputs[1]))

@@ -88,9 +88,13 @@ class Catalogue:
             return found[0]
         flags = " ".join(f"--{flag} {name}" for flag, name in asked.items()) or "no flags"
         choices = "; ".join(file.selection for file in found or of_method) or "nothing"
+        near = ""
+        for flag, name in asked.items():
+            known = {str(getattr(file.recipe.selects, flag)) for file in of_method}
+            near += did_you_mean(name, known).replace("mean", f"mean --{flag}") if name not in known else ""
         fault = "more than one recipe" if found else "no recipe"
         hidden = "".join(f" ({name} is broken)" for name in self.broken if name.split("/")[0] == method)
-        raise UserError(f"{fault} of `{method}` fits {flags}; choose from: {choices}{hidden}")
+        raise UserError(f"{fault} of `{method}` fits {flags}; choose from: {choices}{hidden}{near}")
 
 
 def catalogue() -> Catalogue:

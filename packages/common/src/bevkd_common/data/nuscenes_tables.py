@@ -122,12 +122,12 @@ def version_folder(root: Path, version: str) -> Path:
         UserError: If it does not exist.
     """
     if not root.is_dir():
-        raise UserError(f"no data set at {root}: the folder does not exist; mend the path")
+        raise UserError(f"no data set at {root}: there is no such folder; mend the path")
     folder = root / version
     if not folder.is_dir():
         found = _versions(root)
         choices = f"it holds {', '.join(found)}" if found else "it holds no version folder such as v1.0-trainval"
-        raise UserError(f"{root} has no folder {version}: {choices}; choose with `version` or unpack the tables")
+        raise UserError(f"{root} has no folder {version}: {choices}; choose one as `version`, or unpack the tables")
     return folder
 
 

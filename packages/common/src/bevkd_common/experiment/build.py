@@ -81,11 +81,23 @@ def build_dataset(config: Config, *, data_root: Path | None, runs: Path, reporte
     Raises:
         UserError: If the data is missing or damaged.
     """
+    check_data_root(config, data_root)
     spec = dataset_spec(config)
-    if data_root is None and spec.seed_key is None:
-        raise UserError(f"the data set `{spec.kind}` is read from a disk: name its folder with --data-root")
     with reporter.bar(f"{spec.kind} data", 1) as bar:
         return load(spec.build)(config, data_root or runs / MADE_DATA, bar.update)
+
+
+def check_data_root(config: Config, data_root: Path | None) -> None:
+    """Ask for a folder that can be one.
+
+    Raises:
+        UserError: If data that is not made has none, or what was given is none.
+    """
+    kind, made = dataset_spec(config).kind, dataset_spec(config).seed_key is not None
+    if data_root is None and not made:
+        raise UserError(f"the data set `{kind}` is read from a disk: name its folder with --data-root")
+    if data_root is not None and not data_root.is_dir() and (data_root.exists() or not made):
+        raise UserError(f"{data_root} is no folder: name that of the {kind} data with --data-root")
 
 
 def build_submission(config: Config, dataset: Dataset, split: SplitName) -> Submission:

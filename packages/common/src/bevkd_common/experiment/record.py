@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
+from bevkd_common.config.wording import shorten
 from bevkd_common.engine.checkpoint import read_json, write_atomically
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.stages import STAGES
 
 CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 REPORTED_PACKAGES = ("bevkd-common", "torch", "torchvision", "timm", "accelerate", "numpy")
 
 
@@ -38,7 +40,7 @@ class RunFolder:
         """Start or continue the experiment.
 
         Raises:
-            UserError: If the name is taken by another recipe, or the folder cannot be written.
+            UserError: If the name is taken by another recipe or by what is no run, or the folder cannot be written.
         """
         config = self.path / CONFIG
         if restart:
@@ -65,17 +67,26 @@ class RunFolder:
         """
         if not (self.path / "run.json").is_file():
             raise UserError(f"{self.path} is not a run: it has no run.json; `bevkd run` makes one")
-        return read_json(self.path / "run.json")
+        record = read_json(self.path / "run.json")
+        if "stages" not in record:
+            raise UserError(f"{self.path / 'run.json'} names no stages: it was damaged, or is none of a run")
+        return record
 
     def write_environment(self, environment: dict[str, str]) -> None:
         """Write environment.json."""
-        write_atomically(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
+        write_atomically(self.path / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def read_environment(self) -> dict[str, str]:
         """Read environment.json."""
-        return read_json(self.path / "environment.json")
+        return read_json(self.path / ENVIRONMENT)
 
     def _discard(self) -> None:
+        others = [path.name for path in self.path.iterdir() if path.name != CONFIG] if self.path.is_dir() else []
+        if others and not (self.path / ENVIRONMENT).is_file():
+            raise UserError(
+                f"{self.path} holds {shorten(', '.join(sorted(others)))} and is no run: nothing was thrown away;"
+                " choose another --out"
+            )
         if (self.path / "run.json").is_file():
             for arms in self.read()["stages"].values():
                 for stage in arms.values():

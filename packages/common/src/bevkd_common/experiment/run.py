@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from bevkd_common.config.loading import dump
 from bevkd_common.config.plugins import MethodSpec, installed, load
 from bevkd_common.config.recipe import Recipe
+from bevkd_common.config.wording import one_of
 from bevkd_common.data.dataset import Dataset, VirtualPointDataset
 from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.trackers import check_trackers
@@ -25,7 +26,7 @@ from bevkd_common.experiment.arms import (
     fixed_length,
     teacher_arm,
 )
-from bevkd_common.experiment.build import build_dataset, method_spec, reads_virtual_points
+from bevkd_common.experiment.build import build_dataset, check_data_root, method_spec, reads_virtual_points
 from bevkd_common.experiment.laboratory import Laboratory, Scores
 from bevkd_common.experiment.plan import plan_lines
 from bevkd_common.experiment.record import CONFIG, RunFolder, environment
@@ -79,6 +80,7 @@ def run_experiment(recipe: Recipe, request: Request, reporter: Reporter, acceler
     Raises:
         UserError: If the recipe does not fit together, the data is missing, or the run's name is taken.
     """
+    check_data_root(recipe.dataset, request.data_root)
     arms = student_arms(recipe, request)
     lines = plan_lines(recipe, arms, request.seeds, accelerator.num_processes)
     for line in lines:
@@ -144,7 +146,8 @@ def train_one(
         return stage.folder
     choices = {arm.name: arm for arm in (teacher_arm(recipe), baseline_arm(recipe), distilled_arm(recipe))}
     if name not in choices:
-        raise UserError(f"no arm is called `{name}`: choose from {', '.join(choices)}")
+        first = [PRETRAINING] if recipe.student_pretraining is not None else []
+        raise UserError(f"no arm is called `{name}`: choose from {', '.join([*first, *choices])}")
     arm = choices[name]
     lab = _laboratory(recipe, seed, runs, data_root, reporter, accelerator)
     if arm.role == "baseline":
@@ -154,7 +157,11 @@ def train_one(
 
 
 def student_arms(recipe: Recipe, request: Request) -> list[Arm]:
-    """The arms after the teacher, in the order they are trained."""
+    """The arms after the teacher, in the order they are trained.
+
+    Raises:
+        UserError: If an ablation is not known, or the baseline is left out from which an arm takes its pace.
+    """
     arms = [baseline_arm(recipe)] if request.baseline else []
     arms.append(distilled_arm(recipe))
     spec = method_spec(recipe.method)
@@ -167,6 +174,8 @@ def student_arms(recipe: Recipe, request: Request) -> list[Arm]:
                 f"{spec.kind} has no ablation `{name}`: choose from {', '.join(sorted(spec.ablations))}"
             )
         arms.append(ablation_arm(recipe, name, spec.ablations[name], paper.get(name, "")))
+    if not request.baseline and (paced := [arm.name for arm in arms if arm.as_long_as is not None]):
+        raise UserError(f"{one_of(paced)} takes its pace from the baseline: leave out --no-baseline")
     return arms
 
 
