@@ -30,7 +30,7 @@ def bevkd(toy_command):
         (("--seed", "7"), "--seed 7 is none of the recipe's seeds: 0, 1"),
         (("--seeds", "3"), "--seeds 3: the recipe has 2 seeds"),
         (("--teacher", "bigger"), "no recipe of `toy_method` fits --teacher bigger --dataset toy"),
-        (("--teacher", "bigg"), "did you mean --teacher `big`?"),
+        (("--teacher", "bigg"), "did you mean `big`?"),
         (("--recipe", "distilled.yaml"), "distilled.yaml names the recipe: leave out --dataset"),
         (("--seeds", "2", "--no-baseline"), "takes its pace from the baseline: leave out --no-baseline"),
         (("--data-root", "/proc/version"), "/proc/version is no folder: name that of the toy_data data"),

@@ -58,9 +58,9 @@ def test_every_pair_of_the_paper_has_a_tiny_and_a_full_recipe():
     for dataset, wanted in (("synthetic", pairs), ("nuscenes", pairs | larger)):
         assert {(it.teacher, it.student) for it in recipes if it.dataset == dataset} == wanted
     assert all(published(*pair) for pair in pairs | larger)
-    assert published("centerpoint", "bevdepth-r101") == "mAP 40.7 -> 43.6, NDS 52.2 -> 53.6"
-    assert published("mvp", "bevdepth-swin-b") == "test set: mAP 52.5, NDS 61.2"
-    assert published("mvp", "bevformer") == "mAP 32.3 -> 36.7, NDS 43.4 -> 47.6"
+    assert published("centerpoint", "bevdepth-r101") == "nuScenes val: mAP 40.7 -> 43.6, NDS 52.2 -> 53.6"
+    assert published("mvp", "bevdepth-swin-b") == "nuScenes test: mAP 52.5, NDS 61.2"
+    assert published("mvp", "bevformer") == "nuScenes val: mAP 32.3 -> 36.7, NDS 43.4 -> 47.6"
     assert published("mvp", "fastbev") == ""
 
 

@@ -221,6 +221,13 @@ def test_another_file_is_another_teacher(make_lab, make_recipe, checkpoint):
     assert lab.stage(teacher_arm(recipe), None).fingerprint != before
 
 
+def test_a_file_goes_before_a_training_and_the_plan_says_so(make_recipe, checkpoint):
+    recipe = make_recipe(f"teacher_checkpoint={checkpoint}")
+    assert recipe.teacher_training is not None
+    line = plan_lines(recipe, [distilled_arm(recipe)], [0], 1)[2]
+    assert line.endswith(f"parameters; loaded from {checkpoint}")
+
+
 @pytest.fixture
 def finished(checkpoint):
     """Overrides for a teacher that comes with the weights of a file."""

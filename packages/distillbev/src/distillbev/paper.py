@@ -108,8 +108,8 @@ def published(teacher: str, student: str) -> str:
     if distilled is None:
         return ""
     if alone is None:
-        return f"test set: mAP {distilled.mAP:g}, NDS {distilled.NDS:g}"
-    return f"mAP {alone.mAP:g} -> {distilled.mAP:g}, NDS {alone.NDS:g} -> {distilled.NDS:g}"
+        return f"nuScenes test: mAP {distilled.mAP:g}, NDS {distilled.NDS:g}"
+    return f"nuScenes val: mAP {alone.mAP:g} -> {distilled.mAP:g}, NDS {alone.NDS:g} -> {distilled.NDS:g}"
 
 
 _ROWS = {

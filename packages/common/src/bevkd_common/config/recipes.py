@@ -91,7 +91,7 @@ class Catalogue:
         near = ""
         for flag, name in asked.items():
             known = {str(getattr(file.recipe.selects, flag)) for file in of_method}
-            near += did_you_mean(name, known).replace("mean", f"mean --{flag}") if name not in known else ""
+            near += "" if name in known else did_you_mean(name, known)
         fault = "more than one recipe" if found else "no recipe"
         hidden = "".join(f" ({name} is broken)" for name in self.broken if name.split("/")[0] == method)
         raise UserError(f"{fault} of `{method}` fits {flags}; choose from: {choices}{hidden}{near}")

@@ -56,9 +56,9 @@ def _described(name: str, config: Config, detector: nn.Module) -> str:
 
 
 def _fetched(recipe: Recipe, processes: int) -> str:
-    if recipe.teacher_training is not None:
-        return _trained(recipe.teacher_training, processes)
-    return "finished" if recipe.teacher_checkpoint is None else f"loaded from {recipe.teacher_checkpoint}"
+    if recipe.teacher_checkpoint is not None:
+        return f"loaded from {recipe.teacher_checkpoint}"
+    return "finished" if recipe.teacher_training is None else _trained(recipe.teacher_training, processes)
 
 
 def _pretrained(recipe: Recipe, classes: tuple[str, ...], processes: int) -> list[str]:
