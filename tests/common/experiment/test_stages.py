@@ -1,6 +1,7 @@
+import errno
+
 import pytest
 from bevkd_common.errors import UserError
-from bevkd_common.experiment import stages
 from bevkd_common.experiment.stages import Stage, alone_in, fingerprint, stage_weights
 
 
@@ -53,12 +54,17 @@ def test_a_stage_whose_lock_cannot_be_written_is_one_sentence(tmp_path, reporter
         pass
 
 
-def test_a_disk_without_locks_is_told_of(tmp_path, reporter, monkeypatch):
-    def acquire(lock, timeout):
-        raise NotImplementedError
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_disk_without_locks_keeps_others_out_all_the_same(tmp_path, reporter, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(stages.FileLock, "acquire", acquire)
-    with alone_in(tmp_path, wait=True, say=reporter.say):
-        assert reporter.said == [
-            f"{tmp_path} lies on a disk without locks: start no second process that needs the same stage"
-        ]
+    monkeypatch.setattr("fcntl.flock", flock)
+    with (
+        alone_in(tmp_path, wait=True, say=reporter.say),
+        pytest.raises(UserError, match="another process works in"),
+        alone_in(tmp_path, wait=False, say=reporter.say),
+    ):
+        pass
+    with alone_in(tmp_path, wait=False, say=reporter.say):
+        assert reporter.said == []

@@ -87,6 +87,8 @@ class Stage:
 def alone_in(folder: Path, *, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
     """Keep other processes out of a stage's folder; the system lets them in when this one ends, however it ends.
 
+    On a disk whose system has no locks, `filelock` keeps them out by a file.
+
     Args:
         folder: Made if it is not there.
         wait: Whether to wait for a process that is in it.
@@ -105,8 +107,6 @@ def alone_in(folder: Path, *, wait: bool, say: Callable[[str], None]) -> Iterato
             ) from None
         say(f"another process works in {folder}: waiting until it is done")
         lock.acquire()
-    except NotImplementedError:
-        say(f"{folder} lies on a disk without locks: start no second process that needs the same stage")
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): choose another --out") from None
     try:
