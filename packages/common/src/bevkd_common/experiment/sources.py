@@ -1,64 +1,183 @@
-"""Which source files a stage uses: the closure of first-party imports, read from the files and not executed."""
+"""Hash of the source code that a stage uses: the closure of its first-party imports, read without importing them.
+
+The hash covers what determines a result and nothing else. Each file enters as a normalised syntax tree:
+
+- comments and formatting are not part of a syntax tree;
+- docstrings, attribute docstrings and other bare strings are removed;
+- messages are removed: the arguments of an exception that is raised, the text of an assertion, and the strings
+  given to a call of `MESSAGE_CALLS` or to a keyword of `MESSAGE_KEYWORDS`;
+- the imports of a block are sorted, and those under `if TYPE_CHECKING:` removed.
+
+A changed constant, operator, default or call changes the hash.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+
+MESSAGE_CALLS = frozenset({"say", "warn", "print", "echo", "debug", "info", "warning", "error"})
+"""Functions and methods whose strings only a reader sees."""
+
+MESSAGE_KEYWORDS = frozenset({"summary", "description", "help", "caption"})
+"""Keyword arguments whose strings only a reader sees."""
+
+_REMOVED = ast.Constant("")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One file: the digest of its normalised tree, and the modules that it imports."""
+
+    digest: bytes
+    imports: frozenset[str]
 
 
 def source_hash(modules: Iterable[str]) -> str:
-    """Hash of the source files that `modules` reach, as they were when this process first asked for each.
+    """Hash of the source code that `modules` reach, as it was when this process first asked for each file.
 
-    A file that is edited while a long run goes on does not change what the run has imported, and must not change
-    what its results are filed under.
+    A file that is edited during a long run does not change what the run has imported, so it must not change the
+    fingerprint under which the results are stored.
 
     Args:
-        modules: Dotted names; imports are followed into the top-level packages these belong to.
+        modules: Dotted names. Imports are followed within the top-level packages that these belong to; the
+            `__init__.py` of each parent package is part of the closure.
     """
     digest = hashlib.sha256()
     for name, path in sorted(import_closure(modules).items()):
-        digest.update(name.encode() + b"\0" + _read(path) + b"\0")
+        digest.update(name.encode() + b"\0" + _source(name, path).digest)
     return digest.hexdigest()
 
 
 def import_closure(modules: Iterable[str]) -> dict[str, Path]:
-    """Module name to file, for everything reachable by imports, lazy ones and those for type checkers included."""
+    """Module name to file for everything that imports reach, those inside functions included."""
     waiting = list(modules)
     packages = {name.partition(".")[0] for name in waiting}
     found: dict[str, Path] = {}
     while waiting:
         name = waiting.pop()
-        if name in found:
-            continue
-        path = _file(name)
+        path = None if name in found else _file(name)
         if path is None:
             continue
         found[name] = path
-        waiting += [other for other in _imports(name, path) if other.partition(".")[0] in packages]
+        waiting += [other for other in _source(name, path).imports if other.partition(".")[0] in packages]
+        waiting += [name.rpartition(".")[0]] if "." in name else []
     return found
 
 
+def normalized(text: str | bytes) -> str:
+    """A Python file as a string that changes only where the behaviour of the code may change.
+
+    Raises:
+        SyntaxError: If the text is not Python.
+    """
+    return ast.dump(_Normalizer().visit(ast.parse(text)))
+
+
+class _Normalizer(ast.NodeTransformer):
+    """Removes from a syntax tree what only a reader sees, and sorts imports."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for field in ("body", "orelse", "finalbody"):
+            block = getattr(node, field, None)
+            if isinstance(block, list):
+                setattr(node, field, _normalized_block(block))
+        return node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
+        return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        self.generic_visit(node)
+        node.msg = None
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if called in MESSAGE_CALLS:
+            node.args = [_REMOVED if _is_text(argument) else argument for argument in node.args]
+        for keyword in node.keywords:
+            if keyword.arg in MESSAGE_KEYWORDS and _is_text(keyword.value):
+                keyword.value = _REMOVED
+        return node
+
+
+def _normalized_block(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
+    imports = [statement for statement in statements if isinstance(statement, ast.Import | ast.ImportFrom)]
+    others = [
+        statement
+        for statement in statements
+        if not isinstance(statement, ast.Import | ast.ImportFrom)
+        and not (isinstance(statement, ast.Expr) and _is_text(statement.value))
+        and not _is_for_type_checkers(statement)
+    ]
+    singles: list[ast.stmt] = []
+    for statement in imports:
+        for alias in statement.names:
+            if isinstance(statement, ast.Import):
+                singles.append(ast.Import([alias]))
+            else:
+                singles.append(ast.ImportFrom(statement.module, [alias], statement.level))
+    return [*sorted(singles, key=ast.dump), *others]
+
+
+def _is_text(node: ast.expr) -> bool:
+    if isinstance(node, ast.BinOp):
+        return _is_text(node.left) and _is_text(node.right)
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def _is_for_type_checkers(statement: ast.stmt) -> bool:
+    if not isinstance(statement, ast.If) or statement.orelse:
+        return False
+    test = statement.test
+    return getattr(test, "attr", getattr(test, "id", "")) == "TYPE_CHECKING"
+
+
 @cache
-def _read(path: Path) -> bytes:
-    return path.read_bytes()
+def _source(name: str, path: Path) -> _Source:
+    tree = ast.parse(path.read_bytes())
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    tree = _Normalizer().visit(tree)
+    return _Source(hashlib.sha256(ast.dump(tree).encode()).digest(), frozenset(_imports(tree, package)))
 
 
 def _file(name: str) -> Path | None:
-    try:
-        spec = find_spec(name)
-    except ModuleNotFoundError:
-        return None
+    spec = _spec(name)
     return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
 
 
-def _imports(name: str, path: Path) -> set[str]:
+@cache
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module lies; unlike `importlib.util.find_spec` this imports no parent package."""
+    parent, _, _ = name.rpartition(".")
+    search = None
+    if parent:
+        above = _spec(parent)
+        if above is None or above.submodule_search_locations is None:
+            return None
+        search = list(above.submodule_search_locations)
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, search) if hasattr(finder, "find_spec") else None
+        if spec is not None:
+            return spec
+    return None
+
+
+def _imports(tree: ast.AST, package: str) -> set[str]:
     found = set()
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(_read(path))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
