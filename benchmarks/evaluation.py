@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from bevkd_common.evaluation.bootstrap import paired_bootstrap
-from bevkd_common.evaluation.nuscenes import (
+from bevkd_common.evaluation.nuscenes.metric import (
     ATTRIBUTES,
     CLASSES,
     Cuboids,

@@ -32,7 +32,7 @@ import sys, time, resource
 import numpy as np
 started = time.perf_counter()
 from pathlib import Path
-from bevkd_common.data.index_file import open_index
+from bevkd_common.data.nuscenes.index_file import open_index
 imported = time.perf_counter()
 index = open_index(Path(sys.argv[1]), sys.argv[2])
 rng = np.random.default_rng(0)
@@ -49,7 +49,7 @@ print(len(index.key_frames.token), len(index.annotations.token), done - imported
 BUILD = """
 import sys
 from pathlib import Path
-from bevkd_common.data.index_file import open_index
+from bevkd_common.data.nuscenes.index_file import open_index
 open_index(Path(sys.argv[1]), sys.argv[2])
 """
 DEVKIT = """

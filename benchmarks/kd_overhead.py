@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from bevkd_common.config.loading import load_recipe
+from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.recipes import recipe_path
 from bevkd_common.data.samples import Batch, Cameras

@@ -16,13 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bevkd_common.config.datasets import NuScenesConfig
-from bevkd_common.config.images import ImageInputConfig
-from bevkd_common.config.world import WorldConfig
-from bevkd_common.data import nuscenes, nuscenes_source
+from bevkd_common.config.datasets.images import ImageInputConfig
+from bevkd_common.config.datasets.nuscenes import NuScenesConfig
+from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.loader import training_batches
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.nuscenes_source import NuScenesSource
+from bevkd_common.data.nuscenes import dataset as nuscenes
+from bevkd_common.data.nuscenes import source as nuscenes_source
+from bevkd_common.data.nuscenes.source import NuScenesSource
 from bevkd_common.data.sensor_files import SensorFiles
 from bevkd_common.data.synthetic import ensure_world
 

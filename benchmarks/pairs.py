@@ -12,9 +12,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from bevkd_common.config.recipes import catalogue
-from bevkd_common.engine.progress import ConsoleReporter
 from bevkd_common.experiment.run import Request, run_experiment
 from bevkd_common.experiment.sweep import Point, collect, write_table
+from bevkd_common.progress import ConsoleReporter
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 TEST_PACKAGES = ("pytest", "hypothesis", "nuscenes-devkit")
 # Data that are read at run time, by wheel: lost data break an installation and no test of the workspace.
 DATA = {
-    "bevkd_common": ("bevkd_common/report/templates/report.html", "bevkd_common/data/nuscenes_splits.json"),
+    "bevkd_common": ("bevkd_common/report/templates/report.html", "bevkd_common/data/nuscenes/splits.json"),
     "distillbev": ("distillbev/paper.yaml",),
 }
 STARTS = 10

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.synthetic.cameras import render
 from bevkd_common.data.synthetic.lidar import sweep
 from bevkd_common.data.synthetic.rig import CAMERAS, LIDAR, calibrate

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 from bevkd.app import app, main
-from bevkd_common.config.loading import load_recipe, parse_recipe
+from bevkd_common.config.reading.loading import load_recipe, parse_recipe
 
 Bevkd = Callable[..., tuple[int, str, str]]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bevkd.app import main
-from bevkd_common.data.index_file import index_paths
+from bevkd_common.data.nuscenes.index_file import index_paths
 from PIL import Image
 
 

@@ -185,7 +185,7 @@ def test_a_report_is_written_by_one_process(bevkd):
 
 
 def test_only_the_first_process_speaks_and_reports(monkeypatch, tmp_path):
-    from bevkd_common.engine.progress import SilentReporter
+    from bevkd_common.progress import SilentReporter
 
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert isinstance(progress_reporter(), SilentReporter)

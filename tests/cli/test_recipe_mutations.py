@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from bevkd.app import main
-from bevkd_common.config.loading import dump, parse_recipe, resolved, schema
-from bevkd_common.config.yaml_tree import render
+from bevkd_common.config.reading.loading import dump, parse_recipe, resolved, schema
+from bevkd_common.config.reading.yaml_tree import render
 
 Route = tuple[str | int, ...]
 """Keys and indices from the root of a recipe to a value."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from bevkd.app import main
-from bevkd_common.config.loading import load_recipe, parse_recipe, resolved
-from bevkd_common.config.yaml_tree import render
+from bevkd_common.config.reading.loading import load_recipe, parse_recipe, resolved
+from bevkd_common.config.reading.yaml_tree import render
 
 RECIPE = parse_recipe((Path(__file__).parent / "minimal.yaml").read_text(), "minimal")
 BASE = resolved(RECIPE)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from bevkd_common.config.detr_head import DetrHeadConfig
+from bevkd_common.config.detectors.detr_head import DetrHeadConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.heads.detr_head import build_detr_head

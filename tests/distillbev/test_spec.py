@@ -6,8 +6,8 @@ from importlib import resources
 from itertools import pairwise
 
 import pytest
-from bevkd_common.config.bevdet import BevDetConfig
-from bevkd_common.config.bevformer import BevFormerConfig
+from bevkd_common.config.detectors.bevdet import BevDetConfig
+from bevkd_common.config.detectors.bevformer import BevFormerConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.config.recipes import catalogue
 from distillbev.build import build

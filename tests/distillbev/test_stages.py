@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import distillbev.losses
 import pytest
-from bevkd_common.config.loading import load_recipe
+from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipes import recipe_path
 from bevkd_common.engine import train
 from bevkd_common.experiment import sources

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bevkd_common.config.centerpoint import CenterPointConfig
-from bevkd_common.config.centerpoint_voxel import CenterPointVoxelConfig
+from bevkd_common.config.detectors.centerpoint import CenterPointConfig
+from bevkd_common.config.detectors.centerpoint_voxel import CenterPointVoxelConfig
 from bevkd_common.data.samples import Batch, Sample, collate
 from bevkd_common.experiment.build import build_detector
 from bevkd_common.experiment.imported import Adjustments, translate

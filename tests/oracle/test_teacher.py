@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bevkd_common.config.mmdet3d import Mmdet3dConfig
+from bevkd_common.config.detectors.mmdet3d import Mmdet3dConfig
 from bevkd_common.engine.checkpoint import load_weights, save_weights
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.experiment.build import build_detector

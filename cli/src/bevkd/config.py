@@ -23,7 +23,7 @@ def check(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=WHAT_A_RECIPE_IS)], overrides: Overrides = None
 ) -> None:
     """Say everything that is wrong with a recipe, or that nothing is."""
-    from bevkd_common.config.loading import load_recipe
+    from bevkd_common.config.reading.loading import load_recipe
     from bevkd_common.config.recipes import recipe_path
 
     loaded = load_recipe(recipe_path(recipe), overrides or ())
@@ -33,7 +33,7 @@ def check(
 @app.command("schema")
 def print_schema() -> None:
     """Print the JSON schema of recipes, for editors."""
-    from bevkd_common.config.loading import schema
+    from bevkd_common.config.reading.loading import schema
 
     typer.echo(json.dumps(schema(), indent=2))
 
@@ -44,7 +44,7 @@ def compare(
     after: Annotated[str, typer.Argument(metavar="B", help="As A.")],
 ) -> None:
     """Print every setting in which two recipes differ, defaults included."""
-    from bevkd_common.config.loading import diff, load_recipe
+    from bevkd_common.config.reading.loading import diff, load_recipe
     from bevkd_common.config.recipes import recipe_path
 
     changes = diff(load_recipe(recipe_path(before)), load_recipe(recipe_path(after)))

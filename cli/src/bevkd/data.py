@@ -27,8 +27,8 @@ def index(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make it again although it is current.")] = False,
 ) -> None:
     """Read the tables of a nuScenes folder once, and keep what every later run needs of them."""
-    from bevkd_common.data.index_file import open_index
-    from bevkd_common.data.nuscenes_tables import only_version
+    from bevkd_common.data.nuscenes.index_file import open_index
+    from bevkd_common.data.nuscenes.tables import only_version
 
     chosen = version or only_version(root)
     reporter = progress_reporter()
@@ -46,8 +46,8 @@ def check(
     draw: Annotated[Path | None, typer.Option(help="Folder for pictures of some key frames.")] = None,
 ) -> None:
     """Count what is there, and see whether boxes, points and motion agree; exit code 2 where they do not."""
-    from bevkd_common.config.datasets import NuScenesConfig
-    from bevkd_common.data.nuscenes_tables import only_version
+    from bevkd_common.config.datasets.nuscenes import NuScenesConfig
+    from bevkd_common.data.nuscenes.tables import only_version
     from bevkd_common.errors import UserError
     from bevkd_common.experiment.data_check import check_data
 
@@ -84,11 +84,11 @@ def virtual_points(
     workers: Annotated[int, typer.Option(min=0, help="Processes; the files do not depend on them.")] = 0,
 ) -> None:
     """Lift points from instance masks to LiDAR depths; run again, it checks and repairs what is there."""
-    from bevkd_common.data.index_file import open_index
-    from bevkd_common.data.nuscenes_tables import only_version
-    from bevkd_common.data.virtual_point_files import VirtualPointFolder, make_virtual_points
+    from bevkd_common.data.nuscenes.index_file import open_index
+    from bevkd_common.data.nuscenes.tables import only_version
+    from bevkd_common.data.virtual_points.choice import choose_maker
+    from bevkd_common.data.virtual_points.files import VirtualPointFolder, make_virtual_points
     from bevkd_common.errors import UserError
-    from bevkd_common.experiment.virtual_points import choose_maker
 
     if weights is not None and workers:
         raise UserError("a network finds the masks of --weights in this process alone: leave out --workers")
@@ -113,7 +113,7 @@ def synth(
     workers: Annotated[int, typer.Option(min=1, help="Processes; the bytes do not depend on them.")] = 1,
 ) -> None:
     """Make a synthetic world as a genuine nuScenes data set, and print its folder."""
-    from bevkd_common.config.world import WorldConfig
+    from bevkd_common.config.datasets.world import WorldConfig
     from bevkd_common.data.synthetic import ensure_world
 
     world = WorldConfig(seed=seed, train_scenes=train_scenes, val_scenes=val_scenes)

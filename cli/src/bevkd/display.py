@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from bevkd_common.engine.progress import Reporter
+    from bevkd_common.progress import Reporter
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -36,6 +36,6 @@ def warn(message: str) -> None:
 
 def progress_reporter() -> Reporter:
     """Progress on the terminal; of several processes only the first speaks."""
-    from bevkd_common.engine.progress import ConsoleReporter, SilentReporter
+    from bevkd_common.progress import ConsoleReporter, SilentReporter
 
     return ConsoleReporter() if os.environ.get("LOCAL_RANK", "0") == "0" else SilentReporter()

@@ -82,8 +82,8 @@ def resolve_recipe(
     Raises:
         UserError: If they select none.
     """
-    from bevkd_common.config.loading import load_recipe
     from bevkd_common.config.plugins import MethodSpec, installed
+    from bevkd_common.config.reading.loading import load_recipe
     from bevkd_common.config.recipes import catalogue, recipe_path
     from bevkd_common.errors import UserError
 

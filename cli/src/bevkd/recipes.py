@@ -34,7 +34,7 @@ def list_recipes() -> None:
 @app.command("show")
 def show(name: RecipeName) -> None:
     """Print a recipe's comment and all its settings, defaults written out."""
-    from bevkd_common.config.loading import dump, read_text
+    from bevkd_common.config.reading.loading import dump, read_text
     from bevkd_common.config.recipes import catalogue, header
 
     file = catalogue().named(name)

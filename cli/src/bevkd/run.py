@@ -233,10 +233,10 @@ def _refuse_flags(why: str, flags: Mapping[str, object]) -> None:
 def _evaluate_submission(
     path: Path, data_root: Path | None, version: str | None, split: str, engine: str, results: Path | None
 ) -> None:
-    from bevkd_common.data.index_file import open_index
-    from bevkd_common.data.nuscenes_tables import only_version
+    from bevkd_common.data.nuscenes.index_file import open_index
+    from bevkd_common.data.nuscenes.tables import only_version
     from bevkd_common.errors import UserError
-    from bevkd_common.evaluation.foreign import devkit_headline, score_submission
+    from bevkd_common.evaluation.nuscenes.foreign import devkit_headline, score_submission
 
     if data_root is None:
         raise UserError(f"{path} is a file: name the folder of its data set with --data-root")

@@ -82,8 +82,8 @@ def sweep(
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
-    from bevkd_common.config.overrides import parse_override
-    from bevkd_common.config.yaml_tree import Problems, plain
+    from bevkd_common.config.reading.overrides import parse_override
+    from bevkd_common.config.reading.yaml_tree import Problems, plain
     from bevkd_common.errors import UserError
 
     wrong = UserError(f"--grid {text}: write a key and a list of values, such as method.weight=[0.5, 1]")

@@ -71,8 +71,8 @@ def import_file(
 
 def _detector(kind: str, recipe: str | None, overrides: list[str]) -> tuple[Config, tuple[str, ...]]:
     """The detector's configuration, and the classes of its data."""
-    from bevkd_common.config.loading import load_detector, load_recipe
     from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, installed
+    from bevkd_common.config.reading.loading import load_detector, load_recipe
     from bevkd_common.config.recipes import recipe_path
     from bevkd_common.errors import UserError
 

@@ -2,8 +2,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bevkd_common.config.loading import load_recipe
 from bevkd_common.config.plugins import _discovered
+from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipe import Arm, Recipe
 from bevkd_common.errors import UserError
 from pydantic import ValidationError

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bevkd_common.config.datasets import NuScenesConfig
-from bevkd_common.config.images import ImageInputConfig
+from bevkd_common.config.datasets.images import ImageInputConfig
+from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.nuscenes import build as build_nuscenes
+from bevkd_common.data.nuscenes.dataset import build as build_nuscenes
 from PIL import Image
 from scipy.spatial.transform import Rotation
 

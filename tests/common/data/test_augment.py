@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from bevkd_common.config.datasets import BevAugmentationConfig
-from bevkd_common.config.images import ColorDistortionConfig, ImageInputConfig
+from bevkd_common.config.datasets.images import ColorDistortionConfig, ImageInputConfig
+from bevkd_common.config.datasets.reading import BevAugmentationConfig
 from bevkd_common.data.augment import distort_colors, draw_bev, draw_image, plain_image
 from pydantic import ValidationError
 

@@ -8,18 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bevkd_common.config.datasets import NuScenesConfig, SyntheticConfig
-from bevkd_common.config.images import ImageInputConfig
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.images import ImageInputConfig
+from bevkd_common.config.datasets.nuscenes import NuScenesConfig
+from bevkd_common.config.datasets.synthetic import SyntheticConfig
+from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.loader import evaluation_batches
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.nuscenes import build
+from bevkd_common.data.nuscenes.dataset import build
 from bevkd_common.data.specs import NUSCENES, SYNTHETIC
-from bevkd_common.data.synthetic_dataset import build as build_synthetic
+from bevkd_common.data.synthetic.dataset import build as build_synthetic
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
-from bevkd_common.evaluation.nuscenes_split import build as build_evaluator
-from bevkd_common.evaluation.nuscenes_submission import build as build_submission
+from bevkd_common.evaluation.nuscenes.benchmark import build as build_submission
+from bevkd_common.evaluation.nuscenes.split import build as build_evaluator
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.transforms import quaternion_to_rotation
 from bevkd_common.models.detector import Detections

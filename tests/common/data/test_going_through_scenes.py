@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from bevkd_common.config.bevformer import BevFormerConfig
-from bevkd_common.config.datasets import NuScenesConfig
-from bevkd_common.config.images import ImageInputConfig
-from bevkd_common.data.nuscenes import build
+from bevkd_common.config.datasets.images import ImageInputConfig
+from bevkd_common.config.datasets.nuscenes import NuScenesConfig
+from bevkd_common.config.detectors.bevformer import BevFormerConfig
+from bevkd_common.data.nuscenes.dataset import build
 from bevkd_common.data.samples import collate
 from bevkd_common.models.detectors.bevformer import build as build_bevformer
 

@@ -8,8 +8,8 @@ from itertools import chain, islice
 import numpy as np
 import pytest
 import torch
-from bevkd_common.config.datasets import NuScenesConfig
-from bevkd_common.config.images import ImageInputConfig
+from bevkd_common.config.datasets.images import ImageInputConfig
+from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.data.loader import (
     ClassAwareSource,
     TrainingOrder,
@@ -19,7 +19,7 @@ from bevkd_common.data.loader import (
     training_batches,
 )
 from bevkd_common.data.needs import AdjacentFrames, DataNeeds, KeyframeQueue
-from bevkd_common.data.nuscenes import build
+from bevkd_common.data.nuscenes.dataset import build
 from bevkd_common.data.samples import Sample
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes

@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from bevkd_common.config.datasets import NuScenesConfig
-from bevkd_common.config.nuscenes_names import CLASSES
+from bevkd_common.config.datasets.nuscenes import NuScenesConfig
+from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.config.training import PasteConfig
-from bevkd_common.data.index_file import open_index
 from bevkd_common.data.loader import PastableSource, training_batches
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.nuscenes import build
+from bevkd_common.data.nuscenes.dataset import build
+from bevkd_common.data.nuscenes.index_file import open_index
 from bevkd_common.data.object_bank import ObjectBank, Paster, cut_out, join, open_bank
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import points_in_boxes

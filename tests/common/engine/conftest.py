@@ -11,11 +11,11 @@ from bevkd_common.config.training import CosineSchedule, OptimizerConfig, Traini
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Sample
 from bevkd_common.engine.checkpoint import latest, load_file, newest_sound
-from bevkd_common.engine.progress import SilentReporter
 from bevkd_common.engine.tasks import PretrainingTask, SupervisedTask
 from bevkd_common.engine.train import train
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.detector import CenterTargets, Detections, Outputs, Term
+from bevkd_common.progress import SilentReporter
 from torch import nn
 
 

@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bevkd_common.config.datasets import BevAugmentationConfig, NuScenesConfig
+from bevkd_common.config.datasets.nuscenes import NuScenesConfig
+from bevkd_common.config.datasets.reading import BevAugmentationConfig
 from bevkd_common.data.needs import AdjacentFrames, DataNeeds
-from bevkd_common.data.nuscenes_source import NuScenesSource
+from bevkd_common.data.nuscenes.source import NuScenesSource
 from bevkd_common.data.samples import collate
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.engine.teacher_cache import TeacherCache, check_repeats

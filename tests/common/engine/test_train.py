@@ -18,11 +18,11 @@ from bevkd_common.engine import trackers
 from bevkd_common.engine import train as train_module
 from bevkd_common.engine.evaluate import evaluate
 from bevkd_common.engine.optimizer import build_optimizer, grouped_parameters, split_batch
-from bevkd_common.engine.progress import SilentReporter
 from bevkd_common.engine.tasks import DistillationTask, SupervisedTask
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.engine.train import Keeping, total_steps
 from bevkd_common.errors import UserError
+from bevkd_common.progress import SilentReporter
 from torch import nn
 
 

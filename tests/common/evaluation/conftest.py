@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
-from bevkd_common.config.nuscenes_names import CLASSES
-from bevkd_common.evaluation.nuscenes import (
+from bevkd_common.config.datasets.nuscenes_names import CLASSES
+from bevkd_common.evaluation.nuscenes.metric import (
     ATTRIBUTES,
     NO_ATTRIBUTE,
     Cuboids,

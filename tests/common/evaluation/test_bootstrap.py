@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.bootstrap import paired_bootstrap
-from bevkd_common.evaluation.matches import MatchTable
-from bevkd_common.evaluation.nuscenes import CLASSES, nuscenes_results
+from bevkd_common.evaluation.nuscenes.matches import MatchTable
+from bevkd_common.evaluation.nuscenes.metric import CLASSES, nuscenes_results
 
 
 @pytest.fixture(scope="module")

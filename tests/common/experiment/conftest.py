@@ -2,10 +2,10 @@
 
 import pytest
 from accelerate import Accelerator
-from bevkd_common.config.loading import load_recipe
-from bevkd_common.engine.progress import SilentReporter
+from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.run import Request, open_dataset
+from bevkd_common.progress import SilentReporter
 
 SHORT = ("student_training.steps=3", "teacher_training.steps=4")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from bevkd_common.config.loading import load_detector
 from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, installed, load
 from bevkd_common.config.published import PUBLISHED, Published
+from bevkd_common.config.reading.loading import load_detector
 from bevkd_common.engine.checkpoint import load_weights
 from bevkd_common.errors import UserError
 from bevkd_common.experiment import imported

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from bevkd_common.config.loading import load_recipe
+from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.engine.checkpoint import load_file, save_weights
 from bevkd_common.errors import UserError
 from bevkd_common.experiment import laboratory

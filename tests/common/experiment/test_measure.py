@@ -5,8 +5,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from bevkd_common.config.datasets import NuScenesConfig, ReadingConfig
-from bevkd_common.config.images import ImageInputConfig
+from bevkd_common.config.datasets.images import ImageInputConfig
+from bevkd_common.config.datasets.nuscenes import NuScenesConfig
+from bevkd_common.config.datasets.reading import ReadingConfig
 from bevkd_common.engine.train import Rehearsal
 from bevkd_common.errors import TrainingStoppedError, UserError
 from bevkd_common.experiment import measure

@@ -2,7 +2,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from bevkd_common.config.loading import load_recipe
+from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.finished import OtherSplit, open_run, score_again, write_submissions
 from bevkd_common.experiment.record import RunFolder

@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
-from bevkd_common.config.loading import load_recipe
+from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipes import recipe_path
-from bevkd_common.data.virtual_point_files import VirtualPointFolder
+from bevkd_common.data.virtual_points.files import VirtualPointFolder
 from bevkd_common.experiment.arms import baseline_arm, teacher_arm
 from bevkd_common.experiment.build import reads_virtual_points
 from bevkd_common.experiment.laboratory import Laboratory

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from bevkd_common.config.bevdet import BevDetConfig
-from bevkd_common.config.center_head import CenterHeadConfig
+from bevkd_common.config.detectors.bevdet import BevDetConfig
+from bevkd_common.config.detectors.center_head import CenterHeadConfig
 from bevkd_common.data.samples import Batch, Cameras, DepthHits, History
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.transforms import rigid, rotation_z

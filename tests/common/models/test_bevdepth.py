@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bevkd_common.config.bevdepth import BevDepthConfig
-from bevkd_common.config.image_backbones import TimmBackboneConfig
+from bevkd_common.config.detectors.bevdepth import BevDepthConfig
+from bevkd_common.config.detectors.image_backbones import TimmBackboneConfig
 from bevkd_common.data.needs import AdjacentFrames, DataNeeds
 from bevkd_common.models.detector import Outputs
 from bevkd_common.models.detectors.bevdepth import build

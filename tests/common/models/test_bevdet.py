@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bevkd_common.config.bevdet import BevDetConfig
-from bevkd_common.config.image_backbones import TimmBackboneConfig
+from bevkd_common.config.detectors.bevdet import BevDetConfig
+from bevkd_common.config.detectors.image_backbones import TimmBackboneConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Cameras

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bevkd_common.config.bevdet4d import BevDet4dConfig
-from bevkd_common.config.image_backbones import TimmBackboneConfig
+from bevkd_common.config.detectors.bevdet4d import BevDet4dConfig
+from bevkd_common.config.detectors.image_backbones import TimmBackboneConfig
 from bevkd_common.data.needs import AdjacentFrames, DataNeeds
 from bevkd_common.data.samples import Cameras, History
 from bevkd_common.geometry.transforms import rigid

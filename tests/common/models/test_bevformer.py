@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from bevkd_common.config.bevformer import BevFormerConfig
+from bevkd_common.config.detectors.bevformer import BevFormerConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import DataNeeds, KeyframeQueue
 from bevkd_common.data.samples import Batch, Cameras, EgoMotion, History

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from bevkd_common.config.bevformer import BevFormerConfig
+from bevkd_common.config.detectors.bevformer import BevFormerConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.detectors.bevformer import BevFormer, build

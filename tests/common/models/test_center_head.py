@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from bevkd_common.config.center_head import CenterHeadConfig, NmsConfig
+from bevkd_common.config.detectors.center_head import CenterHeadConfig, NmsConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import YAW, Boxes
 from bevkd_common.geometry.grid import Grid

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import yaml
-from bevkd_common.config.centerpoint import CenterPointConfig
+from bevkd_common.config.detectors.centerpoint import CenterPointConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import yaml
-from bevkd_common.config.centerpoint_voxel import CenterPointVoxelConfig
+from bevkd_common.config.detectors.centerpoint_voxel import CenterPointVoxelConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch

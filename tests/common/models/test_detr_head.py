@@ -3,7 +3,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from bevkd_common.config.detr_head import DetrHeadConfig
+from bevkd_common.config.detectors.detr_head import DetrHeadConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from bevkd_common.config.image_backbones import CaffeResNetConfig, SmallResNetConfig, TimmBackboneConfig
+from bevkd_common.config.detectors.image_backbones import CaffeResNetConfig, SmallResNetConfig, TimmBackboneConfig
 from bevkd_common.errors import UserError
 from bevkd_common.models import image_backbones
 from bevkd_common.models.caffe_resnet import CaffeBottleneck

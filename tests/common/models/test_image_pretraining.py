@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from bevkd_common.config.bevdet import BevDetConfig
-from bevkd_common.config.bevformer import BevFormerConfig
+from bevkd_common.config.detectors.bevdet import BevDetConfig
+from bevkd_common.config.detectors.bevformer import BevFormerConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.samples import PADDING_LABEL, Batch, Cameras
 from bevkd_common.geometry.boxes import Boxes

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import yaml
-from bevkd_common.config.lidarformer import LidarFormerConfig
+from bevkd_common.config.detectors.lidarformer import LidarFormerConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from bevkd_common.config.nuscenes_names import CLASSES
+from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.errors import UserError
 from bevkd_common.models import mask_rcnn
 from bevkd_common.models.mask_rcnn import CLASS_OF_COCO, MaskRcnn, load_mask_rcnn

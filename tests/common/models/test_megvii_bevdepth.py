@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bevkd_common.config.megvii_bevdepth import LidarMountConfig, MegviiBevDepthConfig
+from bevkd_common.config.detectors.megvii_bevdepth import LidarMountConfig, MegviiBevDepthConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import DataNeeds, KeyframeQueue
 from bevkd_common.data.samples import Batch, Cameras

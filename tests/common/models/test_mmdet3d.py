@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from bevkd_common.config.mmdet3d import Mmdet3dConfig
+from bevkd_common.config.detectors.mmdet3d import Mmdet3dConfig
 from bevkd_common.data.samples import Batch, Cameras
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.errors import UserError

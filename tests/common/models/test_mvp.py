@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bevkd_common.config.mvp import MvpConfig
+from bevkd_common.config.detectors.mvp import MvpConfig
+from bevkd_common.config.detectors.point_readers import PillarReaderConfig, VoxelReaderConfig
 from bevkd_common.config.plugins import DetectorSpec, installed, load
-from bevkd_common.config.point_readers import PillarReaderConfig, VoxelReaderConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
-from bevkd_common.data.virtual_points import PAINTED_FEATURES
+from bevkd_common.data.virtual_points.lifting import PAINTED_FEATURES
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.detectors.centerpoint import CenterPoint
 from bevkd_common.models.detectors.mvp import build

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bevkd_common.config.centerpoint import CenterPointConfig
-from bevkd_common.config.centerpoint_voxel import CenterPointVoxelConfig
+from bevkd_common.config.detectors.centerpoint import CenterPointConfig
+from bevkd_common.config.detectors.centerpoint_voxel import CenterPointVoxelConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.conventions import from_mmdet3d_old, to_mmdet3d_old

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bevkd_common.config.bevformer import BevFormerConfig
+from bevkd_common.config.detectors.bevformer import BevFormerConfig
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import Ablation, MethodSpec
 

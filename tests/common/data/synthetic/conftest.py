@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.synthetic import ensure_world
 from bevkd_common.data.synthetic.rig import calibrate
 from bevkd_common.data.synthetic.scene import draw_scene

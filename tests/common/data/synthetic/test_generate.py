@@ -4,7 +4,7 @@ import sys
 from hashlib import sha256
 
 import pytest
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.synthetic import content_hash, ensure_world, generate
 from bevkd_common.data.synthetic.__main__ import main
 from bevkd_common.errors import UserError

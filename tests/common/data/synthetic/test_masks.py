@@ -4,14 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from bevkd_common.config.datasets import SyntheticConfig
-from bevkd_common.config.masks import ALIKE, MaskErrorsConfig
-from bevkd_common.config.nuscenes_names import CLASSES
-from bevkd_common.data import virtual_point_files
+from bevkd_common.config.datasets.masks import ALIKE, MaskErrorsConfig
+from bevkd_common.config.datasets.nuscenes_names import CLASSES
+from bevkd_common.config.datasets.synthetic import SyntheticConfig
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.synthetic_dataset import build
-from bevkd_common.data.synthetic_masks import SyntheticMasks, degraded
-from bevkd_common.data.virtual_points import TAG, VIRTUAL
+from bevkd_common.data.synthetic.dataset import build
+from bevkd_common.data.synthetic.masks import SyntheticMasks, degraded
+from bevkd_common.data.virtual_points import files as virtual_point_files
+from bevkd_common.data.virtual_points.lifting import TAG, VIRTUAL
 from bevkd_common.errors import UserError
 from PIL import Image
 

@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from bevkd_common.config.world import ObjectCounts, WorldConfig
+from bevkd_common.config.datasets.world import ObjectCounts, WorldConfig
 from bevkd_common.data.synthetic.kinds import CLASS_KINDS, CLUTTER, CLUTTER_SHARES, KINDS, ROAD_USERS, Motion
 from bevkd_common.data.synthetic.motion import rectangles_overlap, single
 from bevkd_common.data.synthetic.placement import EGO_CENTRE, EGO_SIZE, Crowd, place

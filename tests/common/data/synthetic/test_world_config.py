@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from bevkd_common.config.world import ObjectCounts, WorldConfig
+from bevkd_common.config.datasets.world import ObjectCounts, WorldConfig
 from bevkd_common.data.synthetic.scene import draw_scene, scene_names, time_span
 from bevkd_common.errors import UserError
 from pydantic import ValidationError

@@ -9,8 +9,8 @@ from importlib.resources.abc import Traversable
 from itertools import takewhile
 from pathlib import Path
 
-from bevkd_common.config.loading import load_recipe
 from bevkd_common.config.plugins import MethodSpec, installed
+from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.wording import did_you_mean, one_of
 from bevkd_common.errors import UserError

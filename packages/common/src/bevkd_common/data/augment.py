@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bevkd_common.config.datasets import BevAugmentationConfig
-from bevkd_common.config.images import ColorDistortionConfig, ImageInputConfig
+from bevkd_common.config.datasets.images import ColorDistortionConfig, ImageInputConfig
+from bevkd_common.config.datasets.reading import BevAugmentationConfig
 from bevkd_common.geometry.cameras import ImageAug
 from bevkd_common.geometry.transforms import reflection, rigid, rotation_z, scaling
 

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Sample
-from bevkd_common.data.virtual_point_files import VirtualPointFolder
+from bevkd_common.data.virtual_points.files import VirtualPointFolder
 
 SplitName = Literal["train", "val"]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from bevkd_common.data.array_file import ArrayFileError, keep_arrays, map_arrays
-from bevkd_common.data.index import Floats, Ints
+from bevkd_common.data.nuscenes.index import Floats, Ints
 from bevkd_common.data.sensor_files import Points
 from bevkd_common.geometry.boxes import BOX_CHANNELS, Boxes, points_in_boxes
 from bevkd_common.geometry.iou import bev_intersection

@@ -147,7 +147,7 @@ class Sample:
         ego: The ego's motion, or None.
         depth: Depths in the images, or None.
         painted: [P', 17] float32, the same points and those that instance masks add, see
-            `bevkd_common.data.virtual_points.painted_cloud`; or None.
+            `bevkd_common.data.virtual_points.lifting.painted_cloud`; or None.
         view: Name of this view of the sample, where its augmentation is one of few; equal names, equal views.
         skipped: What was wrong with each damaged sample in whose place this one stands.
     """

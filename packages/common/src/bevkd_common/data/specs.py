@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from bevkd_common.config.datasets import NuScenesConfig, SyntheticConfig, like_nuscenes
-from bevkd_common.config.nuscenes_names import CLASSES
+from bevkd_common.config.datasets.nuscenes import NuScenesConfig, like_nuscenes
+from bevkd_common.config.datasets.nuscenes_names import CLASSES
+from bevkd_common.config.datasets.synthetic import SyntheticConfig
 from bevkd_common.config.plugins import DatasetSpec
 
 NUSCENES = DatasetSpec(
     kind="nuscenes",
     config=NuScenesConfig,
-    build="bevkd_common.data.nuscenes:build",
-    build_evaluator="bevkd_common.evaluation.nuscenes_split:build",
-    build_submission="bevkd_common.evaluation.nuscenes_submission:build",
+    build="bevkd_common.data.nuscenes.dataset:build",
+    build_evaluator="bevkd_common.evaluation.nuscenes.split:build",
+    build_submission="bevkd_common.evaluation.nuscenes.benchmark:build",
     split_keys=("version", "val_split"),
     classes=CLASSES,
     summary="nuScenes from its own folders, ten classes, official metric",
@@ -21,9 +22,9 @@ NUSCENES = DatasetSpec(
 SYNTHETIC = DatasetSpec(
     kind="synthetic",
     config=SyntheticConfig,
-    build="bevkd_common.data.synthetic_dataset:build",
-    build_evaluator="bevkd_common.evaluation.nuscenes_split:build",
-    build_submission="bevkd_common.evaluation.nuscenes_submission:build",
+    build="bevkd_common.data.synthetic.dataset:build",
+    build_evaluator="bevkd_common.evaluation.nuscenes.split:build",
+    build_submission="bevkd_common.evaluation.nuscenes.benchmark:build",
     classes=CLASSES,
     seed_key="world.seed",
     summary="a generated world in nuScenes' format, made on first use; no real sensor",

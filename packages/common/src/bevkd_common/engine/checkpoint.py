@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bevkd_common.errors import UserError
-from bevkd_common.evaluation.atomic import replaced_when_complete
+from bevkd_common.files import replaced_when_complete
 from bevkd_common.models.weights import mismatches
 
 STATE_FILE = "state.pt"

@@ -11,11 +11,11 @@ from accelerate.utils import gather_object
 from bevkd_common.data.dataset import SampleSource
 from bevkd_common.data.loader import evaluation_batches
 from bevkd_common.data.samples import Batch, Cameras
-from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import HEAD
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.detector import Detections
+from bevkd_common.progress import Reporter
 
 if TYPE_CHECKING:
     from bevkd_common.models.detector import DetectorModule

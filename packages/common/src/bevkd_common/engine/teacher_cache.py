@@ -15,7 +15,7 @@ from torch import Tensor
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.errors import UserError
-from bevkd_common.evaluation.atomic import replaced_when_complete
+from bevkd_common.files import replaced_when_complete
 from bevkd_common.models.detector import Outputs
 
 

@@ -31,11 +31,11 @@ from bevkd_common.engine.checkpoint import Checkpoint
 from bevkd_common.engine.ema import Ema
 from bevkd_common.engine.interrupt import StopRequest
 from bevkd_common.engine.optimizer import build_optimizer, split_batch, trained_parameters
-from bevkd_common.engine.progress import Bar, Reporter, SilentReporter
 from bevkd_common.engine.schedule import first_beta, lr_factor
 from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, StepOutput, Task
 from bevkd_common.engine.trackers import Trackers
 from bevkd_common.errors import TrainingStoppedError, UserError
+from bevkd_common.progress import Bar, Reporter, SilentReporter
 
 LOG_EVERY = 10
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

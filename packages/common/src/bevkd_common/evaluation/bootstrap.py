@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bevkd_common.errors import UserError
-from bevkd_common.evaluation.global_boxes import FloatArray
+from bevkd_common.evaluation.nuscenes.global_boxes import FloatArray
 
 if TYPE_CHECKING:
     from bevkd_common.evaluation.evaluator import Evidence

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bevkd_common.config.loading import override
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import Ablation
+from bevkd_common.config.reading.loading import override
 from bevkd_common.config.recipe import Arm as ControlConfig
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.training import TrainingConfig

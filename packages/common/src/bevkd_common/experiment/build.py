@@ -11,11 +11,11 @@ from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, installed, load
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset, SplitName
-from bevkd_common.engine.progress import Reporter
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.experiment.stages import fingerprint
 from bevkd_common.models.taps import Taps
+from bevkd_common.progress import Reporter
 
 if TYPE_CHECKING:
     from bevkd_common.distill.method import MethodModule

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from bevkd_common.config.datasets import NuScenesConfig
-from bevkd_common.config.nuscenes_names import CAMERAS
-from bevkd_common.data.index import Ints
-from bevkd_common.data.index_file import open_index
+from bevkd_common.config.datasets.nuscenes import NuScenesConfig
+from bevkd_common.config.datasets.nuscenes_names import CAMERAS
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.nuscenes_source import NuScenesSource
-from bevkd_common.data.plausibility import Plausibility
+from bevkd_common.data.nuscenes.index import Ints
+from bevkd_common.data.nuscenes.index_file import open_index
+from bevkd_common.data.nuscenes.plausibility import Plausibility
+from bevkd_common.data.nuscenes.source import NuScenesSource
+from bevkd_common.data.nuscenes.summary import summary_lines
 from bevkd_common.data.samples import collate
 from bevkd_common.data.sensor_files import SensorFiles
-from bevkd_common.data.summary import summary_lines
-from bevkd_common.engine.progress import Reporter
 from bevkd_common.experiment.scenes import scene_of
+from bevkd_common.progress import Reporter
 from bevkd_common.report import figures
 
 PICTURED = 3

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from bevkd_common.config.loading import load_recipe
 from bevkd_common.config.model import Config
+from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset
 from bevkd_common.engine.checkpoint import write_atomically
-from bevkd_common.engine.progress import Reporter
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, teacher_arm
 from bevkd_common.experiment.build import build_dataset, dataset_spec
@@ -22,6 +21,7 @@ from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.run import Request, open_dataset, score_line, student_arms
 from bevkd_common.experiment.stages import STAGES
+from bevkd_common.progress import Reporter
 
 
 @dataclass(frozen=True)

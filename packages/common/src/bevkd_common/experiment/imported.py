@@ -13,10 +13,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bevkd_common.config.loading import changes
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import load
 from bevkd_common.config.published import PUBLISHED
+from bevkd_common.config.reading.loading import changes
 from bevkd_common.engine.checkpoint import save_weights
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.build import architecture_hash, build_detector, detector_spec

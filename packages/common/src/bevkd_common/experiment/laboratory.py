@@ -29,7 +29,6 @@ from bevkd_common.engine.checkpoint import (
     write_atomically,
 )
 from bevkd_common.engine.evaluate import evaluate
-from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, SupervisedTask, Task
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.engine.teacher_cache import TeacherCache, check_repeats
@@ -52,6 +51,7 @@ from bevkd_common.experiment.build import (
 from bevkd_common.experiment.imported import check_settings
 from bevkd_common.experiment.sources import source_hash
 from bevkd_common.experiment.stages import Stage, alone_in, fingerprint, stage_weights
+from bevkd_common.progress import Reporter
 
 if TYPE_CHECKING:
     from bevkd_common.distill.method import MethodModule

@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from bevkd_common.config.loading import dump, load_recipe
+from bevkd_common.config.reading.loading import dump, load_recipe
 from bevkd_common.config.recipe import Recipe
-from bevkd_common.engine.progress import Reporter, SilentReporter
 from bevkd_common.engine.train import Rehearsal
 from bevkd_common.errors import TrainingStoppedError, UserError
 from bevkd_common.experiment.arms import Arm, baseline_arm, teacher_arm
 from bevkd_common.experiment.build import dataset_spec
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.run import PRETRAINING, Request, open_dataset, student_arms
+from bevkd_common.progress import Reporter, SilentReporter
 
 ROOM = 0.95
 """Share of the memory that a training may take; the rest is the system's."""

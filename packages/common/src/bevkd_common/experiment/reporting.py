@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 
-from bevkd_common.config.loading import diff, dump
 from bevkd_common.config.plugins import load
+from bevkd_common.config.reading.loading import diff, dump
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.recipes import catalogue
 from bevkd_common.data.dataset import Dataset, VirtualPointDataset
 from bevkd_common.data.samples import Batch, collate
 from bevkd_common.distill.method import Panel
 from bevkd_common.engine.checkpoint import read_json
-from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.tasks import HEAD
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
@@ -30,6 +29,7 @@ from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.scenes import scene_of
 from bevkd_common.models.taps import HeadMaps, Queries
+from bevkd_common.progress import Reporter
 from bevkd_common.report import inputs
 
 if TYPE_CHECKING:

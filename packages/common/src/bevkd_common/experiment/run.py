@@ -9,12 +9,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from bevkd_common.config.loading import dump
 from bevkd_common.config.plugins import MethodSpec, installed, load
+from bevkd_common.config.reading.loading import dump
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.wording import one_of
 from bevkd_common.data.dataset import Dataset, VirtualPointDataset
-from bevkd_common.engine.progress import Reporter
 from bevkd_common.engine.trackers import check_trackers
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import (
@@ -31,6 +30,7 @@ from bevkd_common.experiment.laboratory import Laboratory, Scores
 from bevkd_common.experiment.plan import plan_lines
 from bevkd_common.experiment.record import CONFIG, RunFolder, environment
 from bevkd_common.experiment.stages import Stage
+from bevkd_common.progress import Reporter
 
 PRETRAINING = "pretraining"
 

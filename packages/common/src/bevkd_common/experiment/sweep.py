@@ -16,17 +16,17 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from bevkd_common.config.loading import dump
+from bevkd_common.config.reading.loading import dump
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset
 from bevkd_common.engine.checkpoint import write_atomically
-from bevkd_common.engine.progress import Reporter, SilentReporter
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, baseline_arm, distilled_arm, teacher_arm
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import CONFIG
 from bevkd_common.experiment.run import PRETRAINING, Request, open_dataset, run_experiment, train_one
 from bevkd_common.experiment.stages import STAGES, Stage
+from bevkd_common.progress import Reporter, SilentReporter
 from bevkd_common.report.statistics import Spread, spread
 
 

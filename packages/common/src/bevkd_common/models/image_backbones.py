@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock
 
-from bevkd_common.config.image_backbones import (
+from bevkd_common.config.detectors.image_backbones import (
     CaffeResNetConfig,
     ImageBackboneConfig,
     ImageNormalization,

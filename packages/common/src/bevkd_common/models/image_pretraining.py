@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bevkd_common.config.bevdet import LiftConfig
-from bevkd_common.config.bevformer import BevFormerConfig
+from bevkd_common.config.detectors.bevdet import LiftConfig
+from bevkd_common.config.detectors.bevformer import BevFormerConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch, Cameras, DepthHits
 from bevkd_common.geometry.cameras import project

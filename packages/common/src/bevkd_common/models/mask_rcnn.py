@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 
-from bevkd_common.config.nuscenes_names import CLASSES
-from bevkd_common.data.instances import Instances
+from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.data.sensor_files import SensorFiles
+from bevkd_common.data.virtual_points.instances import Instances
 from bevkd_common.errors import UserError
 from bevkd_common.models.weights import mismatches, read_checkpoint
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from bevkd_common.data.virtual_points import FIRST_CLASS, PAINTED, RAW, SECONDS, TAG
+from bevkd_common.data.virtual_points.lifting import FIRST_CLASS, PAINTED, RAW, SECONDS, TAG
 from bevkd_common.ops.voxelize import Voxels
 
 RAW_FEATURES = FIRST_CLASS + 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bevkd_common.config.center_head import Box6
-from bevkd_common.config.point_readers import (
+from bevkd_common.config.detectors.center_head import Box6
+from bevkd_common.config.detectors.point_readers import (
     PillarReaderConfig,
     PointReaderConfig,
     VoxelReaderConfig,

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from bevkd_common.config.bevdepth import BevDepthConfig
-from bevkd_common.config.bevdepth import describe as describe_bevdepth
-from bevkd_common.config.bevdet import BevDetConfig
-from bevkd_common.config.bevdet import describe as describe_bevdet
-from bevkd_common.config.bevdet4d import BevDet4dConfig
-from bevkd_common.config.bevdet4d import describe as describe_bevdet4d
-from bevkd_common.config.bevformer import BevFormerConfig
-from bevkd_common.config.bevformer import describe as describe_bevformer
-from bevkd_common.config.centerpoint import CenterPointConfig
-from bevkd_common.config.centerpoint import describe as describe_centerpoint
-from bevkd_common.config.centerpoint_voxel import CenterPointVoxelConfig
-from bevkd_common.config.centerpoint_voxel import describe as describe_centerpoint_voxel
-from bevkd_common.config.lidarformer import LidarFormerConfig
-from bevkd_common.config.lidarformer import describe as describe_lidarformer
-from bevkd_common.config.megvii_bevdepth import MegviiBevDepthConfig
-from bevkd_common.config.megvii_bevdepth import describe as describe_megvii_bevdepth
-from bevkd_common.config.mmdet3d import Mmdet3dConfig
-from bevkd_common.config.mmdet3d import describe as describe_mmdet3d
-from bevkd_common.config.mmdet3d import files as files_of_mmdet3d
-from bevkd_common.config.mvp import MvpConfig
-from bevkd_common.config.mvp import describe as describe_mvp
+from bevkd_common.config.detectors.bevdepth import BevDepthConfig
+from bevkd_common.config.detectors.bevdepth import describe as describe_bevdepth
+from bevkd_common.config.detectors.bevdet import BevDetConfig
+from bevkd_common.config.detectors.bevdet import describe as describe_bevdet
+from bevkd_common.config.detectors.bevdet4d import BevDet4dConfig
+from bevkd_common.config.detectors.bevdet4d import describe as describe_bevdet4d
+from bevkd_common.config.detectors.bevformer import BevFormerConfig
+from bevkd_common.config.detectors.bevformer import describe as describe_bevformer
+from bevkd_common.config.detectors.centerpoint import CenterPointConfig
+from bevkd_common.config.detectors.centerpoint import describe as describe_centerpoint
+from bevkd_common.config.detectors.centerpoint_voxel import CenterPointVoxelConfig
+from bevkd_common.config.detectors.centerpoint_voxel import describe as describe_centerpoint_voxel
+from bevkd_common.config.detectors.lidarformer import LidarFormerConfig
+from bevkd_common.config.detectors.lidarformer import describe as describe_lidarformer
+from bevkd_common.config.detectors.megvii_bevdepth import MegviiBevDepthConfig
+from bevkd_common.config.detectors.megvii_bevdepth import describe as describe_megvii_bevdepth
+from bevkd_common.config.detectors.mmdet3d import Mmdet3dConfig
+from bevkd_common.config.detectors.mmdet3d import describe as describe_mmdet3d
+from bevkd_common.config.detectors.mmdet3d import files as files_of_mmdet3d
+from bevkd_common.config.detectors.mvp import MvpConfig
+from bevkd_common.config.detectors.mvp import describe as describe_mvp
 from bevkd_common.config.plugins import DetectorSpec
 
 CENTERPOINT = DetectorSpec(
@@ -63,7 +63,7 @@ BEVDET = DetectorSpec(
     build="bevkd_common.models.detectors.bevdet:build",
     summary="BEVDet over six cameras: image backbone, lift-splat, bird's-eye-view encoder, centre-point head.",
     describe=describe_bevdet,
-    check="bevkd_common.config.bevdet:check",
+    check="bevkd_common.config.detectors.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
     released="bevkd_common.models.weights:BEVDET_FORMS",
 )
@@ -73,7 +73,7 @@ BEVDET4D = DetectorSpec(
     build="bevkd_common.models.detectors.bevdet4d:build",
     summary="BEVDet4D: BEVDet with the map of an earlier frame, moved with the ego.",
     describe=describe_bevdet4d,
-    check="bevkd_common.config.bevdet:check",
+    check="bevkd_common.config.detectors.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
     released="bevkd_common.models.weights:BEVDET4D_FORMS",
 )
@@ -83,7 +83,7 @@ BEVDEPTH = DetectorSpec(
     build="bevkd_common.models.detectors.bevdepth:build",
     summary="BEVDepth: BEVDet4D whose depths know the camera and learn from the LiDAR.",
     describe=describe_bevdepth,
-    check="bevkd_common.config.bevdet:check",
+    check="bevkd_common.config.detectors.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
     released="bevkd_common.models.weights:BEVDEPTH_FORMS",
 )
@@ -93,7 +93,7 @@ BEVFORMER = DetectorSpec(
     build="bevkd_common.models.detectors.bevformer:build",
     summary="BEVFormer: queries of the ground look at the cameras and at the map of the key frame before.",
     describe=describe_bevformer,
-    check="bevkd_common.config.bevdet:check",
+    check="bevkd_common.config.detectors.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build_of_features",
     released="bevkd_common.models.weights:BEVFORMER_FORMS",
 )
@@ -103,7 +103,7 @@ MEGVII_BEVDEPTH = DetectorSpec(
     build="bevkd_common.models.detectors.megvii_bevdepth:build",
     summary="BEVDepth as Megvii released it, over one key frame or two.",
     describe=describe_megvii_bevdepth,
-    check="bevkd_common.config.bevdet:check",
+    check="bevkd_common.config.detectors.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
     released="bevkd_common.models.weights:MEGVII_BEVDEPTH_FORMS",
 )

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.world import WorldConfig
 
 from . import ensure_world
 

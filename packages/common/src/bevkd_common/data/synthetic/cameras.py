@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.world import WorldConfig
 
 from .paint import box_colour, ground_colour, sky_colour
 from .raycast import Hits, Windows, cast

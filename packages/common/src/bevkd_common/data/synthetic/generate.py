@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from bevkd_common.config.world import GENERATOR_VERSION, WorldConfig
+from bevkd_common.config.datasets.world import GENERATOR_VERSION, WorldConfig
 from bevkd_common.errors import UserError
 
 from .rig import VEHICLES, calibrate

@@ -6,7 +6,7 @@ One sweep is taken at one instant, as if already corrected for the ego's motion.
 import numpy as np
 import numpy.typing as npt
 
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.world import WorldConfig
 
 from .patterns import glazed, striped
 from .raycast import Hits, Windows, cast

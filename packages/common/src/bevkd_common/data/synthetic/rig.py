@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.world import WorldConfig
 
 from .rigid import Floats, rigid, rotation_from_euler, rotation_from_quaternion
 from .scene import Stream

@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.errors import UserError
 
 from .kinds import CLASS_KINDS, CLUTTER_SHARES, KINDS, Motion

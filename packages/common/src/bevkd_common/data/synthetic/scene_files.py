@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.world import WorldConfig
 
 from .cameras import render
 from .canbus import can_messages

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bevkd_common.config.world import WorldConfig
+from bevkd_common.config.datasets.world import WorldConfig
 
 from .kinds import KINDS, Motion
 from .rig import CAMERAS, CHANNELS, LIDAR, VEHICLES, Calibration, Trigger

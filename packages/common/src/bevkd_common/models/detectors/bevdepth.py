@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bevkd_common.config.bevdepth import BevDepthConfig
+from bevkd_common.config.detectors.bevdepth import BevDepthConfig
 from bevkd_common.models.depth_nets import CameraAwareDepthNet
 from bevkd_common.models.detectors import bevdet
 from bevkd_common.models.detectors.bevdet import BevDet

@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from bevkd_common.config.bevdet import BevDetConfig
+from bevkd_common.config.detectors.bevdet import BevDetConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch, Cameras
 from bevkd_common.geometry.grid import Grid

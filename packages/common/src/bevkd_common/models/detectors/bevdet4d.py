@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bevkd_common.config.bevdet4d import BevDet4dConfig
+from bevkd_common.config.detectors.bevdet4d import BevDet4dConfig
 from bevkd_common.data.needs import AdjacentFrames
 from bevkd_common.models.bev_encoders import bev_stage
 from bevkd_common.models.detectors import bevdet

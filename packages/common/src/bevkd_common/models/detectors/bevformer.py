@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bevkd_common.config.bevformer import BevFormerConfig
+from bevkd_common.config.detectors.bevformer import BevFormerConfig
 from bevkd_common.data.needs import DataNeeds, KeyframeQueue
 from bevkd_common.data.samples import Batch, Cameras
 from bevkd_common.models.bevformer.encoder import BevFormerEncoder

@@ -7,7 +7,7 @@ from math import prod
 
 from torch import Tensor, nn
 
-from bevkd_common.config.centerpoint import CenterPointConfig, LidarDetectorConfig
+from bevkd_common.config.detectors.centerpoint import CenterPointConfig, LidarDetectorConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.geometry.grid import Grid

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bevkd_common.config.centerpoint_voxel import CenterPointVoxelConfig
+from bevkd_common.config.detectors.centerpoint_voxel import CenterPointVoxelConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.models.detectors.centerpoint import CenterPoint, assemble, build_head
 from bevkd_common.models.sparse_encoder import SparseEncoder, VoxelMeans, VoxelReader

@@ -8,7 +8,7 @@ from math import prod
 
 from torch import Tensor, nn
 
-from bevkd_common.config.lidarformer import LidarFormerConfig
+from bevkd_common.config.detectors.lidarformer import LidarFormerConfig
 from bevkd_common.data.samples import Batch
 from bevkd_common.models.bev_query_encoder import BevQueryEncoder
 from bevkd_common.models.detector import Detections, Outputs, Targets, Term

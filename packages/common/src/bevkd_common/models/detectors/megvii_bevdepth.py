@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from bevkd_common.config.megvii_bevdepth import STEM_STRIDE, LidarMountConfig, MegviiBevDepthConfig
+from bevkd_common.config.detectors.megvii_bevdepth import STEM_STRIDE, LidarMountConfig, MegviiBevDepthConfig
 from bevkd_common.geometry.transforms import rigid, rotation_z
 from bevkd_common.models.depth_losses import softmax_depth_loss
 from bevkd_common.models.detectors.bevdet import BevDet, coarser

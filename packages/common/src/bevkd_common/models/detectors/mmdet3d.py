@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from bevkd_common.config.mmdet3d import ForeignTapConfig, Mmdet3dConfig
+from bevkd_common.config.detectors.mmdet3d import ForeignTapConfig, Mmdet3dConfig
 from bevkd_common.config.wording import did_you_mean
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import PADDING_LABEL, Batch, Cameras

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bevkd_common.config.mvp import MvpConfig
+from bevkd_common.config.detectors.mvp import MvpConfig
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.virtual_points import PAINTED_FEATURES
+from bevkd_common.data.virtual_points.lifting import PAINTED_FEATURES
 from bevkd_common.models.detectors import centerpoint
 from bevkd_common.models.detectors.centerpoint import CenterPoint
 

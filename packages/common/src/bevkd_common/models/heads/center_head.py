@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bevkd_common.config.center_head import CenterHeadConfig
+from bevkd_common.config.detectors.center_head import CenterHeadConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bevkd_common.config.detr_head import DetrHeadConfig
+from bevkd_common.config.detectors.detr_head import DetrHeadConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid

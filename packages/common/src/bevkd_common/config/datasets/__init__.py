@@ -1,0 +1,1 @@
+"""Configuration of each data set and of its parts."""

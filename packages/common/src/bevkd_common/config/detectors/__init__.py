@@ -1,0 +1,1 @@
+"""Configuration of each detector and of its parts."""

@@ -1,0 +1,116 @@
+"""How points become the map that a LiDAR detector starts from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from bevkd_common.config.detectors.mvp import PAINTED_FEATURES
+from bevkd_common.config.model import Config
+
+POINT_FEATURES = 5
+"""x, y, z, intensity, seconds before the key frame."""
+
+
+class _ReaderConfig(Config):
+    max_points: PositiveInt | None
+    """Points kept in a pillar or voxel, the first ones; none given keeps all."""
+    painted: bool = False
+    """Whether points are painted with instance masks and joined by virtual ones, as in MVP."""
+    point_scales: tuple[PositiveFloat, ...] | None = None
+    """Factors on the numbers of a point before they enter the network: x, y, z, intensity and seconds; of a painted
+    point as in `MvpConfig`. None given, all are 1.
+
+    Unscaled, an intensity of 0 to 255 drowns offsets of decimetres until the network has learned otherwise.
+    """
+    norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+
+    @property
+    def point_features(self) -> int:
+        """Numbers of a point."""
+        return PAINTED_FEATURES if self.painted else POINT_FEATURES
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """`point_scales`, spelled out."""
+        return self.point_scales or (1.0,) * self.point_features
+
+    @model_validator(mode="after")
+    def _check_scales(self) -> Self:
+        if len(self.scales) != self.point_features:
+            sort = "painted points" if self.painted else "points"
+            raise ValueError(
+                f"`point_scales` must be {self.point_features} numbers for {sort}, got {len(self.scales)}"
+            )
+        return self
+
+
+class PillarReaderConfig(_ReaderConfig):
+    """Pillars; defaults are the dynamic pillars of DistillBEV's teachers."""
+
+    kind: Literal["pillars"] = "pillars"
+    pillar: PositiveFloat = 0.2
+    """Edge of a pillar in metres."""
+    max_points: PositiveInt | None = None
+    max_pillars: PositiveInt | None = None
+    """Pillars kept in a sample, the first ones, in training and evaluation alike."""
+    channels: PositiveInt = 64
+
+    @property
+    def cell(self) -> float:
+        """Edge of a cell of the map in metres."""
+        return self.pillar
+
+    @property
+    def described(self) -> str:
+        """What is built, in a few words."""
+        return f"{_sort(self)}pillars of {self.pillar:g} m"
+
+
+class VoxelReaderConfig(_ReaderConfig):
+    """Voxels and a sparse encoder; edges are those of DistillBEV's transformer teachers, the rest CenterPoint's."""
+
+    kind: Literal["voxels"] = "voxels"
+    voxel: PositiveFloat = 0.064
+    """Edge of a voxel along x and y in metres."""
+    voxel_height: PositiveFloat = 0.2
+    """Its edge along z in metres."""
+    max_points: PositiveInt | None = 10
+    max_voxels: PositiveInt | None = 120000
+    """Voxels kept in a sample, the first ones, in training and evaluation alike."""
+    encoder_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 32, 64, 128)
+    """Of each stage of the sparse encoder; from one stage to the next, voxels double their edges."""
+    encoder_blocks: PositiveInt = 2
+    """Residual blocks of each stage."""
+
+    @property
+    def cell(self) -> float:
+        """Edge of a cell of the map in metres: a voxel of the last stage."""
+        return float(self.voxel * 2 ** (len(self.encoder_channels) - 1))
+
+    @property
+    def described(self) -> str:
+        """What is built, in a few words."""
+        widths = "/".join(map(str, self.encoder_channels))
+        size = f"{self.voxel:g} x {self.voxel:g} x {self.voxel_height:g} m"
+        return f"{_sort(self)}voxels of {size}, sparse encoder {widths}"
+
+
+PointReaderConfig = Annotated[PillarReaderConfig | VoxelReaderConfig, Field(discriminator="kind")]
+
+
+def _sort(reader: _ReaderConfig) -> str:
+    return "painted and virtual points in " if reader.painted else ""
+
+
+def encoded_layers(layers: int, stages: int) -> int:
+    """Layers that a sparse encoder of so many stages leaves of so many layers of voxels.
+
+    It adds one; each stage but the last halves them, as does the output; only the last two do not pad.
+    """
+    layers += 1
+    for stage in range(stages):
+        padding = 1 if stage < stages - 2 else 0
+        layers = (layers + 2 * padding - 3) // 2 + 1
+    return layers

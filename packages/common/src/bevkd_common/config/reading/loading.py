@@ -1,0 +1,224 @@
+"""Reads a recipe with its overrides, and writes, compares and describes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue, ValidationError
+
+from bevkd_common.config.model import Config
+from bevkd_common.config.plugins import DetectorSpec, installed
+from bevkd_common.config.reading.overrides import Override, applied, parse_override
+from bevkd_common.config.reading.problems import explain
+from bevkd_common.config.reading.yaml_tree import (
+    MAX_CHARACTERS,
+    Node,
+    Place,
+    Problem,
+    Problems,
+    parse,
+    plain,
+    planted,
+    render,
+)
+from bevkd_common.config.recipe import Recipe
+from bevkd_common.errors import UserError
+
+MAX_SHOWN = 12
+"""Problems that one message lists."""
+
+
+def load_recipe(path: Path | Traversable, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file.
+
+    Values are taken as they are written: `"3"` is text and no number, `3.0` no whole number, `1` not true.
+
+    Args:
+        path: The file.
+        overrides: "dotted.key=value" in the order given; values are YAML, list items are addressed by number.
+
+    Raises:
+        UserError: With every problem of file and overrides, each with line, key and reason.
+    """
+    return parse_recipe(read_text(path), str(path), overrides)
+
+
+def read_text(path: Path | Traversable) -> str:
+    """Text of a recipe file.
+
+    Raises:
+        UserError: If it is missing, no file, too large or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(4 * MAX_CHARACTERS + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
+
+
+def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """As `load_recipe`, from text that messages call `source`."""
+    try:
+        root = parse(text, source)
+        changes = [parse_override(override) for override in overrides]
+        return _recipe(applied(root, changes))
+    except Problems as found:
+        raise UserError(_message(source, found.problems)) from None
+
+
+def load_detector(kind: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a detector by itself: its defaults under overrides of its own keys.
+
+    Raises:
+        UserError: If no such detector is installed, or with every problem of the overrides.
+    """
+    spec = installed(DetectorSpec).find(kind)
+    try:
+        root = applied(planted({"kind": kind}, Place(kind)), [parse_override(text) for text in overrides])
+        return spec.config.model_validate_json(json.dumps(plain(root)), strict=True)
+    except ValidationError as error:
+        raise UserError(_message(kind, explain(error, root))) from None
+    except Problems as found:
+        raise UserError(_message(kind, found.problems)) from None
+
+
+def override(recipe: Recipe, values: Mapping[str, JsonValue], source: str) -> Recipe:
+    """The recipe with other values under some dotted keys, as if its file said so.
+
+    Args:
+        recipe: Stays as it is.
+        values: Value by dotted key.
+        source: What error messages call the values' origin ("ablation no_attention").
+
+    Raises:
+        UserError: If the result is no valid recipe.
+    """
+    try:
+        return _overridden(recipe, values, Place(source))
+    except Problems as found:
+        raise UserError(_message(source, found.problems)) from None
+
+
+def _overridden(recipe: Recipe, values: Mapping[str, JsonValue], place: Place) -> Recipe:
+    written = planted(recipe.model_dump(mode="json", exclude_unset=True), place)
+    return _fitting(applied(written, [Override(key, planted(value, place)) for key, value in values.items()]))
+
+
+def _recipe(root: Node) -> Recipe:
+    recipe = _fitting(root)
+    problems = []
+    for index, arm in enumerate(recipe.controls):
+        key = f"controls.{index}.overrides"
+        place = _place(root, key)
+        try:
+            _overridden(recipe, arm.overrides, place)
+        except Problems as found:
+            problems += [Problem(place, key, f"{inner.key}: {inner.reason}") for inner in found.problems]
+    if problems:
+        raise Problems(problems)
+    return recipe
+
+
+def _fitting(root: Node) -> Recipe:
+    recipe = _validated(root)
+    problems = [Problem(_place(root, key), key, reason) for key, reason in recipe.misfits()]
+    if problems:
+        raise Problems(problems)
+    return recipe
+
+
+def _validated(root: Node) -> Recipe:
+    if not isinstance(root.value, dict):
+        given = "empty" if root.value is None else "a list" if isinstance(root.value, list) else "a single value"
+        raise Problems([Problem(root.place, "", f"is {given}; a recipe is a section of keys")])
+    try:
+        return Recipe.model_validate_json(json.dumps(plain(root)), strict=True)
+    except ValidationError as error:
+        raise Problems(explain(error, root)) from None
+    except ArithmeticError as error:  # a check that computes with numbers far outside of any use
+        raise Problems([Problem(root.place, "", f"its numbers cannot be computed with: {error}")]) from None
+
+
+def _place(root: Node, key: str) -> Place:
+    """Where the deepest part of a dotted key that is written down stands."""
+    node = root
+    for step in key.split("."):
+        if isinstance(node.value, dict) and step in node.value:
+            node = node.value[step]
+        elif isinstance(node.value, list) and step.isdecimal() and int(step) < len(node.value):
+            node = node.value[int(step)]
+        else:
+            break
+    return node.place
+
+
+def _message(source: str, problems: Sequence[Problem]) -> str:
+    if len(problems) == 1:
+        return str(problems[0])
+    shown = [f"  {problem}" for problem in problems[:MAX_SHOWN]]
+    if len(problems) > MAX_SHOWN:
+        shown.append(f"  and {len(problems) - MAX_SHOWN} more")
+    return "\n".join([f"{source}: {len(problems)} problems", *shown])
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, every default written out."""
+    return recipe.model_dump(mode="json")
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out; reading it gives an equal recipe."""
+    return render(resolved(recipe))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of recipes under what is installed."""
+    return Recipe.model_json_schema()
+
+
+@dataclass(frozen=True)
+class Change:
+    """A dotted key whose value differs; None also stands for a key that one side does not have."""
+
+    key: str
+    before: JsonValue
+    after: JsonValue
+
+
+def diff(before: Recipe, after: Recipe) -> list[Change]:
+    """Where two resolved recipes differ, in the order of the first."""
+    return changes(resolved(before), resolved(after))
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
+    """Where two configurations, written out as plain data, differ."""
+    return list(_changes("", before, after))
+
+
+def _changes(key: str, before: Any, after: Any) -> list[Change]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = [*before, *(name for name in after if name not in before)]
+        pairs = [(name, before.get(name), after.get(name)) for name in names]
+    elif isinstance(before, list) and isinstance(after, list) and _holds_sections(before + after):
+        length = max(len(before), len(after))
+        pairs = [(str(i), _item(before, i), _item(after, i)) for i in range(length)]
+    else:
+        return [] if before == after else [Change(key, before, after)]
+    return [change for name, old, new in pairs for change in _changes(f"{key}.{name}" if key else name, old, new)]
+
+
+def _item(items: list[Any], index: int) -> Any:
+    return items[index] if index < len(items) else None
+
+
+def _holds_sections(items: Sequence[Any]) -> bool:
+    return any(isinstance(item, dict) for item in items)

@@ -1,0 +1,78 @@
+"""Overrides of a recipe: `dotted.key=value`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bevkd_common.config.reading.yaml_tree import MAX_DEPTH, Node, Place, Problem, Problems, parse
+from bevkd_common.config.wording import shorten
+
+
+@dataclass(frozen=True)
+class Override:
+    """A new value for a dotted key."""
+
+    key: str
+    value: Node
+
+
+def parse_override(text: str) -> Override:
+    """Read `dotted.key=value`; the value is YAML.
+
+    Raises:
+        Problems: If there is no key, or the value is no YAML.
+    """
+    key, equals, value = text.partition("=")
+    source = f"--set {shorten(text)}"
+    path = key.split(".")
+    if not equals or not all(path) or len(path) > MAX_DEPTH:
+        raise Problems([Problem(Place(source), "", "must read `dotted.key=value`")])
+    return Override(key, parse(value, source, lines=False))
+
+
+def applied(root: Node, overrides: Sequence[Override]) -> Node:
+    """The tree with every override in it, later ones over earlier ones.
+
+    Sections that are not written yet are made, so that whoever validates the tree says whether they may exist.
+
+    Raises:
+        Problems: With every override that addresses an item of something that has none.
+    """
+    problems = []
+    for override in overrides:
+        try:
+            root = _set(root, override.key.split("."), override, "")
+        except _NoSuchItemError as error:
+            problems.append(Problem(override.value.place, override.key, str(error)))
+    if problems:
+        raise Problems(problems)
+    return root
+
+
+class _NoSuchItemError(Exception):
+    """Says which part of a dotted key leads nowhere."""
+
+
+def _set(node: Node, path: Sequence[str], override: Override, above: str) -> Node:
+    if not path:
+        return override.value
+    step, *rest = path
+    here = f"{above}.{step}" if above else step
+    if isinstance(node.value, list):
+        if not step.isdecimal() or int(step) >= len(node.value):
+            raise _NoSuchItemError(
+                f"`{above}` is a list of {len(node.value)}, counted from 0; it has no item `{step}`"
+            )
+        items = list(node.value)
+        items[int(step)] = _set(items[int(step)], rest, override, here)
+        return replace(node, value=items)
+    if node.value is not None and not isinstance(node.value, dict):
+        raise _NoSuchItemError(f"`{above}` is a single value; it has no key `{step}`")
+    if node.value is None and step.isdecimal():
+        raise _NoSuchItemError(
+            f"`{above}` is not written in the file, so it has no item `{step}`; set the whole list"
+        )
+    sections = dict(node.value or {})
+    sections[step] = _set(sections.get(step, Node(None, override.value.place)), rest, override, here)
+    return replace(node, value=sections)

@@ -1,0 +1,1 @@
+"""nuScenes, and data in its format."""

@@ -1,0 +1,1 @@
+"""Virtual points (MVP): points lifted from instance masks to LiDAR depths."""

@@ -1,0 +1,163 @@
+"""Scores of a submission that any tool wrote, and the convention that its boxes may be in by mistake."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bevkd_common.data.nuscenes.index import NuScenesIndex
+from bevkd_common.errors import UserError
+from bevkd_common.evaluation.nuscenes.metric import DetectionArrays, NuScenesEvaluator
+from bevkd_common.evaluation.nuscenes.score_checks import findings
+from bevkd_common.evaluation.nuscenes.split import cuboids, truth_arrays
+from bevkd_common.evaluation.nuscenes.submission import read_submission
+from bevkd_common.evaluation.results import Results
+from bevkd_common.geometry.convention_checks import GLOBAL_SUSPICIONS, Suspicion
+from bevkd_common.geometry.conventions import DevkitBoxes, from_devkit, to_devkit
+
+RESCORED = 200
+"""Samples on which other conventions are tried."""
+BETTER = 0.02
+"""By how much another convention must raise the score, a number from 0 to 1, to be named."""
+
+_DEVKIT_ERRORS = {
+    "ATE": "trans_err", "ASE": "scale_err", "AOE": "orient_err", "AVE": "vel_err", "AAE": "attr_err"
+}  # fmt: skip
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ScoredSubmission:
+    """What a submission scores.
+
+    Attributes:
+        results: Of the whole split.
+        findings: One sentence for each likely mistake outside the model.
+    """
+
+    results: Results
+    findings: list[str]
+
+
+def score_submission(
+    index: NuScenesIndex, split: str, path: Path, progress: Callable[[int, int], None] | None = None
+) -> ScoredSubmission:
+    """Read, check and score a submission; where another convention would score clearly better, name it.
+
+    Args:
+        index: Of the version with the split's annotations.
+        split: An official one, or one of `splits.json`.
+        path: The submission.
+        progress: Called with the samples done and all samples.
+
+    Raises:
+        UserError: If the file is no submission of this split.
+    """
+    rows = index.split(split)
+    tokens = [token.decode() for token in index.key_frames.token[rows].tolist()]
+    predictions = read_submission(path, tokens).predictions
+    results = _score(index, rows, predictions, progress)
+    few = rows[np.unique(np.linspace(0, len(rows) - 1, min(RESCORED, len(rows))).round().astype(np.int64))]
+    return ScoredSubmission(results, [*findings(results), *_conventions(index, few, predictions)])
+
+
+def devkit_headline(root: Path, version: str, split: str, path: Path) -> dict[str, float]:
+    """The headline scores of a submission by nuscenes-devkit itself.
+
+    Raises:
+        UserError: If nuscenes-devkit is not installed, or the file is no submission of this split.
+    """
+    try:
+        from nuscenes import NuScenes
+        from nuscenes.eval.common.config import config_factory
+        from nuscenes.eval.detection.evaluate import DetectionEval
+    except ImportError:
+        raise UserError("nuscenes-devkit is not installed: install it, or choose --engine ours") from None
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_factory("detection_cvpr_2019")
+        try:
+            tables = NuScenes(version, str(root), verbose=False)
+            evaluation = DetectionEval(tables, config, str(path), split, folder, verbose=False)
+        except (AssertionError, KeyError) as error:
+            raise UserError(f"{path}: nuscenes-devkit refuses it: {error}; --engine ours says more") from None
+        metrics = evaluation.evaluate()[0].serialize()
+    errors = {f"m{name}": metrics["tp_errors"][key] for name, key in _DEVKIT_ERRORS.items()}
+    return {"mAP": metrics["mean_ap"], "NDS": metrics["nd_score"]} | errors
+
+
+def _score(
+    index: NuScenesIndex,
+    rows: Iterable[int],
+    predictions: Mapping[str, DetectionArrays],
+    progress: Callable[[int, int], None] | None = None,
+) -> Results:
+    metric = NuScenesEvaluator()
+    chosen = list(rows)
+    for done, row in enumerate(chosen, start=1):
+        token = index.key_frames.token[row].decode()
+        metric.update(token, predictions[token], truth_arrays(index, row))
+        if progress is not None:
+            progress(done, len(chosen))
+    return metric.compute()
+
+
+def _conventions(index: NuScenesIndex, rows: Rows, predictions: Mapping[str, DetectionArrays]) -> list[str]:
+    """The convention, if any, in which the predictions of some samples score clearly better than as they are."""
+    poses = {
+        index.key_frames.token[row].decode(): torch.tensor(index.key_frames.global_T_lidar[row]) for row in rows
+    }
+    as_is = _quality(_score(index, rows, predictions))
+    scores = {}
+    for name, suspicion in GLOBAL_SUSPICIONS.items():
+        repaired = {token: _repaired(predictions[token], suspicion, pose) for token, pose in poses.items()}
+        scores[name] = _quality(_score(index, rows, repaired))
+    best = max(scores, key=lambda name: scores[name])
+    if scores[best] < as_is + BETTER:
+        return []
+    return [
+        f"{GLOBAL_SUSPICIONS[best].sentence}: read so, {len(rows)} samples score {scores[best]:.3f}"
+        f" instead of {as_is:.3f}"
+    ]
+
+
+def _quality(results: Results) -> float:
+    """Like the NDS, over the classes that were found at all: a detector of cars must not be judged by its cones."""
+    precision, errors = results.tables["average precision"], results.tables["true-positive errors"]
+    found = [name for name in precision.rows if (precision.at(name, "mean") or 0.0) > 0]
+    if not found:
+        return 0.0
+    average = fmean(precision.at(name, "mean") or 0.0 for name in found)
+    goodness = []
+    for kind in errors.columns:
+        known = [error for error in (errors.at(name, kind) for name in found) if error is not None]
+        goodness.append(max(0.0, 1.0 - fmean(known)) if known else 0.0)
+    return (5 * average + sum(goodness)) / 10
+
+
+def _repaired(predictions: DetectionArrays, suspicion: Suspicion, global_T_lidar: torch.Tensor) -> DetectionArrays:
+    given = predictions.cuboids
+    boxes = from_devkit(
+        DevkitBoxes(
+            translation=torch.from_numpy(given.translation),
+            size=torch.from_numpy(np.stack([given.width, given.length, given.height], axis=-1)),
+            rotation=torch.from_numpy(given.rotation / np.linalg.norm(given.rotation, axis=1, keepdims=True)),
+            velocity=torch.from_numpy(np.pad(predictions.velocity, ((0, 0), (0, 1)))),
+        ),
+        global_T_lidar,
+    )
+    moved = to_devkit(suspicion.repair(boxes, global_T_lidar), global_T_lidar)
+    return DetectionArrays(
+        cuboids=cuboids(moved.translation.numpy(), moved.size.numpy(), moved.rotation.numpy()),
+        labels=predictions.labels,
+        velocity=moved.velocity[:, :2].numpy(),
+        attributes=predictions.attributes,
+        scores=predictions.scores,
+    )

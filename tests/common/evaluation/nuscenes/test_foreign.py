@@ -1,0 +1,120 @@
+"""Submissions that other tools wrote, right and in a wrong convention."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from bevkd_common.config.datasets.nuscenes_names import CLASSES
+from bevkd_common.config.datasets.world import WorldConfig
+from bevkd_common.data.nuscenes.index_file import open_index
+from bevkd_common.data.synthetic import ensure_world
+from bevkd_common.errors import UserError
+from bevkd_common.evaluation.nuscenes.foreign import devkit_headline, score_submission
+from bevkd_common.evaluation.nuscenes.submission import default_attributes
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.convention_checks import GLOBAL_SUSPICIONS
+from bevkd_common.geometry.conventions import to_devkit
+
+VERSION, SPLIT = "v1.0-synthetic", "synthetic_train"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    config = WorldConfig(
+        train_scenes=4, val_scenes=1, keyframes_per_scene=3, image_size=(16, 32), lidar_azimuths=180,
+        camera_rate=2.0, lidar_rate=2.0,
+    )  # fmt: skip
+    return ensure_world(config, tmp_path_factory.mktemp("worlds"))
+
+
+@pytest.fixture(scope="module")
+def index(world):
+    return open_index(world, VERSION)
+
+
+def detections(index, wrong=None):
+    """The annotations as a detector in LiDAR axes gives them, a little off; `wrong` changes the convention."""
+    rng = np.random.default_rng(0)
+    results = {}
+    for row in index.split(SPLIT):
+        token = index.key_frames.token[row].decode()
+        pose = torch.tensor(index.key_frames.global_T_lidar[row])
+        rows = index.annotations.rows(row)
+        known = index.annotations.label[rows] >= 0
+        noise = rng.normal(size=(int(known.sum()), 9)) * [0.2, 0.2, 0.1, 0.1, 0.05, 0.05, 0.1, 0.1, 0.1]
+        boxes = Boxes(torch.from_numpy(np.nan_to_num(index.annotations.boxes[rows][known]) + noise))
+        boxes = Boxes(torch.cat([boxes.tensor[:, :3], boxes.size.abs() + 0.05, boxes.tensor[:, 6:]], dim=1))
+        if wrong is not None:
+            boxes = wrong(boxes, pose)
+        moved = to_devkit(boxes, torch.eye(4) if wrong is unmoved else pose)
+        labels = index.annotations.label[rows][known]
+        attributes = default_attributes(labels, moved.velocity[:, :2].numpy())
+        from bevkd_common.evaluation.nuscenes.global_boxes import ATTRIBUTES
+
+        results[token] = [
+            {
+                "sample_token": token,
+                "translation": moved.translation[k].tolist(),
+                "size": moved.size[k].tolist(),
+                "rotation": moved.rotation[k].tolist(),
+                "velocity": moved.velocity[k, :2].tolist(),
+                "detection_name": CLASSES[labels[k]],
+                "detection_score": float(rng.uniform(0.3, 1.0)),
+                "attribute_name": ATTRIBUTES[attributes[k]] if attributes[k] >= 0 else "",
+            }
+            for k in range(len(labels))
+        ]
+    flags = dict.fromkeys(("use_camera", "use_lidar", "use_radar", "use_map", "use_external"), False)
+    return {"meta": flags, "results": results}
+
+
+def unmoved(boxes, pose):
+    return boxes
+
+
+def write(path, submission):
+    path.write_text(json.dumps(submission))
+    return path
+
+
+def test_a_sound_submission_is_scored_as_in_the_devkit_and_raises_no_suspicion(world, index, tmp_path):
+    pytest.importorskip("nuscenes")
+    path = write(tmp_path / "submission.json", detections(index))
+    steps = []
+    scored = score_submission(index, SPLIT, path, lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (12, 12)
+    assert scored.findings == []
+    ours = {name: metric.value for name, metric in scored.results.headline.items()}
+    assert ours["mAP"] > 0.7
+    theirs = devkit_headline(world, VERSION, SPLIT, path)
+    assert set(ours) == set(theirs)
+    assert len(theirs) == 7
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_every_wrong_convention_is_named(index, tmp_path, wrong_conventions):
+    all_wrong = wrong_conventions | {"frame": unmoved}
+    assert all_wrong.keys() == GLOBAL_SUSPICIONS.keys()
+    assert len(all_wrong) == 8
+    for name, wrong in all_wrong.items():
+        path = write(tmp_path / "submission.json", detections(index, wrong))
+        findings = score_submission(index, SPLIT, path).findings
+        assert findings[-1].startswith(GLOBAL_SUSPICIONS[name].sentence), (name, findings)
+        assert "12 samples score" in findings[-1]
+
+
+def test_a_submission_of_another_split_is_refused_by_both(world, index, tmp_path):
+    pytest.importorskip("nuscenes")
+    path = write(tmp_path / "submission.json", detections(index))
+    with pytest.raises(UserError, match="lacks 3 samples of the split"):
+        score_submission(index, "synthetic_val", path)
+    with pytest.raises(UserError, match="nuscenes-devkit refuses it"):
+        devkit_headline(world, VERSION, "synthetic_val", path)
+
+
+def test_without_the_devkit_its_engine_is_refused(world, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "nuscenes", None)
+    with pytest.raises(UserError, match="nuscenes-devkit is not installed"):
+        devkit_headline(world, VERSION, SPLIT, tmp_path / "submission.json")

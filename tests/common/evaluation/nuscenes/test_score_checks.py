@@ -1,0 +1,49 @@
+"""Scores that betray a mistake."""
+
+import pytest
+from bevkd_common.evaluation.nuscenes.score_checks import findings
+from bevkd_common.evaluation.results import Counts, Metric, Results, Table
+
+EMPTY = Table(rows=(), columns=(), values=())
+
+
+def _results(predictions: int = 10, ground_truths: int = 10, **scores: float) -> Results:
+    values = {"mAP": 0.3, "NDS": 0.4, "mATE": 0.5, "mASE": 0.3, "mAOE": 0.5, "mAVE": 0.4, "mAAE": 0.2} | scores
+    return Results(
+        protocol="",
+        headline={name: Metric(value=value, unit="", higher_is_better=True) for name, value in values.items()},
+        tables={},
+        bands=EMPTY,
+        counts=Counts(scenes=1, samples=1, predictions=predictions, ground_truths=ground_truths),
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "causes"),
+    [
+        ({}, []),
+        ({"mASE": 0.71, "mAOE": 1.55}, ["width and length are probably swapped and the yaw a quarter turn off"]),
+        ({"mASE": 0.61, "mAOE": 1.31}, ["mASE 0.61 with mAOE 1.31"]),
+        ({"mASE": 0.6, "mAOE": 1.55}, []),
+        ({"mASE": 0.71, "mAOE": 1.3}, []),
+        ({"mAVE": 0.98}, ["its velocities were not rotated to the global axes"]),
+        ({"mAVE": 0.9}, ["mAVE 0.90"]),
+        ({"mAVE": 1.1}, ["mAVE 1.10"]),
+        ({"mAVE": 0.89}, []),
+        ({"mAVE": 1.11}, []),
+        ({"mASE": 0.71, "mAOE": 1.55, "mAVE": 1.0}, ["swapped", "velocities"]),
+        (
+            {"mAP": 0.0, "mASE": 1.0, "mAOE": 1.5, "mAVE": 1.0},
+            ["mAP is exactly 0: the predictions are probably in"],
+        ),
+        ({"mAP": 0.001}, []),
+        ({"mAP": 0.0, "predictions": 0}, ["No prediction is left to score"]),
+        ({"predictions": 1}, []),
+        ({"mAP": 0.0, "predictions": 0, "ground_truths": 0}, ["No annotated box is left to score"]),
+        ({"ground_truths": 1}, []),
+    ],
+)
+def test_likely_causes(scores: dict[str, float], causes: list[str]) -> None:
+    found = findings(_results(**scores))
+    assert len(found) == len(causes)
+    assert all(cause in sentence for cause, sentence in zip(causes, found, strict=True))

@@ -1,0 +1,27 @@
+"""Files that are whole or absent."""
+
+import os
+
+import pytest
+from bevkd_common.files import replaced_when_complete
+
+
+def test_a_file_stays_as_it_was_when_writing_fails(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(TypeError), replaced_when_complete(path) as partial, partial.open("w") as stream:
+        stream.writelines(["ne", 2])
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_two_processes_that_write_the_same_file_do_not_meet(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    with replaced_when_complete(path) as slow:
+        slow.write_text("slow")
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with replaced_when_complete(path) as quick:
+            quick.write_text("quick")
+        assert path.read_text() == "quick"
+    assert path.read_text() == "slow"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
