@@ -33,7 +33,7 @@ def in_global_axes(boxes, global_T_lidar):
 
 @pytest.fixture
 def wrong_conventions():
-    """By the name of its suspicion: from right boxes [M, 9] in LiDAR axes and `global_T_lidar` to wrong ones."""
+    """By name of the convention check: from right boxes [M, 9] in LiDAR axes and `global_T_lidar` to wrong ones."""
     return {
         "sizes": lambda boxes, pose: parts(boxes, size=boxes.size[:, [1, 0, 2]]),
         "yaw": lambda boxes, pose: parts(boxes, yaw=-boxes.yaw),

@@ -7,7 +7,7 @@ import torch
 from bevkd_common.data.nuscenes.plausibility import Plausibility
 from bevkd_common.data.samples import Sample
 from bevkd_common.geometry.boxes import Boxes
-from bevkd_common.geometry.convention_checks import SUSPICIONS
+from bevkd_common.geometry.convention_checks import CONVENTION_CHECKS
 from bevkd_common.geometry.transforms import rigid, rotation_z
 
 LIDAR_YAW = 1.2
@@ -66,7 +66,7 @@ def judged(change=None, **kwargs) -> Plausibility:
     return plausibility
 
 
-def test_sound_boxes_raise_no_suspicion():
+def test_sound_boxes_fail_no_convention_check():
     plausibility = judged()
     assert plausibility.findings() == []
     assert plausibility.best is None
@@ -76,7 +76,7 @@ def test_sound_boxes_raise_no_suspicion():
 
 
 def test_every_wrong_convention_is_named(wrong_conventions):
-    assert wrong_conventions.keys() == SUSPICIONS.keys()
+    assert wrong_conventions.keys() == CONVENTION_CHECKS.keys()
     assert len(wrong_conventions) == 7
     for name, change in wrong_conventions.items():
         plausibility = judged(change)
@@ -84,7 +84,7 @@ def test_every_wrong_convention_is_named(wrong_conventions):
         # The repair brings back (nearly) every point, it is not merely better than nothing.
         assert plausibility.repaired[name].points_inside > 0.95 * 8 * 12 * 60
         (finding,) = plausibility.findings()
-        assert finding.startswith(SUSPICIONS[name].sentence)
+        assert finding.startswith(CONVENTION_CHECKS[name].sentence)
 
 
 def test_sizes_are_told_without_any_motion(wrong_conventions):

@@ -13,7 +13,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.evaluation.nuscenes.foreign import devkit_headline, score_submission
 from bevkd_common.evaluation.nuscenes.submission import default_attributes
 from bevkd_common.geometry.boxes import Boxes
-from bevkd_common.geometry.convention_checks import GLOBAL_SUSPICIONS
+from bevkd_common.geometry.convention_checks import GLOBAL_CONVENTION_CHECKS
 from bevkd_common.geometry.conventions import to_devkit
 
 VERSION, SPLIT = "v1.0-synthetic", "synthetic_train"
@@ -78,7 +78,7 @@ def write(path, submission):
     return path
 
 
-def test_a_sound_submission_is_scored_as_in_the_devkit_and_raises_no_suspicion(world, index, tmp_path):
+def test_a_sound_submission_is_scored_as_in_the_devkit_and_fails_no_convention_check(world, index, tmp_path):
     pytest.importorskip("nuscenes")
     path = write(tmp_path / "submission.json", detections(index))
     steps = []
@@ -96,12 +96,12 @@ def test_a_sound_submission_is_scored_as_in_the_devkit_and_raises_no_suspicion(w
 
 def test_every_wrong_convention_is_named(index, tmp_path, wrong_conventions):
     all_wrong = wrong_conventions | {"frame": unmoved}
-    assert all_wrong.keys() == GLOBAL_SUSPICIONS.keys()
+    assert all_wrong.keys() == GLOBAL_CONVENTION_CHECKS.keys()
     assert len(all_wrong) == 8
     for name, wrong in all_wrong.items():
         path = write(tmp_path / "submission.json", detections(index, wrong))
         findings = score_submission(index, SPLIT, path).findings
-        assert findings[-1].startswith(GLOBAL_SUSPICIONS[name].sentence), (name, findings)
+        assert findings[-1].startswith(GLOBAL_CONVENTION_CHECKS[name].sentence), (name, findings)
         assert "12 samples score" in findings[-1]
 
 

@@ -1,4 +1,4 @@
-"""Conventions in which boxes may have been written by mistake, and what undoes each of them."""
+"""Box conventions that are mistaken for ours, and the repair of each."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _LIDAR_T_EGO = rigid(rotation_z(math.pi / 2), torch.tensor([0.0, -0.94, -1.84]))
 
 
 @dataclass(frozen=True)
-class Suspicion:
-    """A convention in which the boxes may have been written.
+class ConventionCheck:
+    """One mistaken convention.
+
+    A data set or a submission fails the check if its boxes score clearly better after the repair.
 
     Attributes:
-        sentence: What is wrong, for the reader.
-        repair: From boxes and `global_T_lidar` to what the boxes would be if it were so; all in LiDAR axes.
+        sentence: The mistake, in words.
+        repair: `repair(boxes, global_T_lidar)` returns the boxes in our convention if they were written in the
+            mistaken one. Boxes before and after are in LiDAR axes.
     """
 
     sentence: str
@@ -63,30 +66,30 @@ def _reversed(boxes: Boxes, global_T_lidar: Tensor) -> Boxes:
     return Boxes.from_parts(boxes.centers, boxes.size, opposite_yaw(boxes.yaw), boxes.velocity)
 
 
-SUSPICIONS = {
-    "sizes": Suspicion("width and length of the boxes are swapped", _swapped),
-    "yaw": Suspicion("the yaw of the boxes runs clockwise instead of counter-clockwise", _mirrored),
-    "global yaw": Suspicion(
+CONVENTION_CHECKS = {
+    "sizes": ConventionCheck("width and length of the boxes are swapped", _swapped),
+    "yaw": ConventionCheck("the yaw of the boxes runs clockwise instead of counter-clockwise", _mirrored),
+    "global yaw": ConventionCheck(
         "the yaw of the boxes runs clockwise instead of counter-clockwise, in global axes", _mirrored_globally
     ),
-    "old mmdetection3d": Suspicion(
+    "old mmdetection3d": ConventionCheck(
         "the boxes are in the convention of mmdetection3d before 1.0: width before length, yaw -yaw - pi/2",
         _old_mmdet3d,
     ),
-    "ego axes": Suspicion("the boxes are in the axes of the ego instead of those of the LiDAR", _ego),
-    "velocity": Suspicion(
+    "ego axes": ConventionCheck("the boxes are in the axes of the ego instead of those of the LiDAR", _ego),
+    "velocity": ConventionCheck(
         "the velocities are in global axes, they were not rotated with the boxes", _global_velocity
     ),
-    "heading": Suspicion("the boxes point backwards", _reversed),
+    "heading": ConventionCheck("the boxes point backwards", _reversed),
 }
-"""What can be wrong with boxes in LiDAR axes, by a short name."""
+"""Checks of boxes that are stored in LiDAR axes, by a short name."""
 
 
 def _never_moved(boxes: Boxes, global_T_lidar: Tensor) -> Boxes:
     return boxes.transform(global_T_lidar.to(boxes.tensor.dtype))
 
 
-GLOBAL_SUSPICIONS = SUSPICIONS | {
-    "frame": Suspicion("the boxes are in LiDAR axes instead of global axes", _never_moved),
+GLOBAL_CONVENTION_CHECKS = CONVENTION_CHECKS | {
+    "frame": ConventionCheck("the boxes are in LiDAR axes instead of global axes", _never_moved),
 }
-"""The same for boxes that came in global axes and were brought into LiDAR axes."""
+"""Checks of boxes that are stored in global axes and were transformed to LiDAR axes."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bevkd_common.data.samples import Sample
 from bevkd_common.geometry.boxes import Boxes, points_in_boxes
-from bevkd_common.geometry.convention_checks import SUSPICIONS
+from bevkd_common.geometry.convention_checks import CONVENTION_CHECKS
 
 MOVING = 2.0
 """Speed in m/s above which a heading must agree with the motion."""
@@ -53,7 +53,9 @@ class Plausibility:
     """
 
     as_is: Agreement = field(default_factory=Agreement)
-    repaired: dict[str, Agreement] = field(default_factory=lambda: {name: Agreement() for name in SUSPICIONS})
+    repaired: dict[str, Agreement] = field(
+        default_factory=lambda: {name: Agreement() for name in CONVENTION_CHECKS}
+    )
     moving: int = 0
     standing: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
@@ -64,8 +66,8 @@ class Plausibility:
         newest = points[points[:, 4] == 0, :3]
         self.moving += int((boxes.velocity.norm(dim=-1) > MOVING).sum())
         _count(self.as_is, boxes, newest)
-        for name, suspicion in SUSPICIONS.items():
-            _count(self.repaired[name], suspicion.repair(boxes, sample.global_T_lidar), newest)
+        for name, check in CONVENTION_CHECKS.items():
+            _count(self.repaired[name], check.repair(boxes, sample.global_T_lidar), newest)
         self._count_standing(boxes, points)
 
     def _count_standing(self, boxes: Boxes, points: Tensor) -> None:
@@ -81,7 +83,7 @@ class Plausibility:
 
     @property
     def best(self) -> str | None:
-        """The suspicion whose repair is clearly better than the boxes as they are, if there is one."""
+        """The convention check whose repair agrees clearly better than the boxes as they are, or None."""
         if max(self.as_is.points_inside, *(a.points_inside for a in self.repaired.values())) < FEWEST_POINTS:
             return None
         name = max(self.repaired, key=lambda name: self.repaired[name].score(self.moving))
@@ -105,8 +107,8 @@ class Plausibility:
         if self.best is not None:
             repaired = self.repaired[self.best]
             found.append(
-                f"{SUSPICIONS[self.best].sentence}: read so, the boxes hold {repaired.points_inside} LiDAR points,"
-                f" as they are {self.as_is.points_inside}; heading agrees with motion to"
+                f"{CONVENTION_CHECKS[self.best].sentence}: read so, the boxes hold {repaired.points_inside} LiDAR"
+                f" points, as they are {self.as_is.points_inside}; heading agrees with motion to"
                 f" {_share(repaired.heading, self.moving)}, as they are {_share(self.as_is.heading, self.moving)}"
             )
         share = self.standing_share

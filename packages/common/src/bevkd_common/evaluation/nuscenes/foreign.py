@@ -19,7 +19,7 @@ from bevkd_common.evaluation.nuscenes.score_checks import findings
 from bevkd_common.evaluation.nuscenes.split import cuboids, truth_arrays
 from bevkd_common.evaluation.nuscenes.submission import read_submission
 from bevkd_common.evaluation.results import Results
-from bevkd_common.geometry.convention_checks import GLOBAL_SUSPICIONS, Suspicion
+from bevkd_common.geometry.convention_checks import GLOBAL_CONVENTION_CHECKS, ConventionCheck
 from bevkd_common.geometry.conventions import DevkitBoxes, from_devkit, to_devkit
 
 RESCORED = 200
@@ -116,14 +116,14 @@ def _conventions(index: NuScenesIndex, rows: Rows, predictions: Mapping[str, Det
     }
     as_is = _quality(_score(index, rows, predictions))
     scores = {}
-    for name, suspicion in GLOBAL_SUSPICIONS.items():
-        repaired = {token: _repaired(predictions[token], suspicion, pose) for token, pose in poses.items()}
+    for name, check in GLOBAL_CONVENTION_CHECKS.items():
+        repaired = {token: _repaired(predictions[token], check, pose) for token, pose in poses.items()}
         scores[name] = _quality(_score(index, rows, repaired))
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < as_is + BETTER:
         return []
     return [
-        f"{GLOBAL_SUSPICIONS[best].sentence}: read so, {len(rows)} samples score {scores[best]:.3f}"
+        f"{GLOBAL_CONVENTION_CHECKS[best].sentence}: read so, {len(rows)} samples score {scores[best]:.3f}"
         f" instead of {as_is:.3f}"
     ]
 
@@ -142,7 +142,9 @@ def _quality(results: Results) -> float:
     return (5 * average + sum(goodness)) / 10
 
 
-def _repaired(predictions: DetectionArrays, suspicion: Suspicion, global_T_lidar: torch.Tensor) -> DetectionArrays:
+def _repaired(
+    predictions: DetectionArrays, check: ConventionCheck, global_T_lidar: torch.Tensor
+) -> DetectionArrays:
     given = predictions.cuboids
     boxes = from_devkit(
         DevkitBoxes(
@@ -153,7 +155,7 @@ def _repaired(predictions: DetectionArrays, suspicion: Suspicion, global_T_lidar
         ),
         global_T_lidar,
     )
-    moved = to_devkit(suspicion.repair(boxes, global_T_lidar), global_T_lidar)
+    moved = to_devkit(check.repair(boxes, global_T_lidar), global_T_lidar)
     return DetectionArrays(
         cuboids=cuboids(moved.translation.numpy(), moved.size.numpy(), moved.rotation.numpy()),
         labels=predictions.labels,
