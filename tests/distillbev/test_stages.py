@@ -10,6 +10,7 @@ from bevkd_common.config.recipes import recipe_path
 from bevkd_common.engine import train
 from bevkd_common.experiment import sources
 from bevkd_common.experiment.arms import baseline_arm, distilled_arm, teacher_arm
+from bevkd_common.experiment.identity import arm_stage, pretraining_stage
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.models import image_pretraining, second
 from bevkd_common.models.detectors import bevdet
@@ -24,12 +25,12 @@ def stages(tmp_path):
     lab = Laboratory(recipe, dataset, seed=0, root=tmp_path, reporter=None, accelerator=None)
 
     def call():
-        teacher, baseline = lab.stage(teacher_arm(recipe), None), baseline_arm(recipe)
+        teacher, baseline = arm_stage(lab, teacher_arm(recipe), None), baseline_arm(recipe)
         found = {
             "teacher": teacher,
-            "pretraining": lab.pretraining_stage(baseline, baseline.pretraining),
-            "baseline": lab.stage(baseline, None),
-            "distilled": lab.stage(distilled_arm(recipe), teacher),
+            "pretraining": pretraining_stage(lab, baseline.detector, baseline.pretraining),
+            "baseline": arm_stage(lab, baseline, None),
+            "distilled": arm_stage(lab, distilled_arm(recipe), teacher),
         }
         return {name: stage.fingerprint for name, stage in found.items()}
 
@@ -49,12 +50,13 @@ def stages(tmp_path):
     ],
 )
 def test_an_edited_file_invalidates_the_stages_that_use_it(stages, monkeypatch, module, invalidated):
-    monkeypatch.setattr(sources, "_read", lambda path: path.read_bytes())  # as by a process for each
     before = stages()
     edited, original = Path(module.__file__), Path.read_bytes
     monkeypatch.setattr(
-        Path, "read_bytes", lambda path: original(path) + (b"\n# edited" if path == edited else b"")
+        Path, "read_bytes", lambda path: original(path) + (b"\nEDITED = 1" if path == edited else b"")
     )
+    sources._source.cache_clear()  # as another process would
     after = stages()
+    sources._source.cache_clear()
     assert {name for name in before if before[name] != after[name]} == invalidated
     assert len(before) == 4

@@ -7,20 +7,23 @@ import torch
 from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.engine.checkpoint import load_file, save_weights
 from bevkd_common.errors import UserError
-from bevkd_common.experiment import laboratory
+from bevkd_common.experiment import identity, scoring, training
 from bevkd_common.experiment.arms import baseline_arm, distilled_arm, teacher_arm
-from bevkd_common.experiment.laboratory import parameters
+from bevkd_common.experiment.build import parameter_count
+from bevkd_common.experiment.identity import arm_stage, pretraining_stage
 from bevkd_common.experiment.plan import plan_lines
 from bevkd_common.experiment.run import run_seed
+from bevkd_common.experiment.scoring import score
 from bevkd_common.experiment.stages import stage_weights
+from bevkd_common.experiment.training import adopt, train_arm
 
 
 def baseline_fingerprint(lab):
-    return lab.stage(baseline_arm(lab.recipe), None).fingerprint
+    return arm_stage(lab, baseline_arm(lab.recipe), None).fingerprint
 
 
 def distilled_fingerprint(lab):
-    return lab.stage(distilled_arm(lab.recipe), lab.stage(teacher_arm(lab.recipe), None)).fingerprint
+    return arm_stage(lab, distilled_arm(lab.recipe), arm_stage(lab, teacher_arm(lab.recipe), None)).fingerprint
 
 
 def test_everything_that_determines_a_stage_changes_its_fingerprint(make_lab, monkeypatch):
@@ -34,7 +37,7 @@ def test_everything_that_determines_a_stage_changes_its_fingerprint(make_lab, mo
         assert baseline_fingerprint(make_lab(override)) != reference, override
     for override in ("teacher.channels=9", "method.weight=2.0", "evaluation.batch=2"):
         assert baseline_fingerprint(make_lab(override)) == reference, override
-    monkeypatch.setattr(laboratory, "source_hash", lambda modules: "other sources")
+    monkeypatch.setattr(identity, "source_hash", lambda modules: "other sources")
     assert baseline_fingerprint(make_lab()) != reference
 
 
@@ -49,12 +52,12 @@ def test_a_distilled_stage_stands_on_its_teacher(make_lab):
 def test_a_stage_trained_before_is_taken(make_lab, reporter):
     lab = make_lab()
     arm = baseline_arm(lab.recipe)
-    stage = lab.stage(arm, None)
-    trained = lab.train(arm, stage, None)
+    stage = arm_stage(lab, arm, None)
+    trained = train_arm(lab, arm, stage, None)
     assert trained["steps"] == 3
     assert trained["parameters"] == 2 * 9 + 2 + 2 + 1  # two 3 x 3 kernels, then one 1 x 1, with biases
     before = stage_weights(stage.folder)["raw"].stat().st_mtime_ns
-    assert make_lab().train(arm, stage, None) == trained
+    assert train_arm(make_lab(), arm, stage, None) == trained
     assert stage_weights(stage.folder)["raw"].stat().st_mtime_ns == before
     assert reporter.said == [f"student alone: trained before, taken from {stage.folder.name}"]
     assert json.loads((stage.folder / "inputs.json").read_text())["seed"] == 0
@@ -77,14 +80,14 @@ def both(reporter, original, calls):
 def test_of_two_experiments_that_need_a_stage_one_trains_and_scores_it(make_lab, reporter, monkeypatch):
     lab = make_lab()
     arm = baseline_arm(lab.recipe)
-    stage = lab.stage(arm, None)
-    for name, work in (
-        ("train", lambda: lab.train(arm, stage, None)),
-        ("evaluate", lambda: lab.score(arm, stage.folder)),
+    stage = arm_stage(lab, arm, None)
+    for module, name, work in (
+        (training, "train", lambda: train_arm(lab, arm, stage, None)),
+        (scoring, "evaluate", lambda: score(lab, arm, stage.folder)),
     ):
         calls = []
         reporter.said.clear()
-        monkeypatch.setattr(laboratory, name, both(reporter, getattr(laboratory, name), calls))
+        monkeypatch.setattr(module, name, both(reporter, getattr(module, name), calls))
         with ThreadPoolExecutor(2) as pool:
             first, second = (pool.submit(work) for _ in range(2))
         assert first.result() == second.result()
@@ -95,23 +98,21 @@ def test_of_two_experiments_that_need_a_stage_one_trains_and_scores_it(make_lab,
 def test_scores_are_kept_until_the_evaluation_changes(make_lab, monkeypatch):
     lab = make_lab()
     arm = baseline_arm(lab.recipe)
-    stage = lab.stage(arm, None)
-    lab.train(arm, stage, None)
+    stage = arm_stage(lab, arm, None)
+    train_arm(lab, arm, stage, None)
     calls = []
-    original = laboratory.evaluate
-    monkeypatch.setattr(
-        laboratory, "evaluate", lambda *args, **kwargs: (calls.append(1), original(*args, **kwargs))
-    )
-    scores = lab.score(arm, stage.folder)
+    original = scoring.evaluate
+    monkeypatch.setattr(scoring, "evaluate", lambda *args, **kwargs: (calls.append(1), original(*args, **kwargs)))
+    scores = score(lab, arm, stage.folder)
     assert scores.primary == "ema"
     assert set(scores.results) == {"raw", "ema"}
     assert len(calls) == 2
-    assert lab.score(arm, stage.folder) == scores
+    assert score(lab, arm, stage.folder) == scores
     assert len(calls) == 2
-    assert lab.score(arm, stage.folder, again=True) == scores
+    assert score(lab, arm, stage.folder, again=True) == scores
     assert len(calls) == 4
-    monkeypatch.setattr(laboratory, "source_hash", lambda modules: "other sources")
-    lab.score(arm, stage.folder)
+    monkeypatch.setattr(identity, "source_hash", lambda modules: "other sources")
+    score(lab, arm, stage.folder)
     assert len(calls) == 6
 
 
@@ -135,19 +136,19 @@ PRETRAINED = "student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}"
 
 def test_every_arm_of_the_student_starts_from_the_same_trained_part(make_lab, reporter, monkeypatch):
     started = []
-    original = laboratory.train
+    original = training.train
 
     def watched(task, *args, **kwargs):
         started.append((kwargs["title"], {k: v.clone() for k, v in task.detector.state_dict().items()}))
         return original(task, *args, **kwargs)
 
-    monkeypatch.setattr(laboratory, "train", watched)
+    monkeypatch.setattr(training, "train", watched)
     lab = make_lab(PRETRAINED)
     arms = [baseline_arm(lab.recipe), distilled_arm(lab.recipe)]
     stages = dict(run_seed(lab, lab.recipe, arms))
-    titles = ["teacher (big)", "student, a part of it first", "student alone", "student distilled"]
+    titles = ["teacher (big)", "student pretraining", "student alone", "student distilled"]
     assert [title for title, _ in started] == [f"{title}, seed 0" for title in titles]
-    first = lab.pretraining_stage(arms[0], lab.recipe.student_pretraining)
+    first = pretraining_stage(lab, lab.recipe.student, lab.recipe.student_pretraining)
     assert first.folder.name.startswith("pretraining-")
     assert set(stage_weights(first.folder)) == {"raw", "objective"}
     saved = load_file(stage_weights(first.folder)["raw"])
@@ -168,15 +169,15 @@ def test_a_trained_part_belongs_to_what_determines_a_student(make_lab):
     assert baseline_fingerprint(make_lab()) != reference
     assert baseline_fingerprint(make_lab(PRETRAINED, "student_pretraining.steps=3")) != reference
     assert baseline_fingerprint(make_lab(PRETRAINED, "evaluation.batch=2")) == reference
-    teachers = [lab.stage(teacher_arm(lab.recipe), None) for lab in (make_lab(), make_lab(PRETRAINED))]
+    teachers = [arm_stage(lab, teacher_arm(lab.recipe), None) for lab in (make_lab(), make_lab(PRETRAINED))]
     assert teachers[0].fingerprint == teachers[1].fingerprint
 
 
 def test_weights_of_another_width_are_refused(make_lab):
     lab = make_lab()
     arm = baseline_arm(lab.recipe)
-    stage = lab.stage(arm, None)
-    lab.train(arm, stage, None)
+    stage = arm_stage(lab, arm, None)
+    train_arm(lab, arm, stage, None)
     with pytest.raises(UserError, match="another architecture"):
         lab.detector(lab.recipe.teacher, stage.folder)
 
@@ -185,8 +186,8 @@ def test_weights_of_another_width_are_refused(make_lab):
 def checkpoint(make_lab, tmp_path):
     lab = make_lab()
     arm = teacher_arm(lab.recipe)
-    stage = lab.stage(arm, None)
-    lab.train(arm, stage, None)
+    stage = arm_stage(lab, arm, None)
+    train_arm(lab, arm, stage, None)
     return stage_weights(stage.folder)["raw"].rename(tmp_path / "teacher.safetensors")
 
 
@@ -206,19 +207,19 @@ def test_a_teacher_is_loaded_from_a_file(make_lab, make_recipe, checkpoint, repo
         "steps": 0,
         "seconds": 0.0,
         "step_s": 0.0,
-        "parameters": parameters(teacher),
+        "parameters": parameter_count(teacher),
     }
     assert any(line.startswith("teacher (big): hit rate") for line in reporter.said)
-    again = lab.adopt(teacher_arm(lab.recipe), stages["teacher"], checkpoint)
+    again = adopt(lab, teacher_arm(lab.recipe), stages["teacher"], checkpoint)
     assert again == stages["teacher"].trained
 
 
 def test_another_file_is_another_teacher(make_lab, make_recipe, checkpoint):
     recipe = loaded(make_recipe(), checkpoint)
     lab = make_lab(recipe=recipe)
-    before = lab.stage(teacher_arm(recipe), None).fingerprint
+    before = arm_stage(lab, teacher_arm(recipe), None).fingerprint
     checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
-    assert lab.stage(teacher_arm(recipe), None).fingerprint != before
+    assert arm_stage(lab, teacher_arm(recipe), None).fingerprint != before
 
 
 def test_a_file_goes_before_a_training_and_the_plan_says_so(make_recipe, checkpoint):
@@ -251,12 +252,12 @@ def test_a_finished_teacher_is_taken_as_it_is(make_lab, toy, checkpoint, finishe
 def test_another_file_is_another_finished_teacher(make_lab, toy, checkpoint, finished):
     recipe = load_recipe(toy, (*finished, "student_training.steps=3"))
     lab = make_lab(recipe=recipe)
-    before = lab.stage(teacher_arm(recipe), None).fingerprint
+    before = arm_stage(lab, teacher_arm(recipe), None).fingerprint
     checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
-    assert lab.stage(teacher_arm(recipe), None).fingerprint != before
+    assert arm_stage(lab, teacher_arm(recipe), None).fingerprint != before
     checkpoint.unlink()
     with pytest.raises(UserError, match=r"the teacher's file .*teacher.safetensors cannot be read"):
-        lab.stage(teacher_arm(recipe), None)
+        arm_stage(lab, teacher_arm(recipe), None)
 
 
 def test_a_file_that_does_not_fit_names_the_keys(make_lab, make_recipe, checkpoint):

@@ -125,7 +125,7 @@ def test_the_submission_of_each_model_is_written(
     make_recipe, request_for, reporter, accelerator, tmp_path, monkeypatch
 ):
     folder = run_experiment(make_recipe(), request_for(), reporter, accelerator)
-    monkeypatch.setattr("bevkd_common.experiment.laboratory.build_submission", lambda *_: _Hits())
+    monkeypatch.setattr("bevkd_common.experiment.scoring.build_submission", lambda *_: _Hits())
     write_submissions(folder, reporter, accelerator, tmp_path / "submissions")
     written = {path.name: json.loads(path.read_text()) for path in (tmp_path / "submissions").iterdir()}
     assert written == {f"{arm}-seed0.json": {"samples": 12} for arm in ("teacher", "baseline", "distilled")}
@@ -210,7 +210,7 @@ def test_another_split_is_opened_for_a_submission(
     keys = SimpleNamespace(split_keys=("samples", "seed"), kind="toy_data")
     monkeypatch.setattr("bevkd_common.experiment.finished.dataset_spec", lambda _: keys)
     monkeypatch.setattr("bevkd_common.experiment.finished.build_dataset", build_dataset)
-    monkeypatch.setattr("bevkd_common.experiment.laboratory.build_submission", lambda *_: _Hits())
+    monkeypatch.setattr("bevkd_common.experiment.scoring.build_submission", lambda *_: _Hits())
     out = tmp_path / "out"
     write_submissions(folder, reporter, accelerator, out, OtherSplit("test", "v1.0-test", tmp_path))
     assert opened == [("v1.0-test", "test", tmp_path)]

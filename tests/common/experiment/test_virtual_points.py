@@ -1,5 +1,6 @@
 """An experiment whose teacher reads virtual points, on a world of three scenes."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,11 @@ from bevkd_common.config.recipes import recipe_path
 from bevkd_common.data.virtual_points.files import VirtualPointFolder
 from bevkd_common.experiment.arms import baseline_arm, teacher_arm
 from bevkd_common.experiment.build import reads_virtual_points
+from bevkd_common.experiment.identity import arm_stage
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.reporting import _data_sentence
 from bevkd_common.experiment.run import open_dataset
+from bevkd_common.experiment.training import train_arm
 
 SMALL = (
     "dataset.world.train_scenes=2",
@@ -55,12 +58,12 @@ def test_points_are_made_on_first_need_and_stated(open_lab):
 def test_other_errors_are_another_teacher(open_lab):
     one, other = open_lab(), open_lab("mvp-bevdet.synthetic", "dataset.virtual_points.miss=0.5")
     assert one.dataset.virtual_points.path != other.dataset.virtual_points.path
-    stages = [lab.stage(teacher_arm(lab.recipe), None) for lab in (one, other)]
+    stages = [arm_stage(lab, teacher_arm(lab.recipe), None) for lab in (one, other)]
     assert stages[0].fingerprint != stages[1].fingerprint
     made = [stage.inputs["virtual_points"] for stage in stages]
     assert len(set(made)) == 2
     # A student that sees cameras alone does not care.
-    assert "virtual_points" not in one.stage(baseline_arm(one.recipe), None).inputs
+    assert "virtual_points" not in arm_stage(one, baseline_arm(one.recipe), None).inputs
 
 
 def test_a_manifest_determines_the_teacher_where_the_configuration_does_not(open_lab):
@@ -68,10 +71,10 @@ def test_a_manifest_determines_the_teacher_where_the_configuration_does_not(open
     stages = []
     for content in ("a", "b"):
         folder = SimpleNamespace(manifest=SimpleNamespace(settings_hash=content))
-        lab.dataset = SimpleNamespace(
+        dataset = SimpleNamespace(
             fingerprint="data", virtual_points=folder, make_virtual_points=print, classes=lab.dataset.classes
         )
-        stages.append(lab.stage(teacher_arm(lab.recipe), None).fingerprint)
+        stages.append(arm_stage(replace(lab, dataset=dataset), teacher_arm(lab.recipe), None).fingerprint)
     assert len(set(stages)) == 2
 
 
@@ -82,7 +85,7 @@ def test_a_teacher_trains_and_sweeps_without_points_are_counted(open_lab):
     for path in lacking:
         path.unlink()
     arm = teacher_arm(lab.recipe)
-    stage = lab.stage(arm, None)
-    record = lab.train(arm, stage, None)
+    stage = arm_stage(lab, arm, None)
+    record = train_arm(lab, arm, stage, None)
     assert (record["steps"], record["unlifted"]) == (1, 2)
     assert stage.trained["unlifted"] == 2

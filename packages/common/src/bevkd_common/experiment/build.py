@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, installed, load
@@ -61,6 +62,11 @@ def build_pretraining(config: Config, classes: tuple[str, ...], *, seed: int) ->
     assert reference is not None
     torch.manual_seed(seed)
     return load(reference)(config, classes)
+
+
+def parameter_count(detector: nn.Module) -> int:
+    """Learned parameters."""
+    return sum(parameter.numel() for parameter in detector.parameters())
 
 
 def build_method(

@@ -19,7 +19,8 @@ from bevkd_common.experiment.arms import Arm, teacher_arm
 from bevkd_common.experiment.build import build_dataset, dataset_spec
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
-from bevkd_common.experiment.run import Request, open_dataset, score_line, student_arms
+from bevkd_common.experiment.run import Request, open_dataset, student_arms
+from bevkd_common.experiment.scoring import score, score_line, submission
 from bevkd_common.experiment.stages import STAGES
 from bevkd_common.progress import Reporter
 
@@ -94,7 +95,7 @@ def score_again(folder: RunFolder, reporter: Reporter, accelerator: Accelerator)
     run = open_run(folder, reporter, accelerator)
     for seed, lab in run.laboratories.items():
         for arm in run.arms:
-            reporter.say(score_line(arm, lab.score(arm, run.stages[seed][arm.name], again=True)))
+            reporter.say(score_line(arm, score(lab, arm, run.stages[seed][arm.name], again=True)))
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,10 @@ def write_submissions(
         if other is not None:
             config, dataset = _open_other(folder, config, other, reporter)
         for arm in run.arms:
-            submission = lab.submission(arm, run.stages[seed][arm.name], config, dataset)
+            content = submission(lab, arm, run.stages[seed][arm.name], config, dataset)
             path = out / f"{arm.name}-seed{seed}.json"
             if accelerator.is_main_process:
-                write_atomically(path, json.dumps(submission))
+                write_atomically(path, json.dumps(content))
             reporter.say(f"submission: {path}")
 
 

@@ -22,6 +22,7 @@ from bevkd_common.experiment.arms import Arm, baseline_arm, teacher_arm
 from bevkd_common.experiment.build import dataset_spec
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.run import PRETRAINING, Request, open_dataset, student_arms
+from bevkd_common.experiment.training import rehearse_arm, rehearse_pretraining
 from bevkd_common.progress import Reporter, SilentReporter
 
 ROOM = 0.95
@@ -126,8 +127,8 @@ def _rehearsal(recipe: Recipe, request: Request, name: str, *, cpu: bool) -> Reh
     lab = Laboratory(recipe, dataset, seed=seed, root=runs, reporter=reporter, accelerator=accelerator)
     if name == PRETRAINING:
         assert recipe.student_pretraining is not None
-        return lab.rehearse_pretraining(baseline_arm(recipe), recipe.student_pretraining)
-    return lab.rehearse(_arms(recipe, request)[name])
+        return rehearse_pretraining(lab, baseline_arm(recipe), recipe.student_pretraining)
+    return rehearse_arm(lab, _arms(recipe, request)[name])
 
 
 def _arms(recipe: Recipe, request: Request) -> dict[str, Arm]:

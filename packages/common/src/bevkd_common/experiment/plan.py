@@ -18,8 +18,8 @@ from bevkd_common.experiment.build import (
     dataset_spec,
     detector_spec,
     method_spec,
+    parameter_count,
 )
-from bevkd_common.experiment.laboratory import parameters
 
 
 def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], processes: int) -> list[str]:
@@ -52,7 +52,7 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
 
 def _described(name: str, config: Config, detector: nn.Module) -> str:
     spec = detector_spec(config)
-    return f"{name} = {spec.kind} ({spec.describe(config)}), {parameters(detector) / 1e6:.2f} M parameters"
+    return f"{name} = {spec.kind} ({spec.describe(config)}), {parameter_count(detector) / 1e6:.2f} M parameters"
 
 
 def _fetched(recipe: Recipe, processes: int) -> str:

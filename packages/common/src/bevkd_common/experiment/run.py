@@ -26,10 +26,13 @@ from bevkd_common.experiment.arms import (
     teacher_arm,
 )
 from bevkd_common.experiment.build import build_dataset, check_data_root, method_spec, reads_virtual_points
-from bevkd_common.experiment.laboratory import Laboratory, Scores
+from bevkd_common.experiment.identity import arm_stage
+from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.plan import plan_lines
 from bevkd_common.experiment.record import CONFIG, RunFolder, environment
+from bevkd_common.experiment.scoring import score, score_line
 from bevkd_common.experiment.stages import Stage
+from bevkd_common.experiment.training import adopt, pretrain, train_arm
 from bevkd_common.progress import Reporter
 
 PRETRAINING = "pretraining"
@@ -141,7 +144,7 @@ def train_one(
     """
     if name == PRETRAINING and recipe.student_pretraining is not None:
         arm = baseline_arm(recipe)
-        stage = _laboratory(recipe, seed, runs, data_root, reporter, accelerator).pretrain(arm)
+        stage = pretrain(_laboratory(recipe, seed, runs, data_root, reporter, accelerator), arm)
         assert stage is not None
         return stage.folder
     choices = {arm.name: arm for arm in (teacher_arm(recipe), baseline_arm(recipe), distilled_arm(recipe))}
@@ -195,7 +198,7 @@ def run_seed(lab: Laboratory, recipe: Recipe, arms: Sequence[Arm]) -> Iterator[t
     """Train and score the teacher and every arm of one seed; what the student learns first precedes its arms."""
     teacher = _teacher(lab, recipe)
     yield "teacher", teacher
-    first = lab.pretrain(baseline_arm(recipe))
+    first = pretrain(lab, baseline_arm(recipe))
     if first is not None:
         yield PRETRAINING, first
     seconds: dict[str, float] = {}
@@ -211,21 +214,15 @@ def _teacher(lab: Laboratory, recipe: Recipe) -> Stage:
     if recipe.teacher_checkpoint is None and recipe.teacher_training is not None:
         return _one(lab, teacher_arm(recipe), None)
     arm = teacher_arm(recipe)
-    stage = lab.stage(arm, None)
-    lab.adopt(arm, stage, recipe.teacher_checkpoint)
-    lab.reporter.say(score_line(arm, lab.score(arm, stage.folder)))
+    stage = arm_stage(lab, arm, None)
+    adopt(lab, arm, stage, recipe.teacher_checkpoint)
+    lab.reporter.say(score_line(arm, score(lab, arm, stage.folder)))
     return stage
 
 
 def _one(lab: Laboratory, arm: Arm, teacher: Stage | None) -> Stage:
     parent = teacher if arm.method is not None else None
-    stage = lab.stage(arm, parent)
-    lab.train(arm, stage, parent)
-    lab.reporter.say(score_line(arm, lab.score(arm, stage.folder)))
+    stage = arm_stage(lab, arm, parent)
+    train_arm(lab, arm, stage, parent)
+    lab.reporter.say(score_line(arm, score(lab, arm, stage.folder)))
     return stage
-
-
-def score_line(arm: Arm, scores: Scores) -> str:
-    """The headline of one arm as a line of text."""
-    results = scores.results[scores.primary]
-    return f"{arm.title}: " + ", ".join(f"{name} {metric.value:.3f}" for name, metric in results.headline.items())

@@ -22,9 +22,11 @@ from bevkd_common.data.dataset import Dataset
 from bevkd_common.engine.checkpoint import write_atomically
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, baseline_arm, distilled_arm, teacher_arm
+from bevkd_common.experiment.identity import arm_stage, pretraining_stage
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import CONFIG
 from bevkd_common.experiment.run import PRETRAINING, Request, open_dataset, run_experiment, train_one
+from bevkd_common.experiment.scoring import score
 from bevkd_common.experiment.stages import STAGES, Stage
 from bevkd_common.progress import Reporter, SilentReporter
 from bevkd_common.report.statistics import Spread, spread
@@ -125,15 +127,15 @@ def _jobs_of(
         done = stage.trained is not None
         return Job(stage.folder.name, point, seed, arm, tuple(parent.folder.name for parent in parents), done)
 
-    teacher = lab.stage(teacher_arm(recipe), None)
+    teacher = arm_stage(lab, teacher_arm(recipe), None)
     yield job("teacher", teacher)
     baseline = baseline_arm(recipe)
     first: tuple[Stage, ...] = ()
     if baseline.pretraining is not None:
-        first = (lab.pretraining_stage(baseline, baseline.pretraining),)
+        first = (pretraining_stage(lab, baseline.detector, baseline.pretraining),)
         yield job(PRETRAINING, first[0])
-    yield job("baseline", lab.stage(baseline, None), *first)
-    yield job("distilled", lab.stage(distilled_arm(recipe), teacher), teacher, *first)
+    yield job("baseline", arm_stage(lab, baseline, None), *first)
+    yield job("distilled", arm_stage(lab, distilled_arm(recipe), teacher), teacher, *first)
 
 
 def run_job(job: Job, *, data_root: Path | None, reporter: Reporter, accelerator: Accelerator) -> None:
@@ -327,7 +329,7 @@ def collect(
 
 
 def _main_score(lab: Laboratory, arm: Arm, stage: str) -> tuple[str, float]:
-    scores = lab.score(arm, lab.root / STAGES / stage)
+    scores = score(lab, arm, lab.root / STAGES / stage)
     name, metric = next(iter(scores.results[scores.primary].headline.items()))
     return name, metric.value
 

@@ -1,0 +1,126 @@
+"""Scoring the stages of one seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bevkd_common.config.model import Config
+from bevkd_common.data.dataset import Dataset
+from bevkd_common.engine.checkpoint import read_json, write_atomically
+from bevkd_common.engine.evaluate import evaluate
+from bevkd_common.engine.train import AUTOCAST
+from bevkd_common.evaluation.evaluator import Evaluator, Submission
+from bevkd_common.evaluation.results import Results
+from bevkd_common.experiment.arms import Arm
+from bevkd_common.experiment.build import build_evaluator, build_submission
+from bevkd_common.experiment.identity import evaluation_fingerprint
+from bevkd_common.experiment.laboratory import Laboratory
+from bevkd_common.experiment.stages import stage_weights
+
+WEIGHT_KINDS = ("raw", "ema")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a stage.
+
+    Attributes:
+        primary: The weights that the arm is judged by: "ema" where an average is kept, else "raw".
+        results: By kind of weights.
+    """
+
+    primary: str
+    results: Mapping[str, Results]
+
+
+def score(lab: Laboratory, arm: Arm, folder: Path, *, again: bool = False) -> Scores:
+    """Evaluate every kind of weights that a stage keeps, or read the scores that are there.
+
+    Args:
+        lab: The seed.
+        arm: What the stage trained.
+        folder: Of the stage.
+        again: Whether to evaluate although there are scores.
+    """
+    if not again and (scores := _scored(lab, folder)) is not None:
+        return scores
+    with lab.alone(folder):
+        return (None if again else _scored(lab, folder)) or _score(lab, arm, folder)
+
+
+def submission(lab: Laboratory, arm: Arm, folder: Path, config: Config, dataset: Dataset) -> object:
+    """The official submission of the weights that an arm is judged by.
+
+    Args:
+        lab: The seed.
+        arm: What the stage trained.
+        folder: Of the stage.
+        config: Of `dataset`.
+        dataset: The evaluated split of this one, which may be another than the laboratory's.
+
+    Raises:
+        UserError: If the data set has no official submission.
+    """
+    collected = build_submission(config, dataset, "val")
+    _run(lab, arm, folder, None, dataset, collected)
+    return collected.content()
+
+
+def score_line(arm: Arm, scores: Scores) -> str:
+    """The headline of one arm as a line of text."""
+    results = scores.results[scores.primary]
+    return f"{arm.title}: " + ", ".join(f"{name} {metric.value:.3f}" for name, metric in results.headline.items())
+
+
+def _scored(lab: Laboratory, folder: Path) -> Scores | None:
+    path = folder / "results.json"
+    saved = read_json(path) if path.is_file() else None
+    if saved is None or saved["evaluation"] != evaluation_fingerprint(lab):
+        return None
+    results = {kind: Results.model_validate(value) for kind, value in saved["results"].items()}
+    return Scores(saved["primary"], results)
+
+
+def _score(lab: Laboratory, arm: Arm, folder: Path) -> Scores:
+    weights = stage_weights(folder)
+    results = {kind: _evaluate(lab, arm, folder, kind) for kind in WEIGHT_KINDS if kind in weights}
+    primary = "ema" if "ema" in results else "raw"
+    if lab.accelerator.is_main_process:
+        dumped = {kind: value.model_dump(mode="json") for kind, value in results.items()}
+        content = {"evaluation": evaluation_fingerprint(lab), "primary": primary, "results": dumped}
+        write_atomically(folder / "results.json", json.dumps(content, indent=1) + "\n")
+    lab.accelerator.wait_for_everyone()
+    return Scores(primary, results)
+
+
+def _evaluate(lab: Laboratory, arm: Arm, folder: Path, kind: str) -> Results:
+    evaluator = build_evaluator(lab.recipe.dataset, lab.dataset, "val")
+    _run(lab, arm, folder, kind, lab.dataset, evaluator)
+    if lab.accelerator.is_main_process:
+        evaluator.evidence().save(folder / f"evidence-{kind}.npz")
+    return evaluator.compute()
+
+
+def _run(
+    lab: Laboratory,
+    arm: Arm,
+    folder: Path,
+    kind: str | None,
+    dataset: Dataset,
+    evaluator: Evaluator | Submission,
+) -> None:
+    detector = lab.detector(arm.detector, folder, kind)
+    evaluate(
+        detector,
+        dataset.source("val", detector.needs.at_test),
+        evaluator,
+        batch=lab.recipe.evaluation.batch,
+        workers=lab.recipe.evaluation.workers,
+        accelerator=lab.accelerator,
+        precision=AUTOCAST[arm.training.precision],
+        title=f"scoring {arm.title}, seed {lab.seed}" + (f" ({kind})" if kind == "ema" else ""),
+        reporter=lab.reporter,
+    )
