@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from bevkd_common.config.plugins import _discovered
 from bevkd_common.config.reading.loading import load_recipe
-from bevkd_common.config.recipe import Arm, Recipe
+from bevkd_common.config.recipe import Control, Recipe
 from bevkd_common.errors import UserError
 from pydantic import ValidationError
 
@@ -15,7 +15,7 @@ def test_a_recipe_holds_the_configurations_of_plug_ins(stand_in: Path) -> None:
     assert type(recipe.student).__name__ == "LiftConfig"
     assert recipe.student_training.optimizer.lr == 0.003
     assert recipe.selects.model_dump() == {"teacher": "pillars", "student": "lift", "dataset": "toy"}
-    assert [arm.name for arm in recipe.controls] == ["twice_the_steps", "as_long", "losses_alone"]
+    assert [control.name for control in recipe.controls] == ["twice_the_steps", "as_long", "losses_alone"]
 
 
 def test_each_seed_has_the_world_at_its_place(stand_in: Path) -> None:
@@ -37,9 +37,21 @@ def test_without_world_seeds_every_seed_has_the_data_as_configured(stand_in: Pat
         (["seeds=[1, 1]"], "seeds: holds 1 twice"),
         (
             ["student_pretraining={steps: 1, batch: 1, optimizer: {lr: 1.0}}"],
-            "`student_pretraining`: no part of the detector `lift` can be trained first",
+            "`student_pretraining`: the detector `lift` has no pretraining",
         ),
-        (["controls.1.name=losses_alone"], "controls: holds the arm `losses_alone` twice"),
+        (
+            ["teacher_pretraining={steps: 1, batch: 1, optimizer: {lr: 1.0}}"],
+            "`teacher_pretraining`: the detector `pillars` has no pretraining",
+        ),
+        (
+            [
+                "teacher_training=null",
+                "teacher_checkpoint=teacher.safetensors",
+                "teacher_pretraining={steps: 1, batch: 1, optimizer: {lr: 1.0}}",
+            ],
+            "`teacher_pretraining` needs `teacher_training`: a loaded teacher is not pretrained",
+        ),
+        (["controls.1.name=losses_alone"], "controls: holds the control `losses_alone` twice"),
     ],
 )
 def test_what_does_not_go_together(stand_in: Path, overrides: list[str], reason: str) -> None:
@@ -54,7 +66,7 @@ def test_a_checkpoint_replaces_the_training_of_the_teacher(stand_in: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("arm", "reason"),
+    ("control", "reason"),
     [
         ({"name": "baseline", "base": "baseline"}, "every experiment has an arm `baseline`; choose another name"),
         ({"name": "a", "base": "distilled", "equal_time": True}, "`equal_time` sets the steps of a baseline"),
@@ -64,18 +76,18 @@ def test_a_checkpoint_replaces_the_training_of_the_teacher(stand_in: Path) -> No
         ),
         (
             {"name": "a", "base": "baseline", "overrides": {"method.taps": []}},
-            "an arm on the baseline cannot override `method.taps`, only student, student_training",
+            "a control of the baseline cannot override `method.taps`, only student, student_training",
         ),
         (
             {"name": "a", "base": "distilled", "overrides": {"dataset.cached": False}},
-            "an arm on the distilled cannot override `dataset.cached`",
+            "a control of the distilled cannot override `dataset.cached`",
         ),
         ({"name": "A b", "base": "baseline"}, "should match pattern"),
     ],
 )
-def test_an_arm_changes_only_what_keeps_the_comparison_fair(arm: dict[str, Any], reason: str) -> None:
+def test_a_control_changes_only_what_keeps_the_comparison_fair(control: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
-        Arm(**arm)
+        Control(**control)
 
 
 def test_a_recipe_without_any_plug_in_says_so(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:

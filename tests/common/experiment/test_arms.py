@@ -1,7 +1,7 @@
 import pytest
 from bevkd_common.config.plugins import Ablation
 from bevkd_common.config.reading.loading import load_recipe
-from bevkd_common.config.recipe import Arm as Control
+from bevkd_common.config.recipe import Control
 from bevkd_common.config.training import OptimizerConfig, TrainingConfig
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import (

@@ -179,8 +179,8 @@ class Installed(Generic[Spec]):
         return f"no {self.noun} `{kind}` is installed{choices}{did_you_mean(kind, self.found)}"
 
     def of(self, config: Config) -> Spec:
-        """The spec to which a configuration belongs."""
-        return next(spec for spec in self.found.values() if spec.config is type(config))
+        """The spec to which a configuration belongs, by its `kind`."""
+        return self.found[getattr(config, "kind")]  # noqa: B009 - `Config` itself declares no `kind`
 
 
 def installed(spec_type: type[Spec]) -> Installed[Spec]:

@@ -32,12 +32,12 @@ def _unique(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-def _unique_names(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
-    names = [arm.name for arm in arms]
+def _unique_names(controls: tuple[Control, ...]) -> tuple[Control, ...]:
+    names = [control.name for control in controls]
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise ValueError(f"holds the arm `{name}` twice")
-    return arms
+            raise ValueError(f"holds the control `{name}` twice")
+    return controls
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=60)]
@@ -77,8 +77,8 @@ class EvaluationConfig(Config):
     """Resamples of the scenes for the paired intervals; 0 leaves the intervals out."""
 
 
-class Arm(Config):
-    """A control: one more training of the student, reported beside the baseline and the distilled student."""
+class Control(Config):
+    """One more training of the student, reported beside the baseline and the distilled student."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
     base: Literal["baseline", "distilled"]
@@ -91,7 +91,7 @@ class Arm(Config):
     """Dotted keys of the sections `student`, `student_training` and `method`, and their values in this arm."""
 
     @model_validator(mode="after")
-    def _check(self) -> Arm:
+    def _check(self) -> Control:
         if self.name in ("teacher", "baseline", "distilled"):
             raise ValueError(f"every experiment has an arm `{self.name}`; choose another name")
         if self.equal_time and (self.base == "distilled" or self.steps_factor != 1.0):
@@ -99,7 +99,9 @@ class Arm(Config):
         sections = ("student", "student_training", *(("method",) if self.base == "distilled" else ()))
         for key in self.overrides:
             if key.split(".")[0] not in sections:
-                raise ValueError(f"an arm on the {self.base} cannot override `{key}`, only {', '.join(sections)}")
+                raise ValueError(
+                    f"a control of the {self.base} cannot override `{key}`, only {', '.join(sections)}"
+                )
         return self
 
 
@@ -118,6 +120,8 @@ class Recipe(Config):
     """Seed of the data for each of `seeds`, where the data can be made; None keeps the data set's own seed."""
     dataset: Annotated[Config, _kind_of(DatasetSpec)]
     teacher: Annotated[Config, _kind_of(DetectorSpec)]
+    teacher_pretraining: TrainingConfig | None = None
+    """Pretraining of a part of the teacher, before `teacher_training`; the detector defines which part."""
     teacher_training: TrainingConfig | None = None
     teacher_checkpoint: Path | None = None
     """Loaded instead of training the teacher; a relative path starts at the working directory."""
@@ -127,7 +131,7 @@ class Recipe(Config):
     """Keep on disk what the teacher sees, for data whose augmentation is a finite set, such as mirrors alone."""
     student: Annotated[Config, _kind_of(DetectorSpec)]
     student_pretraining: TrainingConfig | None = None
-    """Trained once, and what every arm of the student starts from; what is learned is the detector's affair."""
+    """Pretraining of a part of the student, shared by all its arms; the detector defines which part."""
     student_training: TrainingConfig
     """Of the baseline and of the distilled student alike."""
     method: Annotated[Config, _kind_of(MethodSpec)]
@@ -135,7 +139,7 @@ class Recipe(Config):
     checkpoints: CheckpointConfig = CheckpointConfig()
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Where the metrics of a training go beside its `metrics.jsonl`."""
-    controls: Annotated[tuple[Arm, ...], AfterValidator(_unique_names)] = ()
+    controls: Annotated[tuple[Control, ...], AfterValidator(_unique_names)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -145,10 +149,9 @@ class Recipe(Config):
             raise ValueError(
                 f"`student`: a detector `{student.kind}` is not trained here; it can only be the teacher"
             )
-        if self.student_pretraining is not None and student.pretraining is None:
-            raise ValueError(
-                f"`student_pretraining`: no part of the detector `{student.kind}` can be trained first"
-            )
+        for role, detector in (("teacher", installed(DetectorSpec).of(self.teacher)), ("student", student)):
+            if getattr(self, f"{role}_pretraining") is not None and detector.pretraining is None:
+                raise ValueError(f"`{role}_pretraining`: the detector `{detector.kind}` has no pretraining")
         if self.world_seeds is not None:
             spec = installed(DatasetSpec).of(self.dataset)
             if spec.seed_key is None:
@@ -167,6 +170,8 @@ class Recipe(Config):
                 f"a teacher `{teacher.kind}` comes with its weights and is not trained here: leave out"
                 " `teacher_training` and `teacher_checkpoint`"
             )
+        if self.teacher_pretraining is not None and self.teacher_training is None:
+            raise ValueError("`teacher_pretraining` needs `teacher_training`: a loaded teacher is not pretrained")
 
     def dataset_for(self, seed: int) -> Config:
         """The data set's configuration under one of the experiment's seeds."""

@@ -9,8 +9,7 @@ from typing import Any
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import Ablation
 from bevkd_common.config.reading.loading import override
-from bevkd_common.config.recipe import Arm as ControlConfig
-from bevkd_common.config.recipe import Recipe
+from bevkd_common.config.recipe import Control, Recipe
 from bevkd_common.config.training import TrainingConfig
 from bevkd_common.errors import UserError
 from bevkd_common.report.inputs import Role
@@ -85,7 +84,7 @@ def distilled_arm(recipe: Recipe) -> Arm:
     )
 
 
-def control_arm(recipe: Recipe, control: ControlConfig) -> Arm:
+def control_arm(recipe: Recipe, control: Control) -> Arm:
     """One of the recipe's controls."""
     changed = override(recipe, control.overrides, f"control {control.name}")
     base = baseline_arm(changed) if control.base == "baseline" else distilled_arm(changed)
@@ -134,7 +133,7 @@ def fixed_length(arm: Arm, seconds: Mapping[str, float]) -> Arm:
     return replace(arm, training=lengthened(arm.training, ratio), as_long_as=None)
 
 
-def _summary(control: ControlConfig) -> str:
+def _summary(control: Control) -> str:
     changes: list[str] = []
     if control.steps_factor != 1.0:
         changes.append(f"{control.steps_factor:g} times the steps")
