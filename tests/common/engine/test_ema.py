@@ -35,3 +35,23 @@ def test_a_saved_average_is_restored():
     restored.load(ema.average, ema.updates)
     assert restored.updates == 1
     assert all(torch.equal(restored.average[name], value) for name, value in ema.average.items())
+
+
+def test_updating_all_tensors_together_gives_the_bits_of_one_by_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Linear(7, 5).bfloat16())
+    ema = Ema(model, EmaConfig(decay=0.9, warmup_updates=3))
+    expected = {name: value.clone() for name, value in ema.average.items()}
+    for update in range(5):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+            model[1].num_batches_tracked.fill_(update)
+        ema.update(model)
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                expected[name].lerp_(value, 1.0 - ema.decay)
+            else:
+                expected[name].copy_(value)
+    assert len(expected) == 9
+    assert all(torch.equal(ema.average[name], value) for name, value in expected.items())

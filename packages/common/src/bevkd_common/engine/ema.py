@@ -29,15 +29,19 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the model's weights in; counters are copied."""
+        """Add the model's weights to the average; counters are copied.
+
+        The tensors are updated together: a few kernels on a GPU instead of one a tensor.
+        """
         self.updates += 1
-        decay = self.decay
-        for name, value in model.state_dict().items():
-            average = self.average[name]
-            if average.is_floating_point():
-                average.lerp_(value, 1.0 - decay)
-            else:
-                average.copy_(value)
+        state = model.state_dict()
+        weights = [name for name, value in state.items() if value.is_floating_point()]
+        counters = [name for name, value in state.items() if not value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.average[name] for name in weights], [state[name] for name in weights], 1.0 - self.decay
+        )
+        if counters:
+            torch._foreach_copy_([self.average[name] for name in counters], [state[name] for name in counters])
 
     def load(self, average: Mapping[str, Tensor], updates: int) -> None:
         """Restore a saved average."""

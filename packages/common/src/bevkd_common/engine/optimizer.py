@@ -1,4 +1,4 @@
-"""What the optimizer moves, at which pace, and how a batch is split among processes."""
+"""Parameter groups of the optimizer, and how a batch is split among processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from bevkd_common.config.training import TrainingConfig
 from bevkd_common.config.wording import did_you_mean
-from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, Task
+from bevkd_common.engine.tasks import Task
 from bevkd_common.errors import UserError
 
 
@@ -30,12 +30,12 @@ def split_batch(config: TrainingConfig, ranks: int) -> tuple[int, int]:
 
 
 def trained_parameters(task: Task) -> list[nn.Parameter]:
-    """What the optimizer moves."""
+    """The parameters that the optimizer updates."""
     return [parameter for parameter in task.parameters() if parameter.requires_grad]
 
 
 def build_optimizer(task: Task, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over the detector and what the method or objective owns.
+    """AdamW over the detector and the parameters that the task declares beside it.
 
     Each group carries `lr_factor`, which the loop multiplies with the schedule's learning rate.
 
@@ -47,19 +47,16 @@ def build_optimizer(task: Task, config: TrainingConfig) -> torch.optim.AdamW:
         {"params": parameters, "lr_factor": factor}
         for factor, parameters in grouped_parameters(task.detector, optimizer.lr_factors).items()
     ]
-    if isinstance(task, PretrainingTask):
-        groups.append({"params": list(task.objective.parameters()), "lr_factor": 1.0})
-    if isinstance(task, DistillationTask):
-        for group in task.method.param_groups():
-            extra = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
-            groups.append({"params": list(group.parameters), "lr_factor": group.lr_factor} | extra)
+    for group in task.param_groups():
+        extra = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
+        groups.append({"params": list(group.parameters), "lr_factor": group.lr_factor} | extra)
     return torch.optim.AdamW(
         groups, lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay, fused=True
     )
 
 
 def grouped_parameters(detector: nn.Module, factors: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
-    """The parameters that move, by the factor of their learning rate; the longest module path that fits decides.
+    """The trainable parameters by the factor of their learning rate; the longest matching module path decides.
 
     Raises:
         UserError: If a path names no module of the detector.

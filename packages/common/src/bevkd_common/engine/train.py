@@ -32,7 +32,7 @@ from bevkd_common.engine.ema import Ema
 from bevkd_common.engine.interrupt import StopRequest
 from bevkd_common.engine.optimizer import build_optimizer, split_batch, trained_parameters
 from bevkd_common.engine.schedule import first_beta, lr_factor
-from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, StepOutput, Task
+from bevkd_common.engine.tasks import StepOutput, Task
 from bevkd_common.engine.trackers import Trackers
 from bevkd_common.errors import TrainingStoppedError, UserError
 from bevkd_common.progress import Bar, Reporter, SilentReporter
@@ -237,9 +237,7 @@ class _Training:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.micro_batch, self.accumulation = split_batch(config, accelerator.num_processes)
-        if isinstance(task, DistillationTask):
-            task.teacher.to(accelerator.device)
-        self.task = task.to(accelerator.device)
+        self.task = task.place(accelerator.device)
         if start is not None:
             _freeze(task, start.progress["frozen"])
         if config.batch_norm == "synchronized" and accelerator.num_processes > 1:
@@ -263,7 +261,7 @@ class _Training:
 
     def resume(self, start: Checkpoint) -> None:
         """Go back to a checkpoint."""
-        for stem, module in self._modules().items():
+        for stem, module in self.task.saved.items():
             checkpoint.load_weights(start.folder / f"{stem}.safetensors", module)
         state, progress = start.state(), start.progress
         self.optimizer.load_state_dict(state["optimizer"])
@@ -328,51 +326,62 @@ class _Training:
             group["lr"] = config.optimizer.lr * group["lr_factor"] * factor
             beta = first_beta(config.schedule, self.step, self.steps, config.optimizer.betas[0])
             group["betas"] = (beta, config.optimizer.betas[1])
-        logged = self._is_logged(self.step + 1)
-        totals: dict[str, Any] = {"loss": 0.0, "lr": config.optimizer.lr * factor, "terms": {}, "metrics": {}}
+        outputs = []
         for place, batch in enumerate(micro_batches, start=1):
             self.skipped += len(batch.skipped)
             self.first_skipped = self.first_skipped or next(iter(batch.skipped), "")
             last = place == len(micro_batches)
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                self._backward(batch.to(self.accelerator.device), totals, logged=logged)
+                outputs.append(self._backward(batch.to(self.accelerator.device)))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(trained_parameters(self.task), config.clip_norm or math.inf)
+        # The one synchronisation with the device in a step. The weights have not changed yet.
+        *losses, grad_norm = _numbers([*(loss for loss, _ in outputs), norm])
+        for batch, loss, (_, output) in zip(micro_batches, losses, outputs, strict=True):
+            if not math.isfinite(loss):
+                self._stop_on_non_finite(output, batch)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update(self.task.detector)
-        return totals | {"grad_norm": round(float(norm), 5)}
+        record: dict[str, Any] = {"loss": sum(losses) / self.accumulation, "lr": config.optimizer.lr * factor}
+        if self._is_logged(self.step + 1):
+            record |= self._logged([output for _, output in outputs])
+        return record | {"grad_norm": round(grad_norm, 5)}
 
     def _is_logged(self, step: int) -> bool:
         return step % LOG_EVERY == 0 or step in (1, self.steps)
 
-    def _backward(self, batch: Batch, totals: dict[str, Any], *, logged: bool) -> None:
+    def _backward(self, batch: Batch) -> tuple[Tensor, StepOutput]:
+        """Forward and backward pass of one micro-batch; returns the loss and its parts, detached."""
         dtype = AUTOCAST[self.config.precision]
         with torch.autocast(self.accelerator.device.type, dtype, enabled=dtype is not None):
             output: StepOutput = self.wrapped(batch)
         loss = torch.stack([term.value * term.weight for term in output.terms.values()]).sum()
-        if not torch.isfinite(loss):
-            self._stop_on_non_finite(output, batch)
         self.scaler.scale(loss / self.accumulation).backward()
-        totals["loss"] += loss.item() / self.accumulation
-        if not logged:
-            return
-        for name, term in output.terms.items():
-            seen = totals["terms"].setdefault(name, {"value": 0.0, "weight": term.weight})
-            seen["value"] += term.value.item() / self.accumulation
-        for name, value in output.metrics.items():
-            totals["metrics"][name] = totals["metrics"].get(name, 0.0) + value.item() / self.accumulation
+        return loss.detach(), output.detached()
+
+    def _logged(self, outputs: Sequence[StepOutput]) -> dict[str, Any]:
+        """Terms and metrics, means over the micro-batches."""
+        names = [(name, term.weight) for name, term in outputs[0].terms.items()]
+        metrics = list(outputs[0].metrics)
+        values = [[*(t.value for t in output.terms.values()), *output.metrics.values()] for output in outputs]
+        means = iter([sum(numbers) / self.accumulation for numbers in zip(*map(_numbers, values), strict=True)])
+        return {
+            "terms": {name: {"value": next(means), "weight": weight} for name, weight in names},
+            "metrics": {name: next(means) for name in metrics},
+        }
 
     def _stop_on_non_finite(self, output: StepOutput, batch: Batch) -> None:
-        terms = {name: str(term.value.item()) for name, term in output.terms.items()}
+        values = _numbers([term.value for term in output.terms.values()])
+        terms = {name: str(value) for name, value in zip(output.terms, values, strict=True)}
         path = self.folder / NON_FINITE
         about = {"step": self.step + 1, "terms": terms, "samples": list(batch.tokens)}
         checkpoint.write_atomically(path, json.dumps(about, indent=1) + "\n")
-        values = ", ".join(f"{name} {value}" for name, value in terms.items())
+        shown = ", ".join(f"{name} {value}" for name, value in terms.items())
         raise UserError(
-            f"the loss is not finite at step {self.step + 1} ({values}) for the samples {', '.join(batch.tokens)}:"
+            f"the loss is not finite at step {self.step + 1} ({shown}) for the samples {', '.join(batch.tokens)}:"
             f" lower the learning rate, or look at these samples; they are kept in {path}"
         )
 
@@ -400,7 +409,7 @@ class _Training:
         if not self.accelerator.is_main_process:
             return
         files: dict[str, Mapping[str, Tensor]] = {
-            stem: module.state_dict() for stem, module in self._modules().items()
+            stem: module.state_dict() for stem, module in self.task.saved.items()
         }
         if self.ema:
             files["ema"] = self.ema.average
@@ -420,20 +429,17 @@ class _Training:
         }
         checkpoint.save_checkpoint(self.checkpoints, self.step, files, about, None if finished else state, progress)
 
-    def _modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {"raw": self.task.detector}
-        if isinstance(self.task, DistillationTask) and len(self.task.method.state_dict()):
-            modules["method"] = self.task.method
-        if isinstance(self.task, PretrainingTask):
-            modules["objective"] = self.task.objective
-        return modules
-
 
 def peak_memory(device: torch.device) -> int:
     """Bytes: of the device's allocations, or on the CPU what the process has held at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _numbers(values: Sequence[Tensor]) -> list[float]:
+    """Scalars on one device, read with one transfer."""
+    return torch.stack([value.detach().float() for value in values]).tolist() if values else []
 
 
 def _freeze(task: Task, names: Sequence[str]) -> None:

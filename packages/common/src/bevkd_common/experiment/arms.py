@@ -29,7 +29,7 @@ class Arm:
         summary: One sentence: what it is, and how it differs from the baseline.
         detector: Configuration of the detector.
         training: How it is trained.
-        pretraining: How a part of the detector is trained first, or None where all starts at random.
+        pretraining: How a part of the detector is pretrained, or None where all weights start at random.
         method: The distillation, or None where there is none.
         as_long_as: Name of the arm whose training time this one is given, or None.
     """
@@ -54,6 +54,7 @@ def teacher_arm(recipe: Recipe) -> Arm:
         summary="The model that is distilled from.",
         detector=recipe.teacher,
         training=recipe.teacher_training or recipe.student_training,
+        pretraining=None if recipe.teacher_checkpoint else recipe.teacher_pretraining,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from bevkd_common.config.training import TrainingConfig
 from bevkd_common.data.dataset import PartlyLiftedSource, SampleSource
 from bevkd_common.data.loader import PastableSource, calibration_batches
 from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.samples import Batch
 from bevkd_common.engine.checkpoint import load_weights, newest_sound, save_checkpoint
 from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, SupervisedTask, Task
 from bevkd_common.engine.teacher import FrozenTeacher
@@ -27,7 +29,6 @@ from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.stages import Stage, fingerprint, stage_weights
 
 if TYPE_CHECKING:
-    from bevkd_common.distill.method import MethodModule
     from bevkd_common.models.detector import DetectorModule
 
 CALIBRATION_BATCHES = 4
@@ -64,7 +65,8 @@ def pretrain(lab: Laboratory, arm: Arm) -> Stage | None:
         with lab.alone(stage.folder):
             if stage.trained is None:
                 task = _pretraining_task(lab, arm)
-                _run(lab, task, arm.pretraining, stage, arm.detector, None, "student pretraining")
+                title = f"{'teacher' if arm.role == 'teacher' else 'student'} pretraining"
+                _run(lab, task, arm.pretraining, stage, arm.detector, None, title)
     return stage
 
 
@@ -116,8 +118,8 @@ def rehearse_pretraining(lab: Laboratory, arm: Arm, training: TrainingConfig) ->
 
 
 def _rehearse(lab: Laboratory, task: Task, training: TrainingConfig) -> Rehearsal:
-    source = lab.dataset.source("train", _needs(task))
-    _prepare(lab, task)
+    source = lab.dataset.source("train", task.needs)
+    task.place(lab.accelerator.device).prepare(_calibration(lab, task))
     return rehearse(task, source, training, seed=lab.seed, accelerator=lab.accelerator)
 
 
@@ -132,7 +134,7 @@ def _run(
 ) -> dict[str, Any]:
     start = newest_sound(stage.folder / "checkpoints", lab.reporter.say)
     if start is None:
-        _prepare(lab, task)
+        task.place(lab.accelerator.device).prepare(_calibration(lab, task))
     if lab.accelerator.is_main_process:
         stage.open()
     lab.accelerator.wait_for_everyone()
@@ -158,7 +160,7 @@ def _run(
     }
     if trained.skipped:
         record["skipped"] = trained.skipped
-    if unlifted := _unlifted(lab, _needs(task)):
+    if unlifted := _unlifted(lab, task.needs):
         record["unlifted"] = unlifted
     if lab.accelerator.is_main_process:
         stage.finish_training(record)
@@ -167,7 +169,7 @@ def _run(
 
 
 def _training_source(lab: Laboratory, task: Task, training: TrainingConfig) -> SampleSource:
-    source = lab.dataset.source("train", _needs(task))
+    source = lab.dataset.source("train", task.needs)
     if training.paste is None:
         return source
     if not isinstance(source, PastableSource):
@@ -213,23 +215,8 @@ def _teacher_cache(lab: Laboratory, arm: Arm, frozen: DetectorModule, teacher: S
     return TeacherCache(teacher.folder / "seen" / fingerprint(what)[:12])
 
 
-def _prepare(lab: Laboratory, task: Task) -> None:
-    """Prepare the method of a distillation on a few batches, before the first step."""
-    if not isinstance(task, DistillationTask):
-        return
-    source = lab.dataset.source("train", _needs(task))
-    device = lab.accelerator.device
-    batches = calibration_batches(source, batch=4, batches=CALIBRATION_BATCHES, seed=lab.seed)
-    task.method.to(device)
-    task.detector.to(device)
-    teacher: DetectorModule = task.teacher.to(device).detector
-    method: MethodModule = task.method
-    method.prepare(teacher, task.detector, (batch.to(device) for batch in batches))
-
-
-def _needs(task: Task) -> DataNeeds:
-    if isinstance(task, DistillationTask):
-        return task.teacher.detector.needs | task.detector.needs
-    if isinstance(task, PretrainingTask):
-        return task.objective.needs
-    return task.detector.needs
+def _calibration(lab: Laboratory, task: Task) -> Iterator[Batch]:
+    """A few batches of the training split on the device; nothing is read before the first is asked for."""
+    source = lab.dataset.source("train", task.needs)
+    for batch in calibration_batches(source, batch=4, batches=CALIBRATION_BATCHES, seed=lab.seed):
+        yield batch.to(lab.accelerator.device)
