@@ -22,7 +22,7 @@ import torch
 from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.recipes import recipe_path
-from bevkd_common.data.samples import Batch, Cameras
+from bevkd_common.data.samples import Batch, Cameras, Cloud
 from bevkd_common.engine.allocator import keep_freed_memory
 from bevkd_common.engine.optimizer import build_optimizer
 from bevkd_common.engine.tasks import DistillationTask, SupervisedTask, Task
@@ -151,8 +151,7 @@ def _batch(samples: int, size: tuple[int, int], points: int, reach: float) -> Ba
             lidar_T_cam=pose,
             image_aug=torch.eye(3).expand(samples, 6, 3, 3),
         ),
-        points=cloud,
-        point_counts=(points,) * samples,
+        clouds={"lidar": Cloud(cloud, (points,) * samples, ("x", "y", "z", "intensity", "seconds"))},
         aug_T_lidar=torch.eye(4).expand(samples, 4, 4),
         global_T_lidar=torch.eye(4, dtype=torch.float64).expand(samples, 4, 4),
         views=tuple(f"random-{k}" for k in range(samples)),

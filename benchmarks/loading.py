@@ -56,7 +56,9 @@ def main() -> None:
         config = NuScenesConfig(
             version="v1.0-synthetic", train_split="synthetic_train", val_split="synthetic_val", images=images
         )
-        source = nuscenes.build(config, root).source("train", DataNeeds(cameras=True, sweeps=sweeps))
+        source = nuscenes.build(config, root).source(
+            "train", DataNeeds(cameras=True, clouds=frozenset({"lidar"}), sweeps=sweeps)
+        )
         figures = {"key_frames": float(len(source))} | _shares(source, arguments.samples)
         for workers in (0, 1, 2):
             figures[f"samples_per_s_{workers}_workers"] = _throughput(source, arguments.samples, workers)

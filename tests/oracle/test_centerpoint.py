@@ -12,7 +12,7 @@ import pytest
 import torch
 from bevkd_common.config.detectors.centerpoint import CenterPointConfig
 from bevkd_common.config.detectors.centerpoint_voxel import CenterPointVoxelConfig
-from bevkd_common.data.samples import Batch, Sample, collate
+from bevkd_common.data.samples import Batch, Cloud, Sample, collate
 from bevkd_common.experiment.build import build_detector
 from bevkd_common.experiment.imported import Adjustments, translate
 from bevkd_common.geometry.boxes import Boxes
@@ -109,7 +109,7 @@ def batch_of(name: str) -> Batch:
             boxes=Boxes(torch.from_numpy(boxes)),
             labels=torch.from_numpy(labels),
             cameras=None,
-            points=torch.from_numpy(points),
+            clouds={"lidar": Cloud(torch.from_numpy(points), (len(points),), tuple("xyzit"))},
             aug_T_lidar=torch.eye(4),
             global_T_lidar=torch.eye(4, dtype=torch.float64),
         )
@@ -131,7 +131,7 @@ def test_every_recorded_number_is_compared(case):
 
 
 def test_caps_on_points_and_voxels_are_reached(case):
-    voxels = case.batch.voxels(case.detector.spec)
+    voxels = case.batch.cloud("lidar").voxels(case.detector.spec)
     assert voxels.counts.max() == case.detector.spec.max_points
     assert len(voxels.counts) == 2 * case.detector.spec.max_voxels
 
@@ -232,8 +232,11 @@ def test_a_training_step_has_the_same_losses_gradients_and_statistics(case):
 def in_double(case: Case) -> Batch:
     """The same voxels, their points as doubles."""
     spec = case.detector.spec
-    voxels = case.batch.voxels(spec)
-    return replace(case.batch, _voxels={spec: replace(voxels, points=voxels.points.double())})
+    cloud = case.batch.cloud("lidar")
+    voxels = cloud.voxels(spec)
+    double = replace(cloud)
+    double.derived(spec, lambda: replace(voxels, points=voxels.points.double()))
+    return replace(case.batch, clouds={"lidar": double})
 
 
 def _assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:

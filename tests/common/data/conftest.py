@@ -292,7 +292,7 @@ def _wxyz(rotation: Rotation) -> list[float]:
     return [float(w), float(x), float(y), float(z)]
 
 
-BOTH = DataNeeds(cameras=True, sweeps=10)
+BOTH = DataNeeds(cameras=True, clouds=frozenset({"lidar"}), sweeps=10)
 
 
 def nuscenes_config(**changes) -> NuScenesConfig:

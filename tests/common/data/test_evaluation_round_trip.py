@@ -26,7 +26,7 @@ from bevkd_common.geometry.transforms import quaternion_to_rotation
 from bevkd_common.models.detector import Detections
 
 WIDE = (-200.0, -200.0, -50.0, 200.0, 200.0, 50.0)
-LIDAR = DataNeeds(sweeps=1)
+LIDAR = DataNeeds(clouds=frozenset({"lidar"}))
 WORLD = WorldConfig(
     train_scenes=1, val_scenes=2, keyframes_per_scene=2, image_size=(32, 96), lidar_azimuths=180, camera_rate=2.0
 )
@@ -85,7 +85,7 @@ def _submitted(config, dataset, detect, needs=LIDAR) -> dict:
 
 def _evaluated(config, dataset, detect, split="val") -> Evaluator:
     evaluator: Evaluator = build_evaluator(config, dataset, split)
-    for batch in evaluation_batches(dataset.source(split, DataNeeds(sweeps=1)), batch=2):
+    for batch in evaluation_batches(dataset.source(split, DataNeeds(clouds=frozenset({"lidar"}))), batch=2):
         evaluator.update(batch, detect(batch))
     return evaluator
 
@@ -268,11 +268,14 @@ def test_the_generated_world_is_a_data_set(synthetic, synthetic_root):
     assert again.fingerprint == dataset.fingerprint
     assert (dataset.index.root / "world.json").stat().st_mtime_ns == stamp
     assert progress == []
-    train, val = (dataset.source(split, DataNeeds(cameras=True, sweeps=3)) for split in ("train", "val"))
+    train, val = (
+        dataset.source(split, DataNeeds(cameras=True, clouds=frozenset({"lidar"}), sweeps=3))
+        for split in ("train", "val")
+    )
     assert (len(train), len(val)) == (2, 4)
     sample = val.load(3, seed=None)
     assert sample.cameras.images.shape == (6, 3, 32, 96)
-    assert sorted({round(lag, 1) for lag in sample.points[:, 4].tolist()}) == [0, 0.1, 0.2]
+    assert sorted({round(lag, 1) for lag in sample.clouds["lidar"].points[:, 4].tolist()}) == [0, 0.1, 0.2]
 
 
 def test_specs_name_what_exists():

@@ -7,10 +7,17 @@ from bevkd_common.data.needs import AdjacentFrames, DataNeeds, KeyframeQueue
 
 
 def test_the_union_serves_both():
-    teacher = DataNeeds(sweeps=10, virtual_points=True, history=KeyframeQueue(frames=4))
-    student = DataNeeds(cameras=True, sweeps=1, depth=True, can_bus=True, history=KeyframeQueue(frames=3))
+    teacher = DataNeeds(clouds=frozenset({"lidar", "painted"}), sweeps=10, history=KeyframeQueue(frames=4))
+    student = DataNeeds(
+        cameras=True, clouds=frozenset({"lidar"}), depth=True, can_bus=True, history=KeyframeQueue(frames=3)
+    )
     both = DataNeeds(
-        cameras=True, sweeps=10, depth=True, can_bus=True, virtual_points=True, history=KeyframeQueue(frames=4)
+        cameras=True,
+        clouds=frozenset({"lidar", "painted"}),
+        sweeps=10,
+        depth=True,
+        can_bus=True,
+        history=KeyframeQueue(frames=4),
     )
     assert teacher | student == student | teacher == both
     assert student | DataNeeds() == student

@@ -145,7 +145,7 @@ def plain(full_world):
 def _source(world, needs=None, **changes):
     values = {"version": "v1.0-small", "train_split": "small_train", "val_split": "small_val"}
     config = NuScenesConfig(**(values | {"bev_augmentation": None, "spare_sweeps": 0} | changes))
-    return build(config, world.root).source("train", needs or DataNeeds(sweeps=2))
+    return build(config, world.root).source("train", needs or DataNeeds(clouds=frozenset({"lidar"}), sweeps=2))
 
 
 def test_the_reader_pastes(plain):
@@ -163,13 +163,15 @@ def test_the_reader_pastes(plain):
         pasted += len(new)
         assert set(after.labels[own:].tolist()) <= {CLASSES.index("car"), CLASSES.index("pedestrian")}
         # The points outside the new boxes are those there were; what lay inside is gone.
-        outside = ~points_in_boxes(after.points[:, :3], new).any(dim=0)
-        kept = ~points_in_boxes(before.points[:, :3], new).any(dim=0)
-        assert _rows(after.points[outside]) == _rows(before.points[kept])
-        assert not set(_rows(after.points[~outside])) & set(_rows(before.points[~kept]))
+        outside = ~points_in_boxes(after.clouds["lidar"].points[:, :3], new).any(dim=0)
+        kept = ~points_in_boxes(before.clouds["lidar"].points[:, :3], new).any(dim=0)
+        assert _rows(after.clouds["lidar"].points[outside]) == _rows(before.clouds["lidar"].points[kept])
+        assert not set(_rows(after.clouds["lidar"].points[~outside])) & set(
+            _rows(before.clouds["lidar"].points[~kept])
+        )
         covered += int((~kept).sum())
         for one in range(len(new)):
-            assert points_in_boxes(after.points[:, :3], new[one : one + 1]).sum() >= 1
+            assert points_in_boxes(after.clouds["lidar"].points[:, :3], new[one : one + 1]).sum() >= 1
         plain_sample = pasting.load(index, seed=None)
         assert len(plain_sample.boxes) == own
     assert pasted >= 3
@@ -189,8 +191,8 @@ def test_pasted_objects_are_augmented_with_the_scene(full_world):
         one, other = plain.load(index, seed=2), turned.load(index, seed=2)
         aug = other.aug_T_lidar
         assert not torch.equal(aug, torch.eye(4))
-        moved = one.points[:, :3] @ aug[:3, :3].T + aug[:3, 3]
-        places, expected = (torch.tensor(_rows(part)) for part in (other.points[:, :3], moved))
+        moved = one.clouds["lidar"].points[:, :3] @ aug[:3, :3].T + aug[:3, 3]
+        places, expected = (torch.tensor(_rows(part)) for part in (other.clouds["lidar"].points[:, :3], moved))
         torch.testing.assert_close(places, expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(other.boxes.centers, one.boxes.centers @ aug[:3, :3].T, atol=1e-4, rtol=0)
         compared += len(one.boxes)
@@ -204,7 +206,7 @@ def test_what_is_pasted_depends_on_the_request_alone(plain):
     )
     assert [batch.tokens for batch in alone] == [batch.tokens for batch in workers]
     for one, other in zip(alone, workers, strict=True):
-        assert torch.equal(one.points, other.points)
+        assert torch.equal(one.clouds["lidar"].points, other.clouds["lidar"].points)
         torch.testing.assert_close(one.boxes.tensor, other.boxes.tensor, rtol=0, atol=0, equal_nan=True)
 
 
@@ -223,10 +225,10 @@ def test_a_bank_is_the_same_for_any_number_of_processes(full_world, plain):
     [
         (
             PasteConfig(counts={"cat": 1}),
-            DataNeeds(sweeps=1),
+            DataNeeds(clouds=frozenset({"lidar"})),
             r"`paste\.counts` names cat; the classes are",
         ),
-        (PASTE, DataNeeds(sweeps=1, cameras=True), "images would not show them"),
+        (PASTE, DataNeeds(clouds=frozenset({"lidar"}), cameras=True), "images would not show them"),
         (PASTE, DataNeeds(), "images would not show them"),
     ],
 )

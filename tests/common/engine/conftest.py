@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from bevkd_common.config.training import CosineSchedule, OptimizerConfig, TrainingConfig
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.samples import Sample
+from bevkd_common.data.samples import Cloud, Sample
 from bevkd_common.engine.checkpoint import latest, load_file, newest_sound
 from bevkd_common.engine.tasks import PretrainingTask, SupervisedTask
 from bevkd_common.engine.train import train
@@ -22,7 +22,7 @@ from torch import nn
 class PointMean(nn.Module):
     """Predicts the mean of the points' x, through a batch norm, so that buffers move."""
 
-    needs = DataNeeds(sweeps=1)
+    needs = DataNeeds(clouds=frozenset({"lidar"}))
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ class PointMean(nn.Module):
 
     def forward(self, batch, want, state=None):
         self.calls += 1
-        means = torch.stack([cloud[:, :1].mean(dim=0) for cloud in batch.points.split(batch.point_counts)])
+        means = torch.stack([cloud[:, :1].mean(dim=0) for cloud in batch.cloud("lidar").split()])
         hidden = self.norm(means)
         return Outputs({"hidden": hidden}, [{"value": self.scale(hidden)}])
 
@@ -82,7 +82,7 @@ class Clouds:
             boxes=Boxes(box),
             labels=torch.zeros(1, dtype=torch.int64),
             cameras=None,
-            points=points,
+            clouds={"lidar": Cloud(points, (len(points),), tuple("xyzit"))},
             aug_T_lidar=torch.eye(4),
             global_T_lidar=torch.eye(4, dtype=torch.float64),
         )

@@ -98,15 +98,15 @@ def test_what_cannot_be_kept(frozen, clouds, tmp_path, load):
 @pytest.mark.parametrize(
     ("changes", "needs", "reason"),
     [
-        ({"bev_augmentation": FLIPS}, DataNeeds(sweeps=1), None),
-        ({"bev_augmentation": None, "spare_sweeps": 0}, DataNeeds(sweeps=10), None),
-        ({}, DataNeeds(sweeps=1), "draws rotations, scales or shifts"),
+        ({"bev_augmentation": FLIPS}, DataNeeds(clouds=frozenset({"lidar"})), None),
+        ({"bev_augmentation": None, "spare_sweeps": 0}, DataNeeds(clouds=frozenset({"lidar"}), sweeps=10), None),
+        ({}, DataNeeds(clouds=frozenset({"lidar"})), "draws rotations, scales or shifts"),
         (
             {"bev_augmentation": SHIFTS},
-            DataNeeds(sweeps=1),
+            DataNeeds(clouds=frozenset({"lidar"})),
             "shifts",
         ),
-        ({"bev_augmentation": FLIPS}, DataNeeds(sweeps=10), "draws sweeps at random"),
+        ({"bev_augmentation": FLIPS}, DataNeeds(clouds=frozenset({"lidar"}), sweeps=10), "draws sweeps at random"),
         ({"bev_augmentation": FLIPS}, DataNeeds(cameras=True), "images are augmented"),
         ({"bev_augmentation": FLIPS}, DataNeeds(history=AdjacentFrames()), "images are augmented"),
     ],

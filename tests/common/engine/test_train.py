@@ -216,7 +216,7 @@ def test_a_detector_that_remembers_gets_the_key_frames_one_by_one(detector, clou
     told = []
 
     class Remembering(type(detector)):
-        needs = DataNeeds(sweeps=1, history=KeyframeQueue(recurrent=True))
+        needs = DataNeeds(clouds=frozenset({"lidar"}), history=KeyframeQueue(recurrent=True))
 
         def forward(self, batch, want, state=None):
             told.append((state, batch.tokens))

@@ -96,8 +96,7 @@ def batch_of() -> Callable[..., Batch]:
             boxes=Boxes(boxes),
             labels=torch.randint(0, 10, (samples, 3), generator=generator),
             cameras=cameras,
-            points=None,
-            point_counts=(),
+            clouds={},
             aug_T_lidar=torch.eye(4).expand(samples, 4, 4),
             global_T_lidar=torch.eye(4, dtype=torch.float64).expand(samples, 4, 4),
         )

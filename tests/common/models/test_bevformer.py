@@ -86,8 +86,7 @@ def scenes_of(samples: int = 2, count: int = 3, seed: int = 0) -> list[Batch]:
                 cameras=cameras_of(
                     torch.randint(0, 256, (samples, 4, 3, 30, 70), generator=generator, dtype=torch.uint8)
                 ),
-                points=None,
-                point_counts=(),
+                clouds={},
                 aug_T_lidar=torch.eye(4).expand(samples, 4, 4),
                 global_T_lidar=global_T_lidar[:, place],
                 ego=EgoMotion(global_T_lidar[:, place, None], *motion),

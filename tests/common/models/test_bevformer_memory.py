@@ -139,8 +139,7 @@ def test_poses_of_a_queue_are_those_of_augmented_axes():
         boxes=Boxes(torch.zeros(1, 0, 9)),
         labels=torch.zeros(1, 0, dtype=torch.int64),
         cameras=cameras,
-        points=None,
-        point_counts=(),
+        clouds={},
         aug_T_lidar=aug_T_lidar.float(),
         global_T_lidar=present,
         history=History(

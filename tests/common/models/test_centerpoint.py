@@ -6,7 +6,7 @@ import yaml
 from bevkd_common.config.detectors.centerpoint import CenterPointConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.samples import Batch
+from bevkd_common.data.samples import Batch, Cloud
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detectors.centerpoint import CenterPoint, build
@@ -63,8 +63,7 @@ def batch_of(samples: int = 2, points: int = 600, seed: int = 0) -> Batch:
         boxes=Boxes(boxes),
         labels=torch.randint(0, 10, (samples, 3), generator=generator),
         cameras=None,
-        points=cloud.flatten(0, 1),
-        point_counts=(points,) * samples,
+        clouds={"lidar": Cloud(cloud.flatten(0, 1), (points,) * samples, tuple("xyzit"))},
         aug_T_lidar=torch.eye(4).expand(samples, 4, 4),
         global_T_lidar=torch.eye(4, dtype=torch.float64).expand(samples, 4, 4),
     )
@@ -98,7 +97,7 @@ def test_paper_size_has_the_taps_of_the_released_model():
     assert isinstance(head, HeadMaps)
     assert head.grid == Grid(-51.2, -51.2, 0.8, 128, 128)
     assert sum(head.tasks, ()) == CLASSES
-    assert model.needs == DataNeeds(sweeps=10)
+    assert model.needs == DataNeeds(clouds=frozenset({"lidar"}), sweeps=10)
     assert model.spec.cells == (512, 512, 1)
     assert (model.spec.max_points, model.spec.max_voxels) == (20, 40000)
 
@@ -125,7 +124,7 @@ def test_maps_are_what_the_taps_say():
 
 def test_points_appear_in_the_cell_where_they_lie():
     model, batch = tiny().eval(), batch_of(1)
-    batch.points[:, :2] = torch.tensor([5.0, -3.0])
+    batch.cloud("lidar").points[:, :2] = torch.tensor([5.0, -3.0])
     canvas = model(batch, frozenset({"bev_in"})).taps["bev_in"]
     # (5 + 12.8) / 0.4 = 44.5 and (-3 + 6.4) / 0.4 = 8.5.
     assert canvas.any(dim=1).nonzero().tolist() == [[0, 8, 44]]
@@ -148,13 +147,13 @@ def test_wanting_nothing_computes_nothing():
     model, batch = tiny(), batch_of()
     outputs = model(batch, frozenset())
     assert (dict(outputs.taps), list(outputs.head)) == ({}, [])
-    assert not batch._voxels
+    assert not batch.cloud("lidar")._kept
 
 
 def test_pillars_are_cut_as_configured():
     model = tiny(max_points=7, max_pillars=90)
     assert model.spec == VoxelSpec((-12.8, -6.4, -5.0), (12.8, 6.4, 3.0), (0.4, 0.4, 8.0), 7, 90)
-    voxels = batch_of().voxels(model.spec)
+    voxels = batch_of().cloud("lidar").voxels(model.spec)
     assert voxels.counts.max() == 7
     assert voxels.coordinates[:, 0].bincount().tolist() == [90, 90]
     assert model.reader.pillars.max_points == 7
@@ -169,8 +168,8 @@ def test_voxels_are_shared_between_equal_models():
     batch = batch_of()
     first, second = tiny(), tiny()
     first(batch, frozenset({"bev_in"}))
-    voxels = batch.voxels(first.spec)
-    assert batch.voxels(second.spec) is voxels
+    voxels = batch.cloud("lidar").voxels(first.spec)
+    assert batch.cloud("lidar").voxels(second.spec) is voxels
 
 
 def test_gradients_reach_every_parameter():
@@ -233,7 +232,7 @@ def test_unknown_velocities_are_not_learned_from():
 
 def test_an_empty_cloud_gives_an_empty_canvas():
     model, batch = tiny().eval(), batch_of()
-    batch.points[:, 0] = 100.0
+    batch.cloud("lidar").points[:, 0] = 100.0
     outputs = model(batch, frozenset({"bev_in", "head"}))
     assert not outputs.taps["bev_in"].any()
     assert outputs.head[0]["reg"].isfinite().all()

@@ -4,7 +4,7 @@ import yaml
 from bevkd_common.config.detectors.centerpoint_voxel import CenterPointVoxelConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.samples import Batch
+from bevkd_common.data.samples import Batch, Cloud
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detectors.centerpoint import CenterPoint
@@ -58,8 +58,7 @@ def batch_of(samples: int = 2, points: int = 400) -> Batch:
         boxes=Boxes(boxes),
         labels=torch.randint(0, 2, (samples, 3), generator=generator),
         cameras=None,
-        points=cloud.flatten(0, 1),
-        point_counts=(points,) * samples,
+        clouds={"lidar": Cloud(cloud.flatten(0, 1), (points,) * samples, tuple("xyzit"))},
         aug_T_lidar=torch.eye(4).expand(samples, 4, 4),
         global_T_lidar=torch.eye(4, dtype=torch.float64).expand(samples, 4, 4),
     )
@@ -87,7 +86,7 @@ def test_paper_sizes_have_the_parameters_and_maps_of_the_released_models(changes
         "bev_neck": (512, cell, cells),
     }
     assert model.taps["head"].grid.matches(Grid(config.point_range[0], config.point_range[1], cell, cells, cells))
-    assert model.needs == DataNeeds(sweeps=10)
+    assert model.needs == DataNeeds(clouds=frozenset({"lidar"}), sweeps=10)
     assert model.spec.cells == (8 * cells, 8 * cells, 40)
     assert model.reader.encoder.shape == (41, 8 * cells, 8 * cells)
     assert (model.spec.max_points, model.spec.max_voxels) == (10, 120000)
@@ -120,7 +119,7 @@ def test_maps_are_what_the_taps_say():
 
 def test_points_appear_where_they_lie():
     model, batch = tiny().eval(), batch_of(1)
-    batch.points[:, :3] = torch.tensor([5.0, -3.0, 0.1])
+    batch.cloud("lidar").points[:, :3] = torch.tensor([5.0, -3.0, 0.1])
     bev = model(batch, frozenset({"bev_in"})).taps["bev_in"]
     # (5 + 12.8) / 0.4 = 44.5 and (-3 + 6.4) / 0.4 = 8.5; a strided convolution reaches one cell further.
     cells = bev.any(dim=1).nonzero()[:, 1:]
@@ -170,7 +169,7 @@ def test_bfloat16_autocast_keeps_voxels_in_float32():
 
 def test_an_empty_cloud_gives_an_empty_map():
     model, batch = tiny().eval(), batch_of()
-    batch.points[:, 0] = 100.0
+    batch.cloud("lidar").points[:, 0] = 100.0
     outputs = model(batch, frozenset({"bev_in", "head"}))
     assert not outputs.taps["bev_in"].any()
     assert outputs.head[0]["reg"].isfinite().all()

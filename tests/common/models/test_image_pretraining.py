@@ -7,7 +7,7 @@ import yaml
 from bevkd_common.config.detectors.bevdet import BevDetConfig
 from bevkd_common.config.detectors.bevformer import BevFormerConfig
 from bevkd_common.config.plugins import load
-from bevkd_common.data.samples import PADDING_LABEL, Batch, Cameras
+from bevkd_common.data.samples import PADDING_LABEL, Batch, Cameras, Cloud
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.transforms import reflection, rigid, scaling, transform_points
 from bevkd_common.models.detectors import bevdet
@@ -31,6 +31,10 @@ AHEAD = torch.tensor([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 FOCAL, CENTER_U, CENTER_V, STRIDE = 40.0, 40.0, 12.0, 8
 
 
+def lidar(points, counts):
+    return {"lidar": Cloud(points, counts, tuple("xyzit"))}
+
+
 def scene() -> Batch:
     """Two samples under one camera at the origin: points ahead, behind and aside; a car, a pedestrian behind."""
     first = [[5.0, 0.0, 0.0], [8.0, 0.0, 0.0], [-5.0, 0.0, 0.0], [6.0, 3.0, -1.5], [2.0, 30.0, 0.0]]
@@ -51,8 +55,7 @@ def scene() -> Batch:
             lidar_T_cam=rigid(AHEAD, torch.zeros(3)).expand(2, 1, 4, 4),
             image_aug=torch.eye(3).expand(2, 1, 3, 3),
         ),
-        points=points,
-        point_counts=(len(first), len(second)),
+        clouds=lidar(points, (len(first), len(second))),
         aug_T_lidar=torch.eye(4).expand(2, 4, 4),
         global_T_lidar=torch.eye(4, dtype=torch.float64).expand(2, 4, 4),
     )
@@ -69,9 +72,10 @@ def test_depth_of_a_cell_is_that_of_its_nearest_point():
 def test_augmentation_of_the_birds_eye_view_leaves_depth_alone():
     batch = scene()
     aug = scaling(1.1) @ reflection("y")
+    points, counts = batch.cloud("lidar").points, batch.cloud("lidar").counts
     moved = replace(
         batch,
-        points=torch.cat([transform_points(aug, batch.points[:, :3]), batch.points[:, 3:]], dim=1),
+        clouds=lidar(torch.cat([transform_points(aug, points[:, :3]), points[:, 3:]], dim=1), counts),
         boxes=batch.boxes.transform(aug),
         cameras=replace(batch.cameras, lidar_T_cam=aug @ batch.cameras.lidar_T_cam),
     )
@@ -83,8 +87,8 @@ def test_a_mirrored_image_has_mirrored_depth_and_classes():
     batch = scene()
     mirror = torch.tensor([[-1.0, 0, 80], [0, 1, 0], [0, 0, 1]]).expand(2, 1, 3, 3)
     # Points on the border of two cells belong to the right one, which mirroring would make the left one.
-    points = batch.points + torch.tensor([0.0, -0.01, 0.0, 0.0, 0.0])
-    plain = replace(batch, points=points)
+    points = batch.cloud("lidar").points + torch.tensor([0.0, -0.01, 0.0, 0.0, 0.0])
+    plain = replace(batch, clouds=lidar(points, batch.cloud("lidar").counts))
     mirrored = replace(plain, cameras=replace(batch.cameras, image_aug=mirror))
     assert torch.equal(nearest_depth(mirrored, STRIDE), nearest_depth(plain, STRIDE).flip(-1))
     assert torch.equal(class_cells(mirrored, STRIDE, 3), class_cells(plain, STRIDE, 3).flip(-1))
@@ -136,7 +140,7 @@ def test_bins_begin_at_their_lower_border_and_points_beyond_them_do_not_count(de
 
     def depth_loss(*depths):
         points = torch.tensor([[depth, 0.0, 0.0, 0.0, 0.0] for depth in depths])
-        return objective(detector, replace(batch, points=points, point_counts=(1, 1)))["depth"].value.item()
+        return objective(detector, replace(batch, clouds=lidar(points, (1, 1))))["depth"].value.item()
 
     assert depth_loss(5.0, 5.99) == pytest.approx(0.0, abs=1e-6)
     assert depth_loss(5.5, 6.01) == pytest.approx(50.0)
@@ -167,7 +171,7 @@ def test_the_losses_reach_the_image_part_alone_and_fall(detector, objective):
 
 def test_a_batch_without_points_is_refused(detector, objective):
     with pytest.raises(ValueError, match="cameras and points"):
-        objective(detector, replace(scene(), points=None))
+        objective(detector, replace(scene(), clouds={}))
     assert DepthAndClasses.needs.cameras
     assert DepthAndClasses.needs.sweeps == 1
 

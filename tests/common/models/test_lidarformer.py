@@ -4,7 +4,7 @@ import yaml
 from bevkd_common.config.detectors.lidarformer import LidarFormerConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.samples import Batch
+from bevkd_common.data.samples import Batch, Cloud
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.bev_query_encoder import BevQueryEncoder
@@ -52,8 +52,7 @@ def batch_of(samples: int = 2, seed: int = 0) -> Batch:
         boxes=Boxes(boxes),
         labels=torch.randint(0, 3, (samples, 2), generator=generator),
         cameras=None,
-        points=cloud.flatten(0, 2),
-        point_counts=(200,) * samples,
+        clouds={"lidar": Cloud(cloud.flatten(0, 2), (200,) * samples, tuple("xyzit"))},
         aug_T_lidar=torch.eye(4).expand(samples, 4, 4),
         global_T_lidar=torch.eye(4, dtype=torch.float64).expand(samples, 4, 4),
     )
@@ -79,7 +78,7 @@ def test_paper_size():
     }
     grid = Grid(-51.2, -51.2, 0.512, 200, 200)
     assert model.taps["head"] == Queries(grid, CLASSES, layers=6, count=900, channels=256)
-    assert model.needs == DataNeeds(sweeps=10)
+    assert model.needs == DataNeeds(clouds=frozenset({"lidar"}), sweeps=10)
     attention = 256 * 257 + 128 * 257 + 2 * 256 * 257
     layer = attention + 512 * 257 + 256 * 513 + 4 * 256
     assert parameters(model.encoder) == 6 * layer + 200 * 200 * 256 + 4 * 256
@@ -110,7 +109,7 @@ def test_maps_are_what_the_taps_say(changes):
 
 def test_points_appear_in_the_cell_where_they_lie():
     model, batch = tiny().eval(), batch_of(1)
-    batch.points[:, :2] = torch.tensor([5.0, -3.0])
+    batch.cloud("lidar").points[:, :2] = torch.tensor([5.0, -3.0])
     canvas = model(batch, frozenset({"bev_in"})).taps["bev_in"]
     # (5 + 12.8) / 0.8 = 22.25 and (-3 + 6.4) / 0.8 = 4.25.
     assert canvas.any(dim=1).nonzero().tolist() == [[0, 4, 22]]
@@ -118,7 +117,7 @@ def test_points_appear_in_the_cell_where_they_lie():
 
 def test_voxels_reach_no_further_than_the_encoder():
     model, batch = tiny(reader=VOXELS).eval(), batch_of(1)
-    batch.points[:, :2] = torch.tensor([5.0, -3.0])
+    batch.cloud("lidar").points[:, :2] = torch.tensor([5.0, -3.0])
     canvas = model(batch, frozenset({"bev_in"})).taps["bev_in"]
     assert canvas.shape[1:] == (16, 16, 32)
     row, column = canvas.any(dim=1)[0].nonzero().T
@@ -145,7 +144,7 @@ def test_wanting_nothing_computes_nothing():
     batch = batch_of()
     outputs = tiny()(batch, frozenset())
     assert (dict(outputs.taps), list(outputs.head)) == ({}, [])
-    assert not batch._voxels
+    assert not batch.cloud("lidar")._kept
 
 
 def test_an_unknown_tap_is_refused_with_the_choices():

@@ -13,7 +13,7 @@ import torch
 from bevkd_common.config.detectors.megvii_bevdepth import LidarMountConfig, MegviiBevDepthConfig
 from bevkd_common.config.plugins import load
 from bevkd_common.data.needs import DataNeeds, KeyframeQueue
-from bevkd_common.data.samples import Batch, Cameras
+from bevkd_common.data.samples import Batch, Cameras, Cloud
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.geometry.transforms import rigid
 from bevkd_common.models.detector import Outputs
@@ -446,7 +446,9 @@ def test_a_batch_in_other_axes_says_the_same(batch_of, with_history):
     """Points at 4 m before each camera stay where they are, seen from the ground; so does the augmentation."""
     batch = with_history(batch_of(), DRIVE)
     turn = torch.tensor([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    batch = replace(batch, aug_T_lidar=turn.expand(2, 4, 4), points=torch.zeros(3, 5), point_counts=(2, 1))
+    batch = replace(
+        batch, aug_T_lidar=turn.expand(2, 4, 4), clouds={"lidar": Cloud(torch.zeros(3, 5), (2, 1), tuple("xyzit"))}
+    )
     ego = ego_T_lidar(LidarMountConfig())
     moved, ahead = in_axes(batch, ego), torch.tensor([0.0, 0, 4, 1])
     for ours, theirs in ((moved, batch), (moved.history, batch.history)):
@@ -455,4 +457,4 @@ def test_a_batch_in_other_axes_says_the_same(batch_of, with_history):
     torch.testing.assert_close(moved.aug_T_lidar @ ego, ego @ batch.aug_T_lidar)
     torch.testing.assert_close(moved.history.lidar_T_past @ ego, ego @ batch.history.lidar_T_past)
     torch.testing.assert_close(moved.global_T_lidar.float() @ ego, batch.global_T_lidar.float())
-    assert moved.points is None
+    assert not moved.clouds

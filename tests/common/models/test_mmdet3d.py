@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bevkd_common.config.detectors.mmdet3d import Mmdet3dConfig
-from bevkd_common.data.samples import Batch, Cameras
+from bevkd_common.data.samples import Batch, Cameras, Cloud
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
@@ -125,8 +125,7 @@ def batch():
         boxes=Boxes(torch.zeros(2, 0, 9)),
         labels=torch.zeros(2, 0, dtype=torch.int64),
         cameras=None,
-        points=torch.arange(15.0).view(3, 5),
-        point_counts=(1, 2),
+        clouds={"lidar": Cloud(torch.arange(15.0).view(3, 5), (1, 2), tuple("xyzit"))},
         aug_T_lidar=torch.eye(4).expand(2, 4, 4),
         global_T_lidar=torch.eye(4).double().expand(2, 4, 4),
     )
@@ -142,7 +141,7 @@ def test_without_mmdet3d_one_sentence_says_what_to_do(monkeypatch, config):
 def test_a_tap_is_what_its_module_returned_and_nothing_after_it_is_computed(installed, config, batch):
     detector = build(config(), CLASSES)
     outputs = FrozenTeacher(detector)(batch, frozenset({"bev_neck"}))
-    sums = batch.points.sum(dim=1)
+    sums = batch.cloud("lidar").points.sum(dim=1)
     maps = torch.stack([sums[0], sums[1] + sums[2]]).view(2, 1, 1, 1).expand(2, 1, 4, 8)
     torch.testing.assert_close(outputs.taps["bev_neck"], installed.neck(installed.backbone(maps))[1])
     assert detector.taps == {"bev_neck": BevMap(3, GRID, "none")}

@@ -1,15 +1,13 @@
 """MVP: the readers of painted clouds and the detector on them."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from bevkd_common.config.detectors.mvp import MvpConfig
 from bevkd_common.config.detectors.point_readers import PillarReaderConfig, VoxelReaderConfig
 from bevkd_common.config.plugins import DetectorSpec, installed, load
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.samples import Batch
-from bevkd_common.data.virtual_points.lifting import PAINTED_FEATURES
+from bevkd_common.data.samples import Batch, Cloud
+from bevkd_common.data.virtual_points.lifting import PAINTED_COLUMNS, PAINTED_FEATURES
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.detectors.centerpoint import CenterPoint
 from bevkd_common.models.detectors.mvp import build
@@ -34,7 +32,7 @@ SMALL = {
     "neck_upsampling": (1, 2),
     "head": {"channels": 8, "tasks": (CLASSES,), "nms": ({"threshold": 1.0},)},
 }
-SPEC = VoxelSpec((0.0, 0.0, -5.0), (4.0, 4.0, 3.0), (1.0, 1.0, 8.0), cloud="painted")
+SPEC = VoxelSpec((0.0, 0.0, -5.0), (4.0, 4.0, 3.0), (1.0, 1.0, 8.0))
 
 
 def point(x: float, y: float, tag: float, score: float = 1.0, label: int | None = None, lag: float = 0.0) -> list:
@@ -45,19 +43,15 @@ def point(x: float, y: float, tag: float, score: float = 1.0, label: int | None 
 
 def batch_of(*clouds: list[list]) -> Batch:
     painted = torch.tensor([row for cloud in clouds for row in cloud])
-    raw = painted[painted[:, 15] == 1]
     return Batch(
         tokens=tuple(f"token{i}" for i in range(len(clouds))),
         scenes=("scene",) * len(clouds),
         boxes=Boxes(torch.tensor([[[2.0, 1.0, 0.0, 4.0, 2.0, 1.5, 0.3, 1.0, 0.0]]] * len(clouds))),
         labels=torch.zeros(len(clouds), 1, dtype=torch.int64),
         cameras=None,
-        points=raw[:, [0, 1, 2, 3, 16]],
-        point_counts=tuple(sum(row[15] == 1 for row in cloud) for cloud in clouds),
+        clouds={"painted": Cloud(painted, tuple(map(len, clouds)), PAINTED_COLUMNS)},
         aug_T_lidar=torch.eye(4).expand(len(clouds), 4, 4),
         global_T_lidar=torch.eye(4, dtype=torch.float64).expand(len(clouds), 4, 4),
-        painted=painted,
-        painted_counts=tuple(map(len, clouds)),
     )
 
 
@@ -107,7 +101,7 @@ def test_the_reader_puts_painted_points_at_their_cells():
     torch.manual_seed(0)
     config = PillarReaderConfig(painted=True, pillar=1.0, channels=6)
     reader = build_point_reader(config, (*SPEC.range_min, *SPEC.range_max), 1).eval()
-    assert reader.needs == DataNeeds(sweeps=1, virtual_points=True)
+    assert reader.needs == DataNeeds(clouds=frozenset({"painted"}), sweeps=1)
     batch = batch_of([point(3.5, 0.5, -1, 0.5, 2)], [point(0.5, 2.5, 1), point(1.5, 1.5, 0, 0.9, 4)])
     canvas = reader(batch)
     assert canvas.shape == (2, 6, 4, 4)
@@ -126,7 +120,7 @@ def test_a_voxel_reader_scales_numbers_and_keeps_tags_apart():
     reader = build_point_reader(config, (0.0, 0.0, -5.0, 8.0, 8.0, 3.0), 1).eval()
     batch = batch_of([point(3.5, 0.5, -1, 0.5, 2), point(3.5, 0.5, 1), point(3.5, 0.5, 0, 0.7, 2)])
     assert reader(batch).any()
-    voxels = batch.voxels(reader.spec)
+    voxels = batch.cloud("painted").voxels(reader.spec)
     found = reader.network.features(voxels)[0]
     plain = mixed_means(voxels)[0]
     assert found[:21].tolist() == pytest.approx((2 * plain[:21]).tolist())
@@ -146,8 +140,8 @@ def test_paper_size_is_centerpoint_with_twelve_more_inputs():
     assert isinstance(model, CenterPoint)
     assert sum(parameter.numel() for parameter in model.parameters()) == 5_982_854 + 12 * 64
     assert model.reader.pillars.linear.weight.shape == (64, 17 + 6)
-    assert model.needs == DataNeeds(sweeps=10, virtual_points=True)
-    assert (model.spec.cloud, model.spec.max_points, model.spec.max_voxels) == ("painted", None, None)
+    assert model.needs == DataNeeds(clouds=frozenset({"painted"}), sweeps=10)
+    assert (model.cloud, model.spec.max_points, model.spec.max_voxels) == ("painted", None, None)
     assert list(model.taps) == ["bev_in", "bev_block0", "bev_block1", "bev_block2", "bev_neck", "head"]
     assert model.reader.pillars.scales.tolist() == [1.0] * PAINTED_FEATURES == [1.0] * 17
 
@@ -159,8 +153,7 @@ def test_gradients_reach_every_parameter_from_painted_points_alone():
     tags = [1.0, 0.0, -1.0]
     batch = batch_of([point(0, 0, tags[i % 3], 0.1 + 0.1 * (i % 7), i % 10, 0.1 * (i % 2)) for i in range(80)])
     spread, low = torch.tensor([25.0, 12.0, 7.0]), torch.tensor([-12.5, -6.0, -4.0])
-    batch.painted[:, :3] = torch.rand(80, 3, generator=generator) * spread + low
-    batch = replace(batch, points=None)
+    batch.cloud("painted").points[:, :3] = torch.rand(80, 3, generator=generator) * spread + low
     outputs = model(batch, frozenset({"head"}))
     terms = model.losses(outputs, model.targets(outputs, batch), batch)
     sum(term.value * term.weight for term in terms.values()).backward()
@@ -185,7 +178,7 @@ def test_specs_say_which_detectors_read_virtual_points():
         found[kind] = spec.virtual_points(config)
         with torch.device("meta"):
             detector = load(spec.build)(config, CLASSES)
-        assert detector.needs.virtual_points == found[kind]
+        assert ("painted" in detector.needs.clouds) == found[kind]
     assert found.pop("mvp")
     assert not any(found.values())
     assert len(found) >= 8

@@ -280,7 +280,7 @@ def read_everything(root):
     dataset = build(CONFIG, root)
     boxes = 0
     for split in ("train", "val"):
-        source = dataset.source(split, DataNeeds(cameras=True, sweeps=10))
+        source = dataset.source(split, DataNeeds(cameras=True, clouds=frozenset({"lidar"}), sweeps=10))
         for index in range(len(source)):
             boxes += len(source.load(index, seed=None).boxes)
     return boxes

@@ -19,7 +19,7 @@ from bevkd_common.geometry.transforms import inverse, transform_points
 from scipy.spatial.transform import Rotation
 
 WIDE = (-200.0, -200.0, -50.0, 200.0, 200.0, 50.0)
-BOTH = DataNeeds(cameras=True, sweeps=10)
+BOTH = DataNeeds(cameras=True, clouds=frozenset({"lidar"}), sweeps=10)
 
 
 def test_the_data_set_describes_itself(small_world, config):
@@ -46,7 +46,7 @@ def test_a_plain_sample(small_world, source):
         (cameras.intrinsics, (6, 3, 3)),
         (cameras.lidar_T_cam, (6, 4, 4)),
         (cameras.image_aug, (6, 3, 3)),
-        (sample.points, (len(sample.points), 5)),
+        (sample.clouds["lidar"].points, (len(sample.clouds["lidar"].points), 5)),
         (sample.boxes.tensor, (8, 9)),
     ):
         assert (values.shape, values.dtype) == (shape, torch.float32)
@@ -56,8 +56,8 @@ def test_a_plain_sample(small_world, source):
 
 
 def test_only_what_is_needed_is_read(small_world, source):
-    assert source(small_world, DataNeeds(cameras=True)).load(0, seed=None).points is None
-    assert source(small_world, DataNeeds(sweeps=1)).load(0, seed=None).cameras is None
+    assert source(small_world, DataNeeds(cameras=True)).load(0, seed=None).clouds == {}
+    assert source(small_world, DataNeeds(clouds=frozenset({"lidar"}))).load(0, seed=None).cameras is None
 
 
 def test_points_equal_the_devkits_multisweep(small_world, devkit, source):
@@ -67,7 +67,7 @@ def test_points_equal_the_devkits_multisweep(small_world, devkit, source):
     for index, count in enumerate((1, 10, 10, 1, 10)):
         sample = devkit.get("sample", samples.tokens[index])
         theirs, lags = LidarPointCloud.from_file_multisweep(devkit, sample, "LIDAR_TOP", "LIDAR_TOP", nsweeps=10)
-        ours = samples.load(index, seed=None).points
+        ours = samples.load(index, seed=None).clouds["lidar"].points
         # The devkit cuts close points from the key frame as well; they stay in ours.
         own = ours[:, 4] == 0
         close = (ours[:, :2].abs() < 1).all(dim=1) & own
@@ -94,14 +94,19 @@ def test_a_sweep_is_rotated_and_then_shifted(own_world, source):
     own_world.write("ego_pose")
     previous = own_world.root / "sweeps/LIDAR_TOP/scene-9001_0450.pcd.bin"
     np.array([[1, 0, 0, 77, 3], [0.5, -0.5, 0, 77, 3]], dtype=np.float32).tofile(previous)
-    points = source(own_world, DataNeeds(sweeps=2), spare_sweeps=0).load(1, seed=None).points
+    points = (
+        source(own_world, DataNeeds(clouds=frozenset({"lidar"}), sweeps=2), spare_sweeps=0)
+        .load(1, seed=None)
+        .clouds["lidar"]
+        .points
+    )
     sweep = points[points[:, 4] > 0]
     torch.testing.assert_close(sweep, torch.tensor([[10.0, 1.0, 0.0, 77.0, 0.05]]), rtol=0, atol=1e-5)
 
 
 def test_a_scene_that_begins_repeats_its_key_frame(small_world, source):
-    padded = source(small_world, point_range=WIDE).load(0, seed=None).points
-    single = source(small_world, point_range=WIDE, pad_empty_sweeps=False).load(0, seed=None).points
+    padded = source(small_world, point_range=WIDE).load(0, seed=None).clouds["lidar"].points
+    single = source(small_world, point_range=WIDE, pad_empty_sweeps=False).load(0, seed=None).clouds["lidar"].points
     assert len(single) == 170
     far = single[(single[:, :2].abs() >= 1).any(dim=1)]
     torch.testing.assert_close(padded, torch.cat([single, *[far] * 9]))
@@ -109,7 +114,7 @@ def test_a_scene_that_begins_repeats_its_key_frame(small_world, source):
 
 
 def _lags(sample):
-    return sorted({round(lag, 2) for lag in sample.points[:, 4].tolist()})
+    return sorted({round(lag, 2) for lag in sample.clouds["lidar"].points[:, 4].tolist()})
 
 
 def test_training_draws_nine_of_ten_sweeps_and_evaluation_takes_the_nearest(small_world, source):
@@ -125,7 +130,7 @@ def test_training_draws_nine_of_ten_sweeps_and_evaluation_takes_the_nearest(smal
 
 
 def test_without_spare_sweeps_training_takes_the_nearest_too(small_world, source):
-    samples = source(small_world, DataNeeds(sweeps=3), spare_sweeps=0)
+    samples = source(small_world, DataNeeds(clouds=frozenset({"lidar"}), sweeps=3), spare_sweeps=0)
     assert {tuple(_lags(samples.load(1, seed=seed))) for seed in range(5)} == {(0, 0.05, 0.1)}
 
 
@@ -146,7 +151,12 @@ def test_points_are_cut_strictly_at_the_range(own_world, source):
     points[3:, 2] = (-5, 3)
     points.tofile(own_world.root / "samples/LIDAR_TOP/scene-9001_0000.pcd.bin")
     bounds = (-20.0, -20.0, -5.0, 20.0, 20.0, 3.0)
-    kept = source(own_world, DataNeeds(sweeps=1), point_range=bounds).load(0, seed=None).points
+    kept = (
+        source(own_world, DataNeeds(clouds=frozenset({"lidar"})), point_range=bounds)
+        .load(0, seed=None)
+        .clouds["lidar"]
+        .points
+    )
     assert kept[:, 0].tolist() == [points[2, 0]]
 
 
@@ -177,7 +187,7 @@ def test_unknown_velocities(small_world, source):
 
 def test_points_boxes_and_cameras_are_augmented_alike(own_world, source):
     """What is in a box stays in it, and what a pixel shows stays in it."""
-    samples = source(own_world, DataNeeds(cameras=True, sweeps=1), point_range=WIDE)
+    samples = source(own_world, DataNeeds(cameras=True, clouds=frozenset({"lidar"})), point_range=WIDE)
     plain = samples.load(1, seed=None)
     corners = plain.boxes.corners()
     inner = plain.boxes.centers[:, None] + 0.95 * (corners - plain.boxes.centers[:, None])
@@ -189,8 +199,8 @@ def test_points_boxes_and_cameras_are_augmented_alike(own_world, source):
     for seed in range(8):
         drawn = samples.load(1, seed=seed)
         assert torch.equal(drawn.labels, plain.labels)
-        assert len(drawn.points) == len(marks)
-        assert points_in_boxes(drawn.points[:, :3], drawn.boxes).sum(dim=1).tolist() == [8] * 8
+        assert len(drawn.clouds["lidar"].points) == len(marks)
+        assert points_in_boxes(drawn.clouds["lidar"].points[:, :3], drawn.boxes).sum(dim=1).tolist() == [8] * 8
         moved = transform_points(drawn.aug_T_lidar, plain.boxes.centers)
         torch.testing.assert_close(drawn.boxes.centers, moved, rtol=0, atol=1e-4)
         pixels = [
@@ -216,7 +226,7 @@ def test_without_augmentation_of_the_bev_the_scene_stays(small_world, source):
 
 def test_training_shuffles_points_and_evaluation_does_not(small_world, source):
     samples = source(small_world, bev_augmentation=None, spare_sweeps=0)
-    drawn, plain = samples.load(1, seed=5).points, samples.load(1, seed=None).points
+    drawn, plain = samples.load(1, seed=5).clouds["lidar"].points, samples.load(1, seed=None).clouds["lidar"].points
     assert (plain[:, 4].diff() >= 0).all()
     assert not torch.equal(drawn, plain)
     assert torch.equal(drawn.unique(dim=0), plain.unique(dim=0))
@@ -225,7 +235,7 @@ def test_training_shuffles_points_and_evaluation_does_not(small_world, source):
 
 def test_a_sample_depends_on_its_seed_alone(small_world, source):
     def values(sample):
-        return (sample.points, sample.cameras.images, sample.cameras.image_aug, sample.aug_T_lidar)
+        return (sample.clouds["lidar"].points, sample.cameras.images, sample.cameras.image_aug, sample.aug_T_lidar)
 
     samples = source(small_world)
     torch.manual_seed(1)
@@ -235,13 +245,13 @@ def test_a_sample_depends_on_its_seed_alone(small_world, source):
     assert all(torch.equal(a, b) for a, b in zip(first, values(samples.load(2, seed=11)), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, values(samples.load(2, seed=12)), strict=True))
     # What one detector needs leaves the draws of the others alone.
-    for needs in (DataNeeds(cameras=True), DataNeeds(sweeps=10)):
+    for needs in (DataNeeds(cameras=True), DataNeeds(clouds=frozenset({"lidar"}), sweeps=10)):
         other = source(small_world, needs).load(2, seed=11)
         assert torch.equal(other.aug_T_lidar, first[3])
         if other.cameras is not None:
             assert torch.equal(other.cameras.image_aug, first[2])
-        if other.points is not None:
-            assert torch.equal(other.points, first[0])
+        if other.clouds:
+            assert torch.equal(other.clouds["lidar"].points, first[0])
 
 
 def test_the_cache_changes_nothing_and_reads_once(own_world, source):
@@ -249,11 +259,13 @@ def test_the_cache_changes_nothing_and_reads_once(own_world, source):
     for _ in range(2):
         for index in range(3):
             ours, theirs = cached.load(index, seed=index), plain.load(index, seed=index)
-            assert torch.equal(ours.points, theirs.points)
+            assert torch.equal(ours.clouds["lidar"].points, theirs.clouds["lidar"].points)
             assert torch.equal(ours.cameras.images, theirs.cameras.images)
     (own_world.root / "samples/LIDAR_TOP/scene-9001_0500.pcd.bin").unlink()
     (own_world.root / "samples/CAM_BACK/scene-9001_1.jpg").unlink()
-    assert torch.equal(cached.load(1, seed=1).points, plain_points := cached.load(1, seed=1).points)
+    assert torch.equal(
+        cached.load(1, seed=1).clouds["lidar"].points, plain_points := cached.load(1, seed=1).clouds["lidar"].points
+    )
     assert len(plain_points)
     with pytest.raises(UserError, match=r"scene-9001_1\.jpg is missing"):
         plain.load(1, seed=1)
@@ -279,9 +291,12 @@ def test_the_fingerprint_changes_with_what_is_read(own_world, config):
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
-        (DataNeeds(sweeps=1, virtual_points=True), r"virtual_points holds none, or not all: make them with"),
+        (
+            DataNeeds(clouds=frozenset({"lidar", "painted"}), sweeps=1),
+            r"virtual_points holds none, or not all: make them with",
+        ),
         (DataNeeds(can_bus=True), r"can_bus/scene-9001_pose\.json; .* or set `can_bus: ego_poses`"),
-        (DataNeeds(sweeps=12), "needs 12 LiDAR sweeps; nuscenes provides up to 11"),
+        (DataNeeds(clouds=frozenset({"lidar"}), sweeps=12), "needs 12 LiDAR sweeps; nuscenes provides up to 11"),
     ],
 )
 def test_needs_that_cannot_be_met(small_world, needs, message, source):
@@ -297,17 +312,17 @@ def test_missing_files_are_found_before_the_first_sample(own_world, source):
         r"1 files that the tables name are missing under .*, such as sweeps/LIDAR_TOP/scene-9001_0050\.pcd\.bin"
     )
     with pytest.raises(UserError, match=message):
-        source(own_world, DataNeeds(sweeps=10))
+        source(own_world, DataNeeds(clouds=frozenset({"lidar"}), sweeps=10))
     with pytest.raises(UserError, match=r"such as samples/CAM_BACK/scene-9002_1\.jpg; unpack"):
         source(own_world, DataNeeds(cameras=True))
     # Neither the other split nor a detector that does without them minds.
     source(own_world, BOTH, split="val")
-    source(own_world, DataNeeds(sweeps=2))
+    source(own_world, DataNeeds(clouds=frozenset({"lidar"}), sweeps=2))
     # Training draws from one sweep more than it loads.
     (own_world.root / "sweeps/LIDAR_TOP/scene-9001_0850.pcd.bin").unlink()
-    source(own_world, DataNeeds(sweeps=3), spare_sweeps=0)
+    source(own_world, DataNeeds(clouds=frozenset({"lidar"}), sweeps=3), spare_sweeps=0)
     with pytest.raises(UserError, match=r"1 files .* such as sweeps/LIDAR_TOP/scene-9001_0850\.pcd\.bin"):
-        source(own_world, DataNeeds(sweeps=3), spare_sweeps=1)
+        source(own_world, DataNeeds(clouds=frozenset({"lidar"}), sweeps=3), spare_sweeps=1)
     for path in (own_world.root / "samples/CAM_BACK").iterdir():
         path.unlink()
     (own_world.root / "samples/CAM_BACK").rmdir()
@@ -411,7 +426,12 @@ def test_static_points_of_ten_sweeps_coincide_while_the_ego_turns(own_world, sou
     assert turned > 9
     assert np.linalg.norm(last[:3, 3] - first[:3, 3]) > 3.5
 
-    points = source(own_world, DataNeeds(sweeps=10), point_range=WIDE).load(1, seed=None).points
+    points = (
+        source(own_world, DataNeeds(clouds=frozenset({"lidar"}), sweeps=10), point_range=WIDE)
+        .load(1, seed=None)
+        .clouds["lidar"]
+        .points
+    )
     assert len(points[:, 4].unique()) == 10
     places = points[points[:, 3].argsort(stable=True)][:, :3].reshape(count, 10, 3).double()
     spread = (places - places.mean(dim=1, keepdim=True)).norm(dim=2)

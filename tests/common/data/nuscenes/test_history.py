@@ -13,7 +13,7 @@ from bevkd_common.geometry.cameras import project
 from bevkd_common.geometry.transforms import transform_points
 
 WIDE = (-200.0, -200.0, -50.0, 200.0, 200.0, 50.0)
-HISTORY = DataNeeds(cameras=True, sweeps=1, history=AdjacentFrames(frames=2))
+HISTORY = DataNeeds(cameras=True, clouds=frozenset({"lidar"}), history=AdjacentFrames(frames=2))
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -49,12 +49,14 @@ def _history_rng(seed):
 
 
 def test_history_leaves_the_other_draws_alone(small_world, source):
-    both = DataNeeds(cameras=True, sweeps=10)
-    with_history = DataNeeds(cameras=True, sweeps=10, depth=True, history=KeyframeQueue())
+    both = DataNeeds(cameras=True, clouds=frozenset({"lidar"}), sweeps=10)
+    with_history = DataNeeds(
+        cameras=True, clouds=frozenset({"lidar"}), sweeps=10, depth=True, history=KeyframeQueue()
+    )
     one, other = (source(small_world, needs).load(2, seed=8) for needs in (both, with_history))
     assert (one.history, one.depth, one.ego) == (None, None, None)
     assert torch.equal(one.cameras.images, other.cameras.images)
-    assert torch.equal(one.points, other.points)
+    assert torch.equal(one.clouds["lidar"].points, other.clouds["lidar"].points)
     assert torch.equal(one.boxes.tensor, other.boxes.tensor)
 
 
@@ -92,10 +94,12 @@ def test_a_batch_carries_history_motion_and_depths(small_world, source):
 
 def test_depths_are_those_of_the_key_frames_points(small_world, source):
     """Depths agree with the points of the sample, projected with its own, augmented matrices."""
-    sample = source(small_world, DataNeeds(cameras=True, sweeps=1, depth=True), point_range=WIDE).load(1, seed=6)
+    sample = source(
+        small_world, DataNeeds(cameras=True, clouds=frozenset({"lidar"}), depth=True), point_range=WIDE
+    ).load(1, seed=6)
     cameras = sample.cameras
     pixels, depth = project(
-        sample.points[:, :3].double(),
+        sample.clouds["lidar"].points[:, :3].double(),
         cameras.intrinsics.double(),
         torch.linalg.inv(cameras.lidar_T_cam.double()),
         cameras.image_aug.double(),

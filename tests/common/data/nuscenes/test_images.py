@@ -63,13 +63,13 @@ def test_an_image_of_the_right_size_is_not_resampled(small_world, source):
 def test_colours_are_distorted_in_training_alone_and_nothing_else_changes(small_world, source):
     """Every image of the sample and of its history on its own; twice the same with one seed."""
     size = {"height": 48, "width": 128, "resize": (0, 0), "test_resize": 0, "flip": False, "rotate_degrees": (0, 0)}
-    needs = DataNeeds(cameras=True, sweeps=2, history=KeyframeQueue(2))
+    needs = DataNeeds(cameras=True, clouds=frozenset({"lidar"}), sweeps=2, history=KeyframeQueue(2))
     colors = ColorDistortionConfig(probability=1.0, swap_channels=False)
     plain = source(small_world, needs, images=ImageInputConfig(**size)).load(1, seed=3)
     distorting = source(small_world, needs, images=ImageInputConfig(**size, colors=colors))
     drawn, again = distorting.load(1, seed=3), distorting.load(1, seed=3)
     assert torch.equal(drawn.cameras.images, again.cameras.images)
-    assert torch.equal(drawn.points, plain.points)
+    assert torch.equal(drawn.clouds["lidar"].points, plain.clouds["lidar"].points)
     assert torch.equal(drawn.cameras.lidar_T_cam, plain.cameras.lidar_T_cam)
     ratios = []
     for ours, theirs in ((drawn.cameras, plain.cameras), (drawn.history.cameras, plain.history.cameras)):

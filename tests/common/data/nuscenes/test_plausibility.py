@@ -5,12 +5,16 @@ import math
 import pytest
 import torch
 from bevkd_common.data.nuscenes.plausibility import Plausibility
-from bevkd_common.data.samples import Sample
+from bevkd_common.data.samples import Cloud, Sample
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.convention_checks import CONVENTION_CHECKS
 from bevkd_common.geometry.transforms import rigid, rotation_z
 
 LIDAR_YAW = 1.2
+
+
+def lidar(points):
+    return {"lidar": Cloud(points, (len(points),), tuple("xyzit"))}
 
 
 def street(seed: int, *, shift: float = 0.0, moving: float = 0.6) -> Sample:
@@ -50,7 +54,7 @@ def street(seed: int, *, shift: float = 0.0, moving: float = 0.6) -> Sample:
         boxes=boxes,
         labels=torch.zeros(count, dtype=torch.int64),
         cameras=None,
-        points=points,
+        clouds=lidar(points),
         aug_T_lidar=torch.eye(4),
         global_T_lidar=rigid(rotation_z(LIDAR_YAW), torch.tensor([100.0, 50.0, 1.0])).double(),
     )
@@ -107,7 +111,7 @@ def test_little_evidence_concludes_nothing(wrong_conventions):
     few = Sample(
         **{
             **vars(sample),
-            "points": sample.points[::12],
+            "clouds": lidar(sample.clouds["lidar"].points[::12]),
             "boxes": wrong_conventions["sizes"](sample.boxes, sample.global_T_lidar),
         }
     )

@@ -148,12 +148,12 @@ def test_a_world_makes_its_virtual_points_once(config, world, monkeypatch):
 
     calls, dataset = [], opened()
     with pytest.raises(UserError, match="holds none, or not all"):
-        dataset.source("train", DataNeeds(sweeps=2, virtual_points=True))
+        dataset.source("train", DataNeeds(clouds=frozenset({"lidar", "painted"}), sweeps=2))
     dataset.make_virtual_points(lambda *call: calls.append(call))
     sweeps = len(list(world.glob("s*s/LIDAR_TOP/*.bin")))
     assert calls[-1] == (sweeps, sweeps)
-    sample = dataset.source("train", DataNeeds(sweeps=2, virtual_points=True)).load(0, seed=None)
-    assert (sample.painted[:, TAG] == VIRTUAL).sum() > 200
+    sample = dataset.source("train", DataNeeds(clouds=frozenset({"lidar", "painted"}), sweeps=2)).load(0, seed=None)
+    assert (sample.clouds["painted"].points[:, TAG] == VIRTUAL).sum() > 200
     said = "Virtual points from masks of the synthetic world, 14% missed and all of fewer than 4 pixels, 7% misl"
     assert dataset.virtual_points.manifest.sentence.startswith(said)
     # Other rates are other points, beside these.

@@ -35,7 +35,7 @@ from bevkd_common.geometry.transforms import transform_points
 from bevkd_common.ops.voxelize import VoxelSpec
 
 WIDE = (-200.0, -200.0, -50.0, 200.0, 200.0, 50.0)
-MVP = DataNeeds(sweeps=4, virtual_points=True)
+MVP = DataNeeds(clouds=frozenset({"lidar", "painted"}), sweeps=4)
 KEY, PREVIOUS = "samples/LIDAR_TOP/scene-9001_0500.pcd.bin", "sweeps/LIDAR_TOP/scene-9001_0450.pcd.bin"
 
 
@@ -81,14 +81,14 @@ def tagged(points, tag):
 
 
 def test_a_plain_sample(lifted):
-    plain = source(lifted, DataNeeds(sweeps=4)).load(1, seed=None)
+    plain = source(lifted, DataNeeds(clouds=frozenset({"lidar"}), sweeps=4)).load(1, seed=None)
     sample = source(lifted).load(1, seed=None)
-    painted = sample.painted
-    assert (plain.painted, painted.dtype, painted.shape[1]) == (None, torch.float32, 17)
-    assert torch.equal(sample.points, plain.points)
+    painted = sample.clouds["painted"].points
+    assert (plain.clouds.keys(), painted.dtype, painted.shape[1]) == ({"lidar"}, torch.float32, 17)
+    assert torch.equal(sample.clouds["lidar"].points, plain.clouds["lidar"].points)
     # Of the key frame and of earlier sweeps alike points as measured have ones in all classes.
     raw = tagged(painted, RAW)
-    assert torch.equal(raw[:, [0, 1, 2, REFLECTANCE, SECONDS]], sample.points)
+    assert torch.equal(raw[:, [0, 1, 2, REFLECTANCE, SECONDS]], sample.clouds["lidar"].points)
     assert (raw[:, 4:TAG] == 1).all()
     assert len(raw[:, SECONDS].unique()) == 4
     added = painted[painted[:, TAG] != RAW]
@@ -119,38 +119,39 @@ def test_sweeps_are_moved_with_the_ego_and_lose_what_is_close(lifted):
         cloud[:, SECONDS] = 0.05 * column
         expected.append(cloud)
     expected = np.concatenate(expected)
-    np.testing.assert_allclose(view.load(1, seed=None).painted.numpy(), expected, atol=2e-5)
+    np.testing.assert_allclose(view.load(1, seed=None).clouds["painted"].points.numpy(), expected, atol=2e-5)
 
 
 def test_the_augmentation_applies_to_every_point(lifted):
     augmentation = BevAugmentationConfig(rotation=(0.3, 0.3), scale=(1.1, 1.1), flip_x=1.0, flip_y=0.0)
     drawn = source(lifted, bev_augmentation=augmentation, spare_sweeps=0)
     sample, plain = drawn.load(1, seed=5), drawn.load(1, seed=None)
-    assert sample.painted.shape == plain.painted.shape
-    moved = plain.painted.clone()
-    moved[:, :3] = transform_points(sample.aug_T_lidar, plain.painted[:, :3])
+    assert sample.clouds["painted"].points.shape == plain.clouds["painted"].points.shape
+    moved = plain.clouds["painted"].points.clone()
+    moved[:, :3] = transform_points(sample.aug_T_lidar, plain.clouds["painted"].points[:, :3])
 
     def ordered(points):
         return points[np.lexsort(points.round(decimals=3).numpy().T)]
 
-    assert not torch.equal(sample.painted, moved)
-    torch.testing.assert_close(ordered(sample.painted), ordered(moved), atol=1e-4, rtol=1e-5)
+    assert not torch.equal(sample.clouds["painted"].points, moved)
+    torch.testing.assert_close(ordered(sample.clouds["painted"].points), ordered(moved), atol=1e-4, rtol=1e-5)
 
 
 def test_asking_for_virtual_points_changes_no_other_draw(lifted):
     plain, both = (
-        source(lifted, needs) for needs in (DataNeeds(cameras=True, sweeps=4), MVP | DataNeeds(cameras=True))
+        source(lifted, needs)
+        for needs in (DataNeeds(cameras=True, clouds=frozenset({"lidar"}), sweeps=4), MVP | DataNeeds(cameras=True))
     )
     for seed in range(5):
         one, other = plain.load(2, seed=seed), both.load(2, seed=seed)
-        assert torch.equal(one.points, other.points)
+        assert torch.equal(one.clouds["lidar"].points, other.clouds["lidar"].points)
         assert torch.equal(one.cameras.images, other.cameras.images)
         assert torch.equal(one.aug_T_lidar, other.aug_T_lidar)
 
 
 def test_points_out_of_range_are_dropped(lifted):
     bounds = (-20.0, -10.0, -1.5, 20.0, 10.0, 1.0)
-    painted = source(lifted, point_range=bounds).load(1, seed=None).painted
+    painted = source(lifted, point_range=bounds).load(1, seed=None).clouds["painted"].points
     assert {RAW, PAINTED, VIRTUAL} == set(painted[:, TAG].tolist())
     assert (painted[:, :3] > torch.tensor(bounds[:3])).all()
     assert (painted[:, :3] < torch.tensor(bounds[3:])).all()
@@ -160,25 +161,30 @@ def test_a_batch_holds_both_clouds(lifted):
     view = source(lifted)
     samples = [view.load(place, seed=None) for place in (0, 1)]
     batch = collate(samples)
-    assert batch.painted_counts == tuple(len(sample.painted) for sample in samples)
-    assert torch.equal(batch.painted, torch.cat([sample.painted for sample in samples]))
+    assert batch.cloud("painted").counts == tuple(len(sample.clouds["painted"].points) for sample in samples)
+    assert torch.equal(
+        batch.clouds["painted"].points, torch.cat([sample.clouds["painted"].points for sample in samples])
+    )
     grid = ((-40.0, -40.0, -5.0), (40.0, 40.0, 3.0), (0.5, 0.5, 8.0))
-    plain, painted = VoxelSpec(*grid), VoxelSpec(*grid, cloud="painted")
-    assert (batch.voxels(plain).points.shape[1], batch.voxels(painted).points.shape[1]) == (5, 17)
-    assert batch.voxels(plain) is batch.voxels(VoxelSpec(*grid))
-    assert batch.voxels(painted) is batch.voxels(VoxelSpec(*grid, cloud="painted"))
-    assert torch.equal(batch.to("cpu").painted, batch.painted)
-    assert batch.to("meta").painted.is_meta
-    alone = collate([source(lifted, DataNeeds(sweeps=4)).load(0, seed=None)])
-    with pytest.raises(ValueError, match="a batch without virtual points"):
-        alone.voxels(painted)
+    voxels = {name: cloud.voxels(VoxelSpec(*grid)) for name, cloud in batch.clouds.items()}
+    assert {name: len(cloud.columns) for name, cloud in batch.clouds.items()} == {"lidar": 5, "painted": 17}
+    assert {name: found.points.shape[1] for name, found in voxels.items()} == {"lidar": 5, "painted": 17}
+    assert all(batch.cloud(name).voxels(VoxelSpec(*grid)) is found for name, found in voxels.items())
+    assert torch.equal(batch.to("cpu").cloud("painted").points, batch.clouds["painted"].points)
+    assert batch.to("meta").cloud("painted").points.is_meta
+    alone = collate([source(lifted, DataNeeds(clouds=frozenset({"lidar"}), sweeps=4)).load(0, seed=None)])
+    with pytest.raises(ValueError, match=r"without the point cloud `painted` \(lidar\)"):
+        alone.cloud("painted")
 
 
 def test_batches_do_not_depend_on_the_loaders_processes(lifted):
     here, there = (list(training_batches(source(lifted), batch=2, seed=3, steps=4, workers=w)) for w in (0, 2))
     assert len(here) == len(there) == 4
-    assert all(torch.equal(one.painted, other.painted) for one, other in zip(here, there, strict=True))
-    assert len({len(batch.painted) for batch in here}) > 1
+    assert all(
+        torch.equal(one.clouds["painted"].points, other.clouds["painted"].points)
+        for one, other in zip(here, there, strict=True)
+    )
+    assert len({len(batch.clouds["painted"].points) for batch in here}) > 1
 
 
 def test_missing_files_are_found_before_the_first_sample(lifted):
@@ -192,7 +198,10 @@ def test_missing_files_are_found_before_the_first_sample(lifted):
     assert isinstance(allowed, PartlyLiftedSource)
     assert allowed.unlifted == {PREVIOUS}
     sample = allowed.load(1, seed=None)
-    lags = {tag: tagged(sample.painted, tag)[:, SECONDS].unique().tolist() for tag in (RAW, PAINTED, VIRTUAL)}
+    lags = {
+        tag: tagged(sample.clouds["painted"].points, tag)[:, SECONDS].unique().tolist()
+        for tag in (RAW, PAINTED, VIRTUAL)
+    }
     assert [len(lags[tag]) for tag in (RAW, PAINTED, VIRTUAL)] == [4, 3, 3]
     assert pytest.approx(min(set(lags[RAW]) - set(lags[VIRTUAL]))) == 0.05
 
@@ -210,12 +219,15 @@ def test_a_damaged_file_stops_the_reading(lifted):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="is damaged"):
         view.load(1, seed=None)
-    assert view.load(3, seed=None).painted is not None
+    assert view.load(3, seed=None).clouds["painted"].points is not None
 
 
 def test_another_folder_can_be_named(lifted, tmp_path):
     (lifted.root / "virtual_points").rename(tmp_path / "elsewhere")
-    assert source(lifted, virtual_points=tmp_path / "elsewhere").load(0, seed=None).painted is not None
+    assert (
+        source(lifted, virtual_points=tmp_path / "elsewhere").load(0, seed=None).clouds["painted"].points
+        is not None
+    )
     with pytest.raises(UserError, match="holds none, or not all"):
         source(lifted)
 
@@ -231,7 +243,7 @@ def test_a_user_makes_those_of_nuscenes(lifted):
 
 def test_objects_are_pasted_into_both_clouds(lifted):
     paste = PasteConfig(counts={"car": 6, "truck": 6, "bus": 6}, min_points=1)
-    plain = source(lifted, DataNeeds(sweeps=4), bev_augmentation=None, spare_sweeps=0)
+    plain = source(lifted, DataNeeds(clouds=frozenset({"lidar"}), sweeps=4), bev_augmentation=None, spare_sweeps=0)
     both = source(lifted, bev_augmentation=None, spare_sweeps=0)
     without, pasted = plain.pasting(paste, CLASSES), both.pasting(paste, CLASSES)
     # Virtual points do not help an object over the least number of points.
@@ -241,14 +253,14 @@ def test_objects_are_pasted_into_both_clouds(lifted):
     seen = 0
     for seed in range(6):
         one, other = without.load(0, seed=seed), pasted.load(0, seed=seed)
-        assert torch.equal(one.points, other.points)
+        assert torch.equal(one.clouds["lidar"].points, other.clouds["lidar"].points)
         assert torch.equal(one.boxes.tensor.nan_to_num(), other.boxes.tensor.nan_to_num())
-        rows = tagged(other.painted, RAW)[:, [0, 1, 2, REFLECTANCE, SECONDS]]
-        assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, other.points.tolist()))
+        rows = tagged(other.clouds["painted"].points, RAW)[:, [0, 1, 2, REFLECTANCE, SECONDS]]
+        assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, other.clouds["lidar"].points.tolist()))
         new = other.boxes[len(both.load(0, seed=seed).boxes) :]
-        inside = points_in_boxes(other.painted[:, :3], new).any(dim=0)
+        inside = points_in_boxes(other.clouds["painted"].points[:, :3], new).any(dim=0)
         # Without augmentation an object of the bank stands in the sample as it stood.
         bank = {tuple(row) for row in pasted.paster.bank.points.tolist()}
-        assert {tuple(row) for row in other.painted[inside].tolist()} <= bank
-        seen += int((other.painted[inside, TAG] == VIRTUAL).any())
+        assert {tuple(row) for row in other.clouds["painted"].points[inside].tolist()} <= bank
+        seen += int((other.clouds["painted"].points[inside, TAG] == VIRTUAL).any())
     assert seen

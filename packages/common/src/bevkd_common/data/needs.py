@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+LIDAR = "lidar"
+"""Name of the point cloud as measured, in every data set that has one."""
+
 
 @dataclass(frozen=True)
 class AdjacentFrames:
@@ -58,20 +61,20 @@ class DataNeeds:
     """Sensors and extras of one detector; `a | b` is what serves both.
 
     Attributes:
-        cameras: The six images with their calibration.
-        sweeps: LiDAR sweeps in all, the key frame's own included; 0 asks for no points.
+        cameras: The images with their calibration.
+        clouds: Names of the point clouds, such as `LIDAR`; see the data set for those that it has.
+        sweeps: LiDAR sweeps of each cloud, that of the key frame included.
         history: Earlier frames, or none.
         depth: Depths of the key frame's LiDAR points in the images, for depth supervision.
         can_bus: Pose and motion of the ego, at the key frames of the queue.
-        virtual_points: The cloud of the sweeps painted with instance masks, and points lifted from them (MVP).
     """
 
     cameras: bool = False
-    sweeps: int = 0
+    clouds: frozenset[str] = frozenset()
+    sweeps: int = 1
     history: AdjacentFrames | KeyframeQueue | None = None
     depth: bool = False
     can_bus: bool = False
-    virtual_points: bool = False
 
     @property
     def in_order(self) -> bool:
@@ -95,9 +98,9 @@ class DataNeeds:
             raise ValueError(f"one batch cannot carry both {self.history} and {other.history}")
         return DataNeeds(
             cameras=self.cameras or other.cameras,
+            clouds=self.clouds | other.clouds,
             sweeps=max(self.sweeps, other.sweeps),
             history=longest,
             depth=self.depth or other.depth,
             can_bus=self.can_bus or other.can_bus,
-            virtual_points=self.virtual_points or other.virtual_points,
         )

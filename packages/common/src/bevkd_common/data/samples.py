@@ -7,9 +7,9 @@ shares one frame. `aug_T_lidar` says what was applied.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bevkd_common.ops.voxelize import Voxels, VoxelSpec
 
 PADDING_LABEL = -1
+T = TypeVar("T")
 
 
 class TensorGroup:
@@ -130,6 +131,56 @@ class DepthHits(TensorGroup):
 
 
 @dataclass(frozen=True, eq=False)
+class Cloud:
+    """A point cloud of one sample, or of all samples of a batch.
+
+    What is computed from a cloud (voxels, sampled points) is kept with it, so that two detectors share it. A copy
+    with other points starts empty.
+
+    Attributes:
+        points: [P, F] float32, the samples one after the other; x, y, z first, metres in the augmented LiDAR axes.
+        counts: Points of each sample.
+        columns: F names.
+    """
+
+    points: Tensor
+    counts: tuple[int, ...]
+    columns: tuple[str, ...]
+    _kept: dict[Hashable, object] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def join(cls, clouds: Sequence[Cloud]) -> Cloud:
+        """The clouds of several samples as one."""
+        counts = tuple(count for cloud in clouds for count in cloud.counts)
+        return cls(torch.cat([cloud.points for cloud in clouds]), counts, clouds[0].columns)
+
+    def split(self) -> tuple[Tensor, ...]:
+        """The points [P, F] of each sample."""
+        return self.points.split(self.counts)
+
+    def to(self, device: torch.device | str) -> Cloud:
+        """The same on `device`, with nothing computed from it yet."""
+        return replace(self, points=self.points.to(device, non_blocking=True))
+
+    def derived(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """The result of `compute`, which is called once for each key.
+
+        Args:
+            key: Everything that determines the result beside the points, such as a frozen dataclass.
+            compute: Computes the result from this cloud.
+        """
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return cast("T", self._kept[key])
+
+    def voxels(self, spec: VoxelSpec) -> Voxels:
+        """The cloud as voxels; teacher and student with equal specs get the same rows."""
+        from bevkd_common.ops.voxelize import voxelize
+
+        return self.derived(spec, lambda: voxelize(self.points, self.counts, spec))
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One key frame.
 
@@ -139,15 +190,13 @@ class Sample:
         timestamp: Microseconds, of the LiDAR.
         boxes: [M] boxes that a detector is trained on (after validity, class and range filters).
         labels: [M] int64, index into the data set's classes.
-        cameras: Six cameras, or None where nobody needs them.
-        points: [P, 5] float32 x, y, z, intensity (as stored), seconds before the key frame; or None.
+        cameras: The cameras, or None where they are not needed.
+        clouds: The point clouds that are needed, by the data set's name for them ("lidar").
         aug_T_lidar: [4, 4] float32, the bird's-eye-view augmentation.
         global_T_lidar: [4, 4] float64, pose of the unaugmented LiDAR axes.
         history: Other frames, or None where nobody needs them.
         ego: The ego's motion, or None.
         depth: Depths in the images, or None.
-        painted: [P', 17] float32, the same points and those that instance masks add, see
-            `bevkd_common.data.virtual_points.lifting.painted_cloud`; or None.
         view: Name of this view of the sample, where its augmentation is one of few; equal names, equal views.
         skipped: What was wrong with each damaged sample in whose place this one stands.
     """
@@ -158,13 +207,12 @@ class Sample:
     boxes: Boxes
     labels: Tensor
     cameras: Cameras | None
-    points: Tensor | None
+    clouds: Mapping[str, Cloud]
     aug_T_lidar: Tensor
     global_T_lidar: Tensor
     history: History | None = None
     ego: EgoMotion | None = None
     depth: DepthHits | None = None
-    painted: Tensor | None = None
     view: str | None = None
     skipped: tuple[str, ...] = ()
 
@@ -179,15 +227,12 @@ class Batch:
         boxes: [B, M] boxes, padded with zeros.
         labels: [B, M] int64, `PADDING_LABEL` where padded.
         cameras: See `Cameras`.
-        points: [P, 5] float32, all samples one after the other.
-        point_counts: B numbers of points.
+        clouds: The point clouds of all samples by name.
         aug_T_lidar: [B, 4, 4] float32.
         global_T_lidar: [B, 4, 4] float64.
         history: See `History`.
         ego: See `EgoMotion`.
         depth: See `DepthHits`.
-        painted: [P', 17] float32, all samples one after the other, see `Sample`.
-        painted_counts: B numbers of points of `painted`.
         views: B names, see `Sample.view`.
         skipped: See `Sample`, of all samples.
     """
@@ -197,18 +242,14 @@ class Batch:
     boxes: Boxes
     labels: Tensor
     cameras: Cameras | None
-    points: Tensor | None
-    point_counts: tuple[int, ...]
+    clouds: Mapping[str, Cloud]
     aug_T_lidar: Tensor
     global_T_lidar: Tensor
     history: History | None = None
     ego: EgoMotion | None = None
     depth: DepthHits | None = None
-    painted: Tensor | None = None
-    painted_counts: tuple[int, ...] = ()
     views: tuple[str | None, ...] = ()
     skipped: tuple[str, ...] = ()
-    _voxels: dict[VoxelSpec, Voxels] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -224,38 +265,30 @@ class Batch:
         return self.labels.device
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on `device`; memoised voxels do not travel."""
+        """The same on `device`."""
         return replace(
             self,
             boxes=self.boxes.to(device),
             labels=self.labels.to(device, non_blocking=True),
             cameras=_moved(self.cameras, device),
-            points=self.points.to(device, non_blocking=True) if self.points is not None else None,
+            clouds={name: cloud.to(device) for name, cloud in self.clouds.items()},
             aug_T_lidar=self.aug_T_lidar.to(device, non_blocking=True),
             global_T_lidar=self.global_T_lidar.to(device, non_blocking=True),
             history=_moved(self.history, device),
             ego=_moved(self.ego, device),
             depth=_moved(self.depth, device),
-            painted=self.painted.to(device, non_blocking=True) if self.painted is not None else None,
-            _voxels={},
         )
 
-    def voxels(self, spec: VoxelSpec) -> Voxels:
-        """A cloud of the batch as voxels; computed once a spec, so that teacher and student rows correspond.
+    def cloud(self, name: str) -> Cloud:
+        """The point cloud of a name.
 
         Raises:
-            ValueError: If the batch was loaded without the cloud.
+            ValueError: If the batch was loaded without it.
         """
-        from bevkd_common.ops.voxelize import voxelize
-
-        plain = spec.cloud == "points"
-        points, counts = (self.points, self.point_counts) if plain else (self.painted, self.painted_counts)
-        if points is None:
-            asked = "sweeps" if plain else "virtual points"
-            raise ValueError(f"voxels of a batch without {asked}: the detector's `needs` must ask for them")
-        if spec not in self._voxels:
-            self._voxels[spec] = voxelize(points, counts, spec)
-        return self._voxels[spec]
+        if name not in self.clouds:
+            loaded = ", ".join(self.clouds) or "none"
+            raise ValueError(f"a batch without the point cloud `{name}` ({loaded}): the `needs` must name it")
+        return self.clouds[name]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -266,23 +299,18 @@ def collate(samples: Sequence[Sample]) -> Batch:
     for row, sample in enumerate(samples):
         boxes[row, : len(sample.boxes)] = sample.boxes.tensor
         labels[row, : len(sample.boxes)] = sample.labels
-    points = [sample.points for sample in samples if sample.points is not None]
-    painted = [sample.painted for sample in samples if sample.painted is not None]
     return Batch(
         tokens=tuple(sample.token for sample in samples),
         scenes=tuple(sample.scene for sample in samples),
         boxes=Boxes(boxes),
         labels=labels,
         cameras=_collated([sample.cameras for sample in samples]),
-        points=torch.cat(points) if points else None,
-        point_counts=tuple(len(cloud) for cloud in points),
+        clouds={name: Cloud.join([sample.clouds[name] for sample in samples]) for name in samples[0].clouds},
         aug_T_lidar=torch.stack([sample.aug_T_lidar for sample in samples]),
         global_T_lidar=torch.stack([sample.global_T_lidar for sample in samples]),
         history=_collated([sample.history for sample in samples]),
         ego=_collated([sample.ego for sample in samples]),
         depth=_all_hits(samples),
-        painted=torch.cat(painted) if painted else None,
-        painted_counts=tuple(len(cloud) for cloud in painted),
         views=tuple(sample.view for sample in samples),
         skipped=tuple(message for sample in samples for message in sample.skipped),
     )

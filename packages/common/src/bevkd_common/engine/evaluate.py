@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 
 from bevkd_common.data.dataset import SampleSource
 from bevkd_common.data.loader import evaluation_batches
-from bevkd_common.data.samples import Batch, Cameras
+from bevkd_common.data.samples import Batch, Cameras, Cloud
 from bevkd_common.engine.tasks import HEAD
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.geometry.boxes import Boxes
@@ -93,9 +93,7 @@ def _alone(batch: Batch, place: int) -> Batch:
         boxes=Boxes(batch.boxes.tensor[row]),
         labels=batch.labels[row],
         cameras=None if batch.cameras is None else Cameras(nothing, nothing, nothing, nothing),
-        points=None if batch.points is None else nothing,
-        painted=None if batch.painted is None else nothing,
-        point_counts=(),
+        clouds={name: Cloud(nothing, (), cloud.columns) for name, cloud in batch.clouds.items()},
         aug_T_lidar=batch.aug_T_lidar[row],
         global_T_lidar=batch.global_T_lidar[row],
     )

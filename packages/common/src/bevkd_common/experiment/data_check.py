@@ -9,7 +9,7 @@ import numpy as np
 
 from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.config.datasets.nuscenes_names import CAMERAS
-from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.needs import LIDAR, DataNeeds
 from bevkd_common.data.nuscenes.index import Ints
 from bevkd_common.data.nuscenes.index_file import open_index
 from bevkd_common.data.nuscenes.plausibility import Plausibility
@@ -22,7 +22,7 @@ from bevkd_common.progress import Reporter
 from bevkd_common.report import figures
 
 PICTURED = 3
-NEEDS = DataNeeds(cameras=True, sweeps=10)
+NEEDS = DataNeeds(cameras=True, clouds=frozenset({LIDAR}), sweeps=10)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def scene_of(
     """
     truth = Detections(Boxes(batch.boxes.tensor[0]), torch.ones(batch.labels.shape[1]), batch.labels[0])
     cameras = batch.cameras
-    points = batch.points[: batch.point_counts[0], :3] if batch.points is not None else None
+    points = next((cloud.split()[0][:, :3] for cloud in batch.clouds.values()), None)
     return inputs.Scene(
         token=batch.tokens[0],
         images=cameras.images[0].permute(0, 2, 3, 1).cpu().numpy() if cameras else None,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bevkd_common.config.detectors.bevdet import LiftConfig
 from bevkd_common.config.detectors.bevformer import BevFormerConfig
-from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.needs import LIDAR, DataNeeds
 from bevkd_common.data.samples import Batch, Cameras, DepthHits
 from bevkd_common.geometry.cameras import project
 from bevkd_common.geometry.grid import DepthBins
@@ -38,7 +38,7 @@ class DepthAndClasses(nn.Module):
         classes: How many there are.
     """
 
-    needs = DataNeeds(cameras=True, sweeps=1)
+    needs = DataNeeds(cameras=True, clouds=frozenset({LIDAR}))
     summary = "depth of the LiDAR points and classes of the boxes in each camera"
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -55,7 +55,7 @@ class DepthAndClasses(nn.Module):
         Raises:
             ValueError: If the batch has no cameras or no points.
         """
-        if batch.cameras is None or batch.points is None:
+        if batch.cameras is None or LIDAR not in batch.clouds:
             raise ValueError("depth and classes of images need a batch with cameras and points")
         features = detector.image_features(batch.cameras)
         own = detector.in_own_axes(batch)
@@ -75,7 +75,7 @@ class DepthAndClassesOfFeatures(nn.Module):
         classes: How many there are.
     """
 
-    needs = DataNeeds(cameras=True, sweeps=1)
+    needs = DataNeeds(cameras=True, clouds=frozenset({LIDAR}))
     summary = DepthAndClasses.summary
 
     def __init__(self, channels: int, stride: int, depth_bins: DepthBins, classes: int) -> None:
@@ -95,7 +95,7 @@ class DepthAndClassesOfFeatures(nn.Module):
         Raises:
             ValueError: If the batch has no cameras or no points.
         """
-        if batch.cameras is None or batch.points is None:
+        if batch.cameras is None or LIDAR not in batch.clouds:
             raise ValueError("depth and classes of images need a batch with cameras and points")
         (features, *_), _ = detector.image_features(batch.cameras)
         height, width = (size // self.stride for size in batch.cameras.images.shape[-2:])
@@ -133,11 +133,10 @@ def nearest_depth(batch: Batch, stride: int) -> Tensor:
         [B, N, H, W], infinite where no point falls.
     """
     assert batch.cameras is not None
-    assert batch.points is not None
     cameras = batch.cameras
     samples, count = cameras.images.shape[:2]
     hits = []
-    for sample, cloud in enumerate(batch.points.split(batch.point_counts)):
+    for sample, cloud in enumerate(batch.cloud(LIDAR).split()):
         pixels, depth = project(cloud[:, :3], *_projection(cameras, sample))
         image = torch.arange(sample * count, (sample + 1) * count, device=batch.device)
         hits.append(DepthHits(image[:, None].expand_as(depth).flatten(), pixels.flatten(0, 1), depth.flatten()))

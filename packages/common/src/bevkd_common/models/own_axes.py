@@ -32,12 +32,10 @@ def in_axes(batch: Batch, axes_T_lidar: Tensor) -> Batch:
         batch,
         boxes=batch.boxes.transform(axes_T_lidar),
         cameras=moved(batch.cameras) if batch.cameras is not None else None,
-        points=None,
-        point_counts=(),
+        clouds={},
         aug_T_lidar=between(batch.aug_T_lidar),
         global_T_lidar=batch.global_T_lidar @ back,
         history=replace(history, cameras=moved(history.cameras), lidar_T_past=between(history.lidar_T_past))
         if history is not None
         else None,
-        _voxels={},
     )

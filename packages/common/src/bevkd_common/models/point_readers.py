@@ -11,36 +11,39 @@ from bevkd_common.config.detectors.point_readers import (
     VoxelReaderConfig,
     encoded_layers,
 )
-from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.needs import LIDAR, DataNeeds
 from bevkd_common.data.samples import Batch
+from bevkd_common.data.virtual_points.lifting import PAINTED_CLOUD
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.painted_points import VOXEL_FEATURES, MixedMeans
 from bevkd_common.models.pillars import PillarFeatureNet, PillarReader
 from bevkd_common.models.sparse_encoder import SparseEncoder, VoxelMeans, VoxelReader
 from bevkd_common.models.taps import BevMap
-from bevkd_common.ops.voxelize import Cloud, VoxelSpec
+from bevkd_common.ops.voxelize import VoxelSpec
 
 
 class PointReader(nn.Module):
     """Cuts a batch's points into pillars or voxels and makes a map of them.
 
     Args:
+        cloud: Name of the point cloud that is read.
+        sweeps: LiDAR sweeps in it.
         spec: How points become voxels.
-        needs: What the batch must bring.
         network: Called with the voxels and the number of samples; gives the map.
         bev: What the map is.
     """
 
-    def __init__(self, spec: VoxelSpec, needs: DataNeeds, network: nn.Module, bev: BevMap) -> None:
+    def __init__(self, cloud: str, sweeps: int, spec: VoxelSpec, network: nn.Module, bev: BevMap) -> None:
         super().__init__()
+        self.cloud = cloud
+        self.needs = DataNeeds(clouds=frozenset({cloud}), sweeps=sweeps)
         self.spec = spec
-        self.needs = needs
         self.network = network
         self.bev = bev
 
     def forward(self, batch: Batch) -> Tensor:
         """The map [B, C, Y, X] of a batch with points."""
-        return self.network(batch.voxels(self.spec), len(batch))
+        return self.network(batch.cloud(self.cloud).voxels(self.spec), len(batch))
 
 
 def build_point_reader(config: PointReaderConfig, point_range: Box6, sweeps: int) -> PointReader:
@@ -52,21 +55,20 @@ def build_point_reader(config: PointReaderConfig, point_range: Box6, sweeps: int
         sweeps: LiDAR sweeps in all.
     """
     low, high = point_range[:3], point_range[3:]
-    cloud: Cloud = "painted" if config.painted else "points"
+    cloud = PAINTED_CLOUD if config.painted else LIDAR
     nx, ny = (round((high[axis] - low[axis]) / config.cell) for axis in (0, 1))
     grid = Grid(low[0], low[1], config.cell, nx, ny)
     match config:
         case PillarReaderConfig():
             size = (config.pillar, config.pillar, high[2] - low[2])
-            spec = VoxelSpec(low, high, size, config.max_points, config.max_pillars, cloud)
+            spec = VoxelSpec(low, high, size, config.max_points, config.max_pillars)
             network, channels = _pillars(config, spec, grid), config.channels
         case VoxelReaderConfig():
             size = (config.voxel, config.voxel, config.voxel_height)
-            spec = VoxelSpec(low, high, size, config.max_points, config.max_voxels, cloud)
+            spec = VoxelSpec(low, high, size, config.max_points, config.max_voxels)
             layers = encoded_layers(spec.cells[2], len(config.encoder_channels))
             network, channels = _voxels(config, spec), config.encoder_channels[-1] * layers
-    needs = DataNeeds(sweeps=sweeps, virtual_points=config.painted)
-    return PointReader(spec, needs, network, BevMap(channels, grid, "relu"))
+    return PointReader(cloud, sweeps, spec, network, BevMap(channels, grid, "relu"))
 
 
 def _pillars(config: PillarReaderConfig, spec: VoxelSpec, grid: Grid) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,13 +10,9 @@ from torch import Tensor
 Triple = tuple[float, float, float]
 
 
-Cloud = Literal["points", "painted"]
-"""As measured, or painted with instance masks."""
-
-
 @dataclass(frozen=True)
 class VoxelSpec:
-    """How a point cloud is cut into voxels; equal specs share one voxelisation of a batch.
+    """How a point cloud is cut into voxels; equal specs share one voxelisation of a cloud.
 
     Attributes:
         range_min: Lower corner x, y, z in metres; points on it are inside.
@@ -25,7 +20,6 @@ class VoxelSpec:
         size: Edges of a voxel along x, y, z in metres.
         max_points: Points kept in a voxel, the first ones; None keeps all.
         max_voxels: Voxels kept in a sample, the first ones; None keeps all.
-        cloud: Which cloud of a batch: `Batch.points`, or `Batch.painted`.
     """
 
     range_min: Triple
@@ -33,7 +27,6 @@ class VoxelSpec:
     size: Triple
     max_points: int | None = None
     max_voxels: int | None = None
-    cloud: Cloud = "points"
 
     @property
     def cells(self) -> tuple[int, int, int]:

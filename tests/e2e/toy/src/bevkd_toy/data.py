@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import torch
-from bevkd_common.data.samples import Sample
+from bevkd_common.data.samples import Cloud, Sample
 from bevkd_common.evaluation.results import Counts, Metric, Results, Table
 from bevkd_common.geometry.boxes import Boxes
 
@@ -32,7 +32,7 @@ class ToySource:
             boxes=Boxes(box),
             labels=torch.zeros(1, dtype=torch.int64),
             cameras=None,
-            points=torch.from_numpy(points),
+            clouds={"lidar": Cloud(torch.from_numpy(points), (len(points),), tuple("xyzit"))},
             aug_T_lidar=torch.eye(4),
             global_T_lidar=torch.eye(4, dtype=torch.float64),
         )

@@ -13,7 +13,7 @@ GRID = Grid(-4.0, -4.0, 1.0, 8, 8)
 
 
 class ToyDetector(nn.Module):
-    needs = DataNeeds(sweeps=1)
+    needs = DataNeeds(clouds=frozenset({"lidar"}))
 
     def __init__(self, channels):
         super().__init__()
@@ -26,7 +26,7 @@ class ToyDetector(nn.Module):
 
     def forward(self, batch, want, state=None):
         maps = []
-        for cloud in batch.points.split(batch.point_counts):
+        for cloud in batch.cloud("lidar").split():
             cell = ((cloud[:, :2] + 4.0).floor().long()).clamp(0, 7)
             maps.append(
                 torch.zeros(64).index_add(0, cell[:, 1] * 8 + cell[:, 0], torch.ones(len(cloud))).view(1, 8, 8)
@@ -58,7 +58,7 @@ class ToyDetector(nn.Module):
 
 
 class ToyPretraining(nn.Module):
-    needs = DataNeeds(sweeps=1)
+    needs = DataNeeds(clouds=frozenset({"lidar"}))
     summary = "whether the features tell how many points there are"
 
     def __init__(self, channels):
@@ -71,7 +71,7 @@ class ToyPretraining(nn.Module):
     def forward(self, detector, batch):
         features = detector(batch, frozenset({"features"})).taps["features"]
         counted = self.count(features.mean(dim=(2, 3)))[:, 0]
-        return {"count": Term((counted - torch.tensor(batch.point_counts) / 60).square().mean())}
+        return {"count": Term((counted - torch.tensor(batch.cloud("lidar").counts) / 60).square().mean())}
 
 
 def build(config, classes):

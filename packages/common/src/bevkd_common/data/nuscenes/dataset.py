@@ -18,9 +18,10 @@ from bevkd_common.data.needs import AdjacentFrames, DataNeeds
 from bevkd_common.data.nuscenes.can_bus import derived_motion, recorded_motion
 from bevkd_common.data.nuscenes.index import PREVIOUS_SWEEPS, Ints, NuScenesIndex, Strings
 from bevkd_common.data.nuscenes.index_file import open_index
-from bevkd_common.data.nuscenes.source import NuScenesSource
+from bevkd_common.data.nuscenes.source import COLUMNS, NuScenesSource
 from bevkd_common.data.sensor_files import SensorFiles, check_files, missing_files
 from bevkd_common.data.virtual_points.files import Maker, VirtualPointFolder, make_virtual_points, manifest_of
+from bevkd_common.data.virtual_points.lifting import PAINTED_CLOUD
 from bevkd_common.errors import UserError
 
 AXES = "x right, y forward, z up"
@@ -77,14 +78,18 @@ class NuScenesDataset:
         """
         if needs.can_bus and isinstance(needs.history, AdjacentFrames):
             raise UserError("a detector needs the CAN bus between key frames; it is read at key frames only")
-        if needs.sweeps > 1 + PREVIOUS_SWEEPS:
+        if unknown := sorted(needs.clouds - COLUMNS.keys()):
+            raise UserError(
+                f"a detector needs the point cloud `{unknown[0]}`; {self.name} provides {' and '.join(COLUMNS)}"
+            )
+        if needs.clouds and needs.sweeps > 1 + PREVIOUS_SWEEPS:
             raise UserError(
                 f"a detector needs {needs.sweeps} LiDAR sweeps; {self.name} provides up to {1 + PREVIOUS_SWEEPS}"
             )
         rows = self.index.split(self.splits[split])
         if split == "val" or self.reading.damaged == "stop":
             check_files(self.index.root, _file_names(self.index, rows, needs, self.reading.spare_sweeps))
-        virtual = self.virtual_points if needs.virtual_points else None
+        virtual = self.virtual_points if PAINTED_CLOUD in needs.clouds else None
         unlifted: frozenset[str] = frozenset()
         if virtual is not None:
             unlifted = self._unlifted(rows, needs, complete=split == "val" or self.reading.damaged == "stop")
@@ -159,7 +164,7 @@ def build(
 
 def _file_names(index: NuScenesIndex, rows: Ints, needs: DataNeeds, spare_sweeps: int) -> Iterator[str]:
     paths = []
-    if needs.sweeps:
+    if needs.clouds:
         paths.append(index.sweeps.path[rows, : needs.sweeps + spare_sweeps])
     elif needs.depth:
         paths.append(index.sweeps.path[rows, 0])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from bevkd_common.data.needs import LIDAR
 from bevkd_common.data.samples import Sample
 from bevkd_common.geometry.boxes import Boxes, points_in_boxes
 from bevkd_common.geometry.convention_checks import CONVENTION_CHECKS
@@ -61,8 +62,7 @@ class Plausibility:
 
     def add(self, sample: Sample) -> None:
         """Count one plain sample with points."""
-        assert sample.points is not None
-        boxes, points = sample.boxes, sample.points
+        boxes, points = sample.boxes, sample.clouds[LIDAR].points
         newest = points[points[:, 4] == 0, :3]
         self.moving += int((boxes.velocity.norm(dim=-1) > MOVING).sum())
         _count(self.as_is, boxes, newest)

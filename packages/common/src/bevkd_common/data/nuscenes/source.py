@@ -20,15 +20,17 @@ from torch.utils.data import Dataset as TorchDataset
 from bevkd_common.config.datasets.reading import ReadingConfig
 from bevkd_common.config.training import PasteConfig
 from bevkd_common.data.augment import distort_colors, draw_bev, draw_image, plain_image
-from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.needs import LIDAR, DataNeeds
 from bevkd_common.data.nuscenes.frames import CameraFrame, depth_hits, earlier_frames, own_frame
 from bevkd_common.data.nuscenes.index import Floats, Ints, NuScenesIndex
 from bevkd_common.data.nuscenes.index_file import made_paths
 from bevkd_common.data.object_bank import ObjectBank, Paster, cut_out, join, open_bank
-from bevkd_common.data.samples import Cameras, DepthHits, EgoMotion, History, Sample
+from bevkd_common.data.samples import Cameras, Cloud, DepthHits, EgoMotion, History, Sample
 from bevkd_common.data.sensor_files import SWEEP_COLUMNS, Points, SensorFiles
 from bevkd_common.data.virtual_points.files import VirtualPointFolder
 from bevkd_common.data.virtual_points.lifting import (
+    PAINTED_CLOUD,
+    PAINTED_COLUMNS,
     PAINTED_FEATURES,
     RAW,
     TAG,
@@ -45,6 +47,9 @@ CLOSE = 1.0
 
 STREAMS = 6
 """Things drawn on their own: the scene's augmentation, the images', sweeps, history, pasted objects, colours."""
+
+COLUMNS = {LIDAR: ("x", "y", "z", "intensity", "seconds"), PAINTED_CLOUD: PAINTED_COLUMNS}
+"""Numbers of a point of each cloud."""
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +103,7 @@ class NuScenesSource:
         unknown = sorted(config.counts.keys() - set(classes))
         if unknown:
             raise UserError(f"`paste.counts` names {', '.join(unknown)}; the classes are {', '.join(classes)}")
-        if self.needs.cameras or not self.needs.sweeps:
+        if self.needs.cameras or not self.needs.clouds:
             raise UserError("`paste` puts objects into points, and images would not show them; leave it out here")
         about = {
             "tables_sha256": self.index.tables_sha256,
@@ -156,7 +161,7 @@ class NuScenesSource:
             return "objects are pasted"
         if needs.cameras or needs.history is not None:
             return f"images are augmented at random ({images.height} x {images.width})"
-        if needs.sweeps > 1 and self.reading.spare_sweeps:
+        if needs.clouds and needs.sweeps > 1 and self.reading.spare_sweeps:
             return "`spare_sweeps` draws sweeps at random"
         return None
 
@@ -197,7 +202,6 @@ class NuScenesSource:
         )
         augs = self._draw_images(own, image_rng)
         cameras = self._cameras(own, augs, aug_T_lidar, color_rng) if self.needs.cameras else None
-        points, painted = self._clouds(row, pasted, aug_T_lidar, lidar_rng)
         key_frames = self.index.key_frames
         return Sample(
             token=key_frames.token[row].decode(),
@@ -206,7 +210,7 @@ class NuScenesSource:
             boxes=boxes,
             labels=torch.from_numpy(labels)[kept],
             cameras=cameras,
-            points=points,
+            clouds=self._clouds(row, pasted, aug_T_lidar, lidar_rng),
             aug_T_lidar=aug_T_lidar.float(),
             global_T_lidar=torch.tensor(key_frames.global_T_lidar[row]),
             history=self._history(earlier, augs, aug_T_lidar, color_rng)
@@ -214,7 +218,6 @@ class NuScenesSource:
             else None,
             ego=self._ego(row, earlier) if self.needs.can_bus else None,
             depth=self._depth(row, own, augs) if self.needs.depth else None,
-            painted=painted,
             view=f"{key_frames.token[row].decode()} {aug_T_lidar.flatten().tolist()}",
         )
 
@@ -299,35 +302,38 @@ class NuScenesSource:
 
     @property
     def _virtual(self) -> VirtualPointFolder | None:
-        return self.virtual_points if self.needs.virtual_points else None
+        return self.virtual_points if PAINTED_CLOUD in self.needs.clouds else None
 
     def _clouds(
         self, row: int, pasted: Ints, aug_T_lidar: Tensor, rng: np.random.Generator | None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> dict[str, Cloud]:
         """The points as measured, and painted with what their sweeps' images showed, where they are needed."""
-        if not self.needs.sweeps:
-            return None, None
+        if not self.needs.clouds:
+            return {}
         columns = self._choose_sweeps(row, rng)
-        points = self._filled(row, columns, pasted, aug_T_lidar, rng, painted=False)
-        if not self.needs.virtual_points:
-            return points, None
-        return points, self._filled(row, columns, pasted, aug_T_lidar, rng, painted=True)
+        points = {
+            name: self._filled(row, columns, pasted, aug_T_lidar, painted=name == PAINTED_CLOUD)
+            for name in sorted(self.needs.clouds)
+        }
+        if rng is not None:
+            # Voxels keep their first points only, so training must not favour the newest sweep. The order of the
+            # points as measured is drawn first, whatever is loaded: what one cloud looks like depends on no other.
+            measured = LIDAR if LIDAR in points else PAINTED_CLOUD
+            count = len(points[LIDAR]) if LIDAR in points else int((points[PAINTED_CLOUD][:, TAG] == RAW).sum())
+            order = rng.permutation(count)
+            if measured == LIDAR:
+                points[LIDAR] = points[LIDAR][order]
+            if PAINTED_CLOUD in points:
+                points[PAINTED_CLOUD] = points[PAINTED_CLOUD][rng.permutation(len(points[PAINTED_CLOUD]))]
+        return {
+            name: Cloud(torch.from_numpy(cloud), (len(cloud),), COLUMNS[name]) for name, cloud in points.items()
+        }
 
     def _filled(
-        self,
-        row: int,
-        columns: Sequence[int],
-        pasted: Ints,
-        aug_T_lidar: Tensor,
-        rng: np.random.Generator | None,
-        *,
-        painted: bool,
-    ) -> Tensor:
+        self, row: int, columns: Sequence[int], pasted: Ints, aug_T_lidar: Tensor, *, painted: bool
+    ) -> Points:
         cloud = self._cloud(row, columns, aug_T_lidar, painted=painted)
-        if len(pasted):
-            cloud = self._paste(cloud, pasted, aug_T_lidar)
-        # Voxels keep their first points only, so training must not favour the newest sweep; evaluation must repeat.
-        return torch.from_numpy(cloud if rng is None else cloud[rng.permutation(len(cloud))])
+        return self._paste(cloud, pasted, aug_T_lidar) if len(pasted) else cloud
 
     def _cloud(self, row: int, columns: Sequence[int], aug_T_lidar: Tensor, *, painted: bool) -> Points:
         """Points of some sweeps in range, in the augmented axes of the key frame."""

@@ -22,6 +22,8 @@ from bevkd_common.geometry.transforms import inverse_rigid, transform_points, tr
 
 Labels = npt.NDArray[np.uint8]
 
+PAINTED_CLOUD = "painted"
+"""Name of the cloud of all points: as measured, painted, and virtual."""
 POINTS_PER_INSTANCE = 50
 """Virtual points of each instance. Source: MVP, section 4.2, and its released generator."""
 
@@ -29,8 +31,9 @@ REFLECTANCE, FIRST_CLASS = 3, 4
 SCORE = FIRST_CLASS + len(CLASSES)
 TAG = SCORE + 1
 SECONDS = TAG + 1
-PAINTED_FEATURES = SECONDS + 1
-"""Columns of a painted cloud: x, y, z, reflectance, one a class, score, tag, seconds before the key frame."""
+PAINTED_COLUMNS = ("x", "y", "z", "reflectance", *CLASSES, "score", "tag", "seconds")
+"""Columns of a painted cloud; the seconds are those before the key frame."""
+PAINTED_FEATURES = len(PAINTED_COLUMNS)
 RAW, PAINTED, VIRTUAL = 1.0, 0.0, -1.0
 """Tags: a point as measured, the same once more with class and score, a virtual one."""
 

@@ -9,6 +9,7 @@ from bevkd_common.config.datasets.reading import ReadingConfig
 from bevkd_common.data.dataset import SplitName
 from bevkd_common.data.nuscenes.dataset import NuScenesDataset
 from bevkd_common.data.samples import Batch
+from bevkd_common.data.virtual_points.lifting import PAINTED_CLOUD
 from bevkd_common.evaluation.nuscenes.split import SplitRows, global_detections
 from bevkd_common.evaluation.nuscenes.submission import SubmissionMeta, submission_boxes
 from bevkd_common.models.detector import Detections
@@ -29,8 +30,8 @@ class NuScenesSubmission:
             ValueError: If the batch is augmented, or a sample is not of the split.
         """
         # Painted and virtual points are made of images too.
-        self._sensors["use_camera"] |= batch.cameras is not None or batch.painted is not None
-        self._sensors["use_lidar"] |= batch.points is not None
+        self._sensors["use_camera"] |= batch.cameras is not None or PAINTED_CLOUD in batch.clouds
+        self._sensors["use_lidar"] |= bool(batch.clouds)
         for token, row, found in self._rows.of(batch, detections):
             self._results[token] = submission_boxes(token, global_detections(found, self._rows.pose(row)))
 

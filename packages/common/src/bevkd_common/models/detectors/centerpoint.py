@@ -8,7 +8,7 @@ from math import prod
 from torch import Tensor, nn
 
 from bevkd_common.config.detectors.centerpoint import CenterPointConfig, LidarDetectorConfig
-from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.needs import LIDAR, DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections, Outputs, Targets, Term
@@ -31,7 +31,8 @@ class CenterPoint(nn.Module):
 
     Args:
         spec: How points become pillars or voxels.
-        needs: The cloud that `spec` names.
+        cloud: Name of the point cloud that is read.
+        sweeps: LiDAR sweeps in it.
         reader: Called with the voxels and the number of samples; gives a map [B, C, Y, X].
         backbone: Stages over that map.
         neck: The stages at one resolution.
@@ -45,7 +46,8 @@ class CenterPoint(nn.Module):
         self,
         *,
         spec: VoxelSpec,
-        needs: DataNeeds,
+        cloud: str,
+        sweeps: int,
         reader: nn.Module,
         backbone: Second,
         neck: SecondFPN,
@@ -54,7 +56,8 @@ class CenterPoint(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.needs = needs
+        self.cloud = cloud
+        self.needs = DataNeeds(clouds=frozenset({cloud}), sweeps=sweeps)
         self.taps = taps
         self.reader = reader
         self.backbone = backbone
@@ -69,7 +72,7 @@ class CenterPoint(nn.Module):
         maps: dict[str, Tensor] = {}
         if last < 0:
             return Outputs(taps={})
-        x = self.reader(batch.voxels(self.spec), len(batch))
+        x = self.reader(batch.cloud(self.cloud).voxels(self.spec), len(batch))
         maps["bev_in"] = x
         stages = self.backbone(x, depth=last)
         maps |= {f"bev_block{i}": stage for i, stage in enumerate(stages)}
@@ -96,7 +99,7 @@ class CenterPoint(nn.Module):
 def build(
     config: CenterPointConfig,
     classes: tuple[str, ...],
-    needs: DataNeeds | None = None,
+    cloud: str = LIDAR,
     point_features: int = POINT_FEATURES,
 ) -> CenterPoint:
     """Unpack a configuration.
@@ -104,27 +107,25 @@ def build(
     Args:
         config: Sizes.
         classes: Of the data set.
-        needs: Where they are more than the points of the sweeps.
+        cloud: Name of the point cloud that is read.
         point_features: Numbers that a point comes with.
 
     Raises:
         UserError: If the tasks of the head do not fit the classes of the data set.
     """
-    needs = needs or DataNeeds(sweeps=config.sweeps)
     spec = VoxelSpec(
         range_min=config.point_range[:3],
         range_max=config.point_range[3:],
         size=(config.pillar, config.pillar, config.point_range[5] - config.point_range[2]),
         max_points=config.max_points,
         max_voxels=config.max_pillars,
-        cloud="painted" if needs.virtual_points else "points",
     )
     head = build_head(config, classes)
     pillars = PillarFeatureNet(
         spec, point_features, config.pillar_channels, config.point_scales, config.norm_momentum
     )
     reader = PillarReader(pillars, config.bev.ny, config.bev.nx)
-    return assemble(config, spec, needs, reader, config.pillar_channels, head)
+    return assemble(config, spec, cloud, reader, config.pillar_channels, head)
 
 
 def build_head(config: LidarDetectorConfig, classes: tuple[str, ...]) -> CenterHead:
@@ -141,7 +142,7 @@ def build_head(config: LidarDetectorConfig, classes: tuple[str, ...]) -> CenterH
 def assemble(
     config: LidarDetectorConfig,
     spec: VoxelSpec,
-    needs: DataNeeds,
+    cloud: str,
     reader: nn.Module,
     channels: int,
     head: CenterHead,
@@ -155,7 +156,8 @@ def assemble(
     taps["head"] = head.maps
     return CenterPoint(
         spec=spec,
-        needs=needs,
+        cloud=cloud,
+        sweeps=config.sweeps,
         reader=reader,
         backbone=Second(
             channels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bevkd_common.config.detectors.centerpoint_voxel import CenterPointVoxelConfig
-from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.needs import LIDAR
 from bevkd_common.models.detectors.centerpoint import CenterPoint, assemble, build_head
 from bevkd_common.models.sparse_encoder import SparseEncoder, VoxelMeans, VoxelReader
 from bevkd_common.ops.voxelize import VoxelSpec
@@ -31,4 +31,4 @@ def build(config: CenterPointVoxelConfig, classes: tuple[str, ...]) -> CenterPoi
         config.norm_momentum,
     )
     reader = VoxelReader(VoxelMeans(config.point_scales), encoder)
-    return assemble(config, spec, DataNeeds(sweeps=config.sweeps), reader, config.bev_channels, head)
+    return assemble(config, spec, LIDAR, reader, config.bev_channels, head)

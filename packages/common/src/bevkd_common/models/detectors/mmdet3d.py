@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bevkd_common.config.detectors.mmdet3d import ForeignTapConfig, Mmdet3dConfig
 from bevkd_common.config.wording import did_you_mean
-from bevkd_common.data.needs import DataNeeds
+from bevkd_common.data.needs import LIDAR, DataNeeds
 from bevkd_common.data.samples import PADDING_LABEL, Batch, Cameras
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
@@ -229,7 +229,8 @@ def build(config: Mmdet3dConfig, classes: tuple[str, ...]) -> Mmdet3dDetector:
     if config.head is not None:
         taps[HEAD] = HeadMaps(grid=config.head.grid, tasks=config.head.tasks, branches=BRANCHES)
         sources[HEAD] = _source(model, HEAD, config.head)
-    needs = DataNeeds(cameras=config.cameras, sweeps=config.sweeps)
+    clouds = frozenset({LIDAR}) if config.sweeps else frozenset()
+    needs = DataNeeds(cameras=config.cameras, clouds=clouds, sweeps=config.sweeps)
     return Mmdet3dDetector(
         model, needs=needs, columns=config.point_columns, labels=labels, taps=taps, sources=sources
     )
@@ -260,10 +261,9 @@ def foreign_batch(batch: Batch, needs: DataNeeds, columns: Sequence[int]) -> dic
 
     inputs: dict[str, Any] = {}
     metas: list[dict[str, Any]] = [{"box_type_3d": LiDARInstance3DBoxes} for _ in range(len(batch))]
-    if needs.sweeps:
-        assert batch.points is not None
+    if needs.clouds:
         # The model may write to what it is given.
-        inputs["points"] = [cloud[:, list(columns)].clone() for cloud in batch.points.split(batch.point_counts)]
+        inputs["points"] = [cloud[:, list(columns)].clone() for cloud in batch.cloud(LIDAR).split()]
     if needs.cameras:
         assert batch.cameras is not None
         inputs["img"] = list(batch.cameras.images.flip(2))
