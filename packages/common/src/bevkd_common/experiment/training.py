@@ -180,7 +180,7 @@ def _training_source(lab: Laboratory, task: Task, training: TrainingConfig) -> S
 
 def _unlifted(lab: Laboratory, needs: DataNeeds) -> int:
     """Sweeps of both splits that are read without virtual points."""
-    if not needs.virtual_points:
+    if "painted" not in needs.clouds:
         return 0
     sources = [lab.dataset.source("train", needs), lab.dataset.source("val", needs.at_test)]
     return sum(len(source.unlifted) for source in sources if isinstance(source, PartlyLiftedSource))
@@ -211,7 +211,8 @@ def _teacher_cache(lab: Laboratory, arm: Arm, frozen: DetectorModule, teacher: S
     needs = frozen.needs | lab.build(arm.detector).needs
     check_repeats(lab.dataset.source("train", needs), frozen.needs)
     # What the teacher reads depends on what is loaded for the student too, such as the number of sweeps.
-    what = [dumped(lab.recipe.dataset), asdict(needs), arm.training.precision, lab.recipe.teacher_precision]
+    loaded = asdict(needs) | {"clouds": sorted(needs.clouds)}
+    what = [dumped(lab.recipe.dataset), loaded, arm.training.precision, lab.recipe.teacher_precision]
     return TeacherCache(teacher.folder / "seen" / fingerprint(what)[:12])
 
 
