@@ -8,18 +8,17 @@ from dataclasses import dataclass
 import pytest
 import torch
 from bevkd_common.data.samples import Batch
-from bevkd_common.distill.method import MethodOutput
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import CenterTargets, Outputs
-from bevkd_common.models.taps import BevMap, HeadMaps, Taps
+from bevkd_common.models.detector import CenterTargets, Losses, Outputs
+from bevkd_common.models.taps import BevMap, Branch, HeadMaps, Meaning, Taps
 from distillbev.build import build
 from distillbev.config import DistillBevConfig
 from distillbev.method import DistillBev
 from torch import Tensor, nn
 
 TASKS = (("car",), ("truck", "bus"))
-BRANCHES = (("reg", 2), ("height", 1))
+BRANCHES = (Branch("reg", 2, Meaning.CENTER_OFFSET), Branch("height", 1, Meaning.HEIGHT))
 
 
 def make_batch(boxes: Sequence[Sequence[Sequence[float]]], dtype: torch.dtype = torch.float64) -> Batch:
@@ -49,7 +48,7 @@ class Scene:
     targets: CenterTargets
     batch: Batch
 
-    def run(self, method: DistillBev) -> MethodOutput:
+    def run(self, method: DistillBev) -> Losses:
         return method(self.teacher, self.student, self.targets, self.batch)
 
     def weighted(self, method: DistillBev) -> dict[str, float]:
@@ -136,7 +135,7 @@ class ToyHead(nn.Module):
                     name: nn.Sequential(
                         nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.Conv2d(channels, count, 1)
                     )
-                    for name, count in (*BRANCHES, ("heatmap", len(task)))
+                    for name, count in (*(branch.layout for branch in BRANCHES), ("heatmap", len(task)))
                 }
             )
             for task in TASKS

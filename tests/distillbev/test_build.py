@@ -6,15 +6,16 @@ import pytest
 from bevkd_common.distill.adapters import build_adapter
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.taps import BevMap, HeadMaps, Queries, Taps
+from bevkd_common.models.taps import BevMap, Branch, HeadMaps, Meaning, Queries, Taps
 from distillbev.build import build
 from distillbev.config import DistillBevConfig
 from torch import nn
 
-HEAD = HeadMaps(Grid(-51.2, -51.2, 0.8, 128, 128), (("car",), ("bus", "truck")), (("reg", 2),))
+REG = Branch("reg", 2, Meaning.CENTER_OFFSET)
+HEAD = HeadMaps(Grid(-51.2, -51.2, 0.8, 128, 128), (("car",), ("bus", "truck")), (REG,))
 
 
-QUERIES = Queries(Grid(-51.2, -51.2, 0.8, 128, 128), ("car", "bus"), layers=6, count=900, channels=256)
+QUERIES = Queries(Grid(-51.2, -51.2, 0.8, 128, 128), ("car", "bus"), layers=6, count=900, channels=256, code=())
 
 
 def grid(cells: int) -> Grid:
@@ -184,7 +185,7 @@ def test_a_mismatch_names_both_taps():
 
 def test_false_positives_need_a_head():
     config = one_tap().model_copy(update={"inherit": "none"})
-    with pytest.raises(UserError, match="false positives, teacher: CenterPoint has no tap 'head'"):
+    with pytest.raises(UserError, match="teacher: CenterPoint has no tap 'head'; set `false_positives: false`"):
         build(config, with_tap(TEACHER, head=None), STUDENT)
     without = one_tap(false_positives=False).model_copy(update={"inherit": "none"})
     build(without, with_tap(TEACHER, head=None), with_tap(STUDENT, head=None))
@@ -192,7 +193,10 @@ def test_false_positives_need_a_head():
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [({"tasks": (("bus", "truck"), ("car",))}, "tasks"), ({"branches": (("reg", 2), ("vel", 2))}, "branches")],
+    [
+        ({"tasks": (("bus", "truck"), ("car",))}, "tasks"),
+        ({"branches": (*HEAD.branches, Branch("vel", 2, Meaning.VELOCITY))}, "branches"),
+    ],
 )
 def test_heads_that_cannot_be_inherited(change, what):
     student = with_tap(STUDENT, head=replace(HEAD, **change))
@@ -217,9 +221,23 @@ def test_queries_have_no_false_positives(role):
         for name, taps in (("teacher", TEACHER), ("student", STUDENT))
     )
     config = one_tap().model_copy(update={"inherit": "none"})
-    with pytest.raises(UserError, match=f"layer 'h': false positives .* query head of the {role} .* does not have"):
+    with pytest.raises(UserError, match=f"'h', false positives, {role}: .* has a set of queries .* no heat maps"):
         build(config, teacher, student)
     build(one_tap(false_positives=False).model_copy(update={"inherit": "none"}), teacher, student)
+
+
+def test_queries_that_start_at_the_peaks_of_a_heat_map_have_false_positives():
+    taps = [with_tap(taps, head=replace(QUERIES, heatmap=True)) for taps in (TEACHER, STUDENT)]
+    method = build(one_tap().model_copy(update={"inherit": "none"}), *taps)
+    assert method.layers[0].false_positives
+    assert method.teacher_taps == {"bev_neck", "head"}
+
+
+def test_a_head_that_predicts_displacements_can_be_inherited_from():
+    velocity, displacement = (
+        replace(HEAD, branches=(Branch("vel", 2, meaning),)) for meaning in (Meaning.VELOCITY, Meaning.DISPLACEMENT)
+    )
+    build(one_tap(), with_tap(TEACHER, head=velocity), with_tap(STUDENT, head=displacement))
 
 
 def test_decoders_can_be_inherited():

@@ -214,7 +214,7 @@ def test_a_training_step_has_the_same_losses_gradients_and_statistics(case):
     # In double precision, as it was recorded: see there.
     detector, batch = copy.deepcopy(case.detector).train().double(), in_double(case)
     outputs = detector(batch, frozenset({"head"}))
-    terms = detector.losses(outputs, detector.targets(outputs, batch), batch)
+    terms = detector.losses(outputs, detector.targets(outputs, batch), batch).terms
     for term, theirs in (("heatmap", "loss_heatmap"), ("boxes", "loss_bbox")):
         recorded = sum(case.recorded(f"train/loss/task{task}.{theirs}") for task in TASKS)
         torch.testing.assert_close(terms[term].value * terms[term].weight, recorded, check_dtype=False, **EXACT)

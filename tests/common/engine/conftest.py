@@ -14,7 +14,7 @@ from bevkd_common.engine.checkpoint import latest, load_file, newest_sound
 from bevkd_common.engine.tasks import PretrainingTask, SupervisedTask
 from bevkd_common.engine.train import train
 from bevkd_common.geometry.boxes import Boxes
-from bevkd_common.models.detector import CenterTargets, Detections, Outputs, Term
+from bevkd_common.models.detector import Detections, Losses, Outputs, Term
 from bevkd_common.progress import SilentReporter
 from torch import nn
 
@@ -38,11 +38,11 @@ class PointMean(nn.Module):
         return Outputs({"hidden": hidden}, [{"value": self.scale(hidden)}])
 
     def targets(self, outputs, batch):
-        return CenterTargets([batch.boxes.tensor[:, :1, 0]], [], [], [])
+        return batch.boxes.tensor[:, :1, 0]
 
     def losses(self, outputs, targets, batch):
-        error = outputs.head[0]["value"] - targets.heatmaps[0]
-        return {"square": Term(error.square().mean(), 0.5)}
+        error = outputs.head[0]["value"] - targets
+        return Losses({"square": Term(error.square().mean(), 0.5)}, {"error": error.detach().abs().mean()})
 
     def decode(self, outputs, batch):
         return [
@@ -167,7 +167,7 @@ class Mean(nn.Module):
 
     def forward(self, detector, batch):
         outputs = detector(batch, frozenset({"head"}))
-        return {"mean": Term((outputs.head[0]["value"].mean() + self.offset - 1.0).square().sum())}
+        return Losses({"mean": Term((outputs.head[0]["value"].mean() + self.offset - 1.0).square().sum())})
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from bevkd_common.data.samples import collate
-from bevkd_common.distill.method import MethodOutput
 from bevkd_common.engine.tasks import DistillationTask
 from bevkd_common.engine.teacher import FrozenTeacher
-from bevkd_common.models.detector import Term
+from bevkd_common.models.detector import Losses, Term
 from torch import nn
 
 
@@ -19,7 +18,7 @@ class Imitation(nn.Module):
 
     def forward(self, teacher, student, targets, batch):
         error = (self.adapter(student.taps["hidden"]) - teacher.taps["hidden"]).square().mean()
-        return MethodOutput({"hidden": Term(error, 2.0)}, {"error": error.detach()})
+        return Losses({"hidden": Term(error, 2.0)}, {"error": error.detach()})
 
     def param_groups(self):
         return []
@@ -55,7 +54,7 @@ def test_nothing_of_the_teacher_moves_in_fifty_steps(make_detector, clouds, wrap
         with torch.autocast("cpu", precision, enabled=precision is not None):
             terms, metrics = wrapped(batch)
         assert set(terms) == {"detection/square", "distillation/hidden"}
-        assert set(metrics) == {"error"}
+        assert set(metrics) == {"detection/error", "distillation/error"}
         optimizer.zero_grad()
         sum(term.value * term.weight for term in terms.values()).backward()
         optimizer.step()

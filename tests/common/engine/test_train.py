@@ -56,6 +56,7 @@ def test_every_term_is_logged_with_its_weight(run, tmp_path, lines):
     term = logged[0]["terms"]["detection/square"]
     assert term["weight"] == 0.5
     assert logged[0]["loss"] == pytest.approx(0.5 * term["value"], rel=1e-5)
+    assert logged[0]["metrics"]["detection/error"] == pytest.approx(term["value"] ** 0.5, rel=0.5)
     assert logged[-1]["lr"] < 0.01 * 0.05
 
 

@@ -61,7 +61,7 @@ def test_depth_loss_by_hand(tiny_depth, batch_of, with_depth):
     outputs = Outputs({}, (), {"depth": logits})
     term = model.losses(
         replace(model(batch, frozenset({"head"})), extras=outputs.extras), model.targets(outputs, batch), batch
-    )["depth"]
+    ).terms["depth"]
     absent = math.log1p(math.exp(-1.0))  # of a bin rightly told absent
     right, wrong = math.log1p(math.exp(-3.0)), math.log1p(math.exp(1.0))
     expected = (11 * absent + right + 11 * absent + wrong) / logits.numel()
@@ -73,7 +73,7 @@ def test_depth_loss_reaches_the_depth_branch_alone(tiny_depth, batch_of, with_de
     model = tiny_depth().train()
     batch = with_depth(batch_of(), (0, 8.0, 8.0, 3.0), (6, 40.0, 16.0, 7.0))
     outputs = model(batch, frozenset({"head"}))
-    losses = model.losses(outputs, model.targets(outputs, batch), batch)
+    losses = model.losses(outputs, model.targets(outputs, batch), batch).terms
     assert set(losses) > {"depth"}
     losses["depth"].value.backward()
     moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}

@@ -259,7 +259,7 @@ def test_gradients_reach_every_parameter(tiny, batch_of):
         if name.endswith("bn2.weight"):
             nn.init.ones_(parameter)
     outputs = model(batch, frozenset({"head"}))
-    terms = model.losses(outputs, model.targets(outputs, batch), batch)
+    terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     assert set(terms) == {"heatmap", "boxes"}
     sum(term.value * term.weight for term in terms.values()).backward()
     named = dict(model.named_parameters())
@@ -274,7 +274,7 @@ def test_training_learns_to_find_the_boxes(tiny, batch_of):
     history = []
     for _ in range(60):
         outputs = model(batch, frozenset({"head"}))
-        terms = model.losses(outputs, model.targets(outputs, batch), batch)
+        terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
         loss = sum(term.value * term.weight for term in terms.values())
         optimizer.zero_grad()
         loss.backward()
@@ -295,7 +295,7 @@ def test_bfloat16_autocast_trains_close_to_float32(tiny, batch_of, settled):
     plain = model(batch, want)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(batch, want)
-        terms = model.losses(outputs, model.targets(outputs, batch), batch)
+        terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     assert outputs.taps["bev_in"].dtype == torch.float32
     for name, exact in plain.taps.items():
         error = (outputs.taps[name].float() - exact).square().mean().sqrt()

@@ -149,7 +149,7 @@ def neck(model: BevFormer, batch: Batch, state: object | None = None) -> Tensor:
 
 def loss_of(model: BevFormer, batch: Batch) -> Tensor:
     outputs = model(batch, HEAD)
-    terms = model.losses(outputs, model.targets(outputs, batch), batch)
+    terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     return sum(term.value * term.weight for term in terms.values())
 
 

@@ -73,7 +73,7 @@ def test_logits_come_task_by_task_in_the_order_of_the_branches():
     head = head_of()
     maps = head(torch.randn(2, 6, 20, 25))
     assert [list(task) for task in maps] == [[*BRANCHES, "heatmap"]] * 2
-    assert list(head.maps.branches) == list(BRANCHES.items())
+    assert list(head.maps.layout) == list(BRANCHES.items())
     for task, names in zip(maps, TASKS, strict=True):
         widths = BRANCHES | {"heatmap": len(names)}
         assert {name: tuple(value.shape) for name, value in task.items()} == {

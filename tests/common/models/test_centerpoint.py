@@ -175,7 +175,7 @@ def test_voxels_are_shared_between_equal_models():
 def test_gradients_reach_every_parameter():
     model, batch = tiny(), batch_of()
     outputs = model(batch, frozenset({"head"}))
-    terms = model.losses(outputs, model.targets(outputs, batch), batch)
+    terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     sum(term.value * term.weight for term in terms.values()).backward()
     named = list(model.named_parameters())
     assert len(named) == 3 + 3 * 2 * 3 + 3 * 3 + 3 + 6 * 5
@@ -188,7 +188,7 @@ def test_training_learns_to_find_the_boxes():
     history = []
     for _ in range(60):
         outputs = model(batch, frozenset({"head"}))
-        terms = model.losses(outputs, model.targets(outputs, batch), batch)
+        terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
         loss = sum(term.value * term.weight for term in terms.values())
         optimizer.zero_grad()
         loss.backward()
@@ -208,8 +208,8 @@ def test_bfloat16_autocast_trains_with_losses_in_float32():
     plain = model(batch, frozenset({"head"}))
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(batch, frozenset({"bev_neck", "head"}))
-        terms = model.losses(outputs, model.targets(outputs, batch), batch)
-    exact = model.losses(plain, model.targets(plain, batch), batch)
+        terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
+    exact = model.losses(plain, model.targets(plain, batch), batch).terms
     assert outputs.head[0]["heatmap"].dtype == torch.bfloat16
     assert {term.value.dtype for term in terms.values()} == {torch.float32}
     for name, term in terms.items():
@@ -223,7 +223,7 @@ def test_unknown_velocities_are_not_learned_from():
     model, batch = tiny(), batch_of()
     batch.boxes.tensor[..., 7:] = math.nan
     outputs = model(batch, frozenset({"head"}))
-    terms = model.losses(outputs, model.targets(outputs, batch), batch)
+    terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     sum(term.value for term in terms.values()).backward()
     last = model.head.task_heads[0]["vel"][1]
     assert all(term.value.isfinite() for term in terms.values())
@@ -257,13 +257,13 @@ def test_a_gpu_finds_the_same_boxes():
     model, batch = tiny().eval(), batch_of()
     here = model(batch, frozenset({"bev_neck", "head"}))
     targets = model.targets(here, batch)
-    losses = model.losses(here, targets, batch)
+    losses = model.losses(here, targets, batch).terms
     model, batch = model.cuda(), batch.to("cuda")
     there = model(batch, frozenset({"bev_neck", "head"}))
     torch.testing.assert_close(there.taps["bev_neck"].cpu(), here.taps["bev_neck"], rtol=1e-2, atol=1e-3)
     again = model.targets(there, batch)
     torch.testing.assert_close(again.heatmaps[0].cpu(), targets.heatmaps[0])
     assert torch.equal(again.indices[0].cpu(), targets.indices[0])
-    for name, term in model.losses(there, again, batch).items():
+    for name, term in model.losses(there, again, batch).terms.items():
         assert term.value.item() == pytest.approx(losses[name].value.item(), rel=1e-2)
     assert len(model.decode(there, batch)) == 2

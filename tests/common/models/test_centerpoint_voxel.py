@@ -130,7 +130,7 @@ def test_points_appear_where_they_lie():
 def test_gradients_reach_every_parameter():
     model, batch = tiny(), batch_of(1)
     outputs = model(batch, frozenset({"head"}))
-    terms = model.losses(outputs, model.targets(outputs, batch), batch)
+    terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     sum(term.value * term.weight for term in terms.values()).backward()
     named = list(model.named_parameters())
     assert len(named) == 3 * (1 + 2 + 1 + 2 + 1) + 3 * 4 + 3 * 2 + 3 + 6 * 5
@@ -143,7 +143,7 @@ def test_training_learns_to_find_the_boxes():
     history = []
     for _ in range(50):
         outputs = model(batch, frozenset({"head"}))
-        terms = model.losses(outputs, model.targets(outputs, batch), batch)
+        terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
         loss = sum(term.value * term.weight for term in terms.values())
         optimizer.zero_grad()
         loss.backward()
@@ -160,7 +160,7 @@ def test_bfloat16_autocast_keeps_voxels_in_float32():
     plain = model(batch, frozenset({"bev_in"})).taps["bev_in"]
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(batch, frozenset({"bev_in", "head"}))
-        terms = model.losses(outputs, model.targets(outputs, batch), batch)
+        terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     torch.testing.assert_close(outputs.taps["bev_in"], plain)
     assert outputs.head[0]["heatmap"].dtype == torch.bfloat16
     sum(term.value * term.weight for term in terms.values()).backward()
@@ -180,7 +180,7 @@ def test_a_deformable_head_trains():
     model, batch = tiny(head=head), batch_of(1)
     outputs = model(batch, frozenset({"head"}))
     assert list(outputs.head[0]) == ["reg", "height", "dim", "rot", "vel", "heatmap"]
-    terms = model.losses(outputs, model.targets(outputs, batch), batch)
+    terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     sum(term.value * term.weight for term in terms.values()).backward()
     assert [name for name, value in model.head.named_parameters() if not value.grad.any()] == []
     assert len(model.decode(outputs, batch)) == 1

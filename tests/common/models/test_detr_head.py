@@ -8,7 +8,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import SetTargets
-from bevkd_common.models.heads.detr_code import decode, encode, inverse_sigmoid
+from bevkd_common.models.heads.detr_code import CODE, decode, encode, inverse_sigmoid
 from bevkd_common.models.heads.detr_head import DetrHead, build_detr_head
 from bevkd_common.models.heads.detr_losses import class_loss
 from bevkd_common.models.heads.detr_targets import class_costs, match, matching_cost
@@ -98,7 +98,7 @@ def test_no_gradient_reaches_a_layer_through_the_reference_points_of_the_next():
 def test_predictions_are_as_described():
     head = small()
     predictions = head(torch.randn(2, 16, 16, 32))
-    assert head.maps == Queries(GRID, CLASSES, layers=2, count=12, channels=16)
+    assert head.maps == Queries(GRID, CLASSES, layers=2, count=12, channels=16, code=CODE)
     assert len(predictions) == 2
     for layer in predictions:
         assert {name: tuple(value.shape) for name, value in layer.items()} == {

@@ -120,7 +120,7 @@ def test_losses_of_a_blank_guess(detector, objective):
     detector.lift_splat.depth_net.joint.weight.data.zero_()
     detector.lift_splat.depth_net.joint.bias.data.zero_()
     objective.classify.weight.data.zero_()
-    terms = objective(detector, scene())
+    terms = objective(detector, scene()).terms
     assert set(terms) == {"depth", "classes"}
     # Twelve bins of equal probability wherever a point falls.
     assert terms["depth"].value.item() == pytest.approx(math.log(12), rel=1e-6)
@@ -140,7 +140,7 @@ def test_bins_begin_at_their_lower_border_and_points_beyond_them_do_not_count(de
 
     def depth_loss(*depths):
         points = torch.tensor([[depth, 0.0, 0.0, 0.0, 0.0] for depth in depths])
-        return objective(detector, replace(batch, clouds=lidar(points, (1, 1))))["depth"].value.item()
+        return objective(detector, replace(batch, clouds=lidar(points, (1, 1)))).terms["depth"].value.item()
 
     assert depth_loss(5.0, 5.99) == pytest.approx(0.0, abs=1e-6)
     assert depth_loss(5.5, 6.01) == pytest.approx(50.0)
@@ -156,7 +156,7 @@ def test_the_losses_reach_the_image_part_alone_and_fall(detector, objective):
     optimizer = torch.optim.AdamW([*reached, *objective.parameters()], lr=1e-2)
     losses = []
     for _ in range(60):
-        terms = objective(detector, batch)
+        terms = objective(detector, batch).terms
         optimizer.zero_grad()
         sum(term.value * term.weight for term in terms.values()).backward()
         optimizer.step()
@@ -200,13 +200,13 @@ def test_a_detector_without_depths_learns_them_too_and_drops_what_tells_them():
     batch = scene()
     torch.nn.init.zeros_(objective.measure.weight)
     torch.nn.init.zeros_(objective.measure.bias)
-    assert objective(detector, batch)["depth"].value.item() == pytest.approx(math.log(13))
+    assert objective(detector, batch).terms["depth"].value.item() == pytest.approx(math.log(13))
 
     trained = {id(p) for module in objective.trained(detector) for p in module.parameters()}
     optimizer = torch.optim.AdamW([*detector.parameters(), *objective.parameters()], lr=3e-3)
     losses = []
     for _ in range(40):
-        terms = objective(detector, batch)
+        terms = objective(detector, batch).terms
         loss = sum(term.value * term.weight for term in terms.values())
         optimizer.zero_grad()
         loss.backward()
@@ -227,6 +227,6 @@ def test_padding_of_the_images_is_no_place(monkeypatch):
     assert (features[0].shape[-2:], size) == ((4, 12), (32, 96))
     leaf = torch.randn_like(features[0]).requires_grad_()
     monkeypatch.setattr(detector, "image_features", lambda cameras: ([leaf], size))
-    objective(detector, batch)["depth"].value.backward()
+    objective(detector, batch).terms["depth"].value.backward()
     # The cells of the nearest points, as above.
     assert leaf.grad.any(dim=1).nonzero().tolist() == [[0, 1, 5], [0, 2, 2], [1, 1, 5]]

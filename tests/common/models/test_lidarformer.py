@@ -9,6 +9,7 @@ from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.bev_query_encoder import BevQueryEncoder
 from bevkd_common.models.detectors.lidarformer import LidarFormer, build
+from bevkd_common.models.heads.detr_code import CODE
 from bevkd_common.models.specs import LIDARFORMER
 from bevkd_common.models.taps import BevMap, Queries
 from torch import nn
@@ -77,7 +78,7 @@ def test_paper_size():
         "bev_neck": (256, 200, "none"),
     }
     grid = Grid(-51.2, -51.2, 0.512, 200, 200)
-    assert model.taps["head"] == Queries(grid, CLASSES, layers=6, count=900, channels=256)
+    assert model.taps["head"] == Queries(grid, CLASSES, layers=6, count=900, channels=256, code=CODE)
     assert model.needs == DataNeeds(clouds=frozenset({"lidar"}), sweeps=10)
     attention = 256 * 257 + 128 * 257 + 2 * 256 * 257
     layer = attention + 512 * 257 + 256 * 513 + 4 * 256
@@ -183,7 +184,7 @@ def test_cells_that_see_the_same_are_the_same_at_first():
 def test_gradients_reach_every_parameter():
     model, batch = tiny(), batch_of()
     outputs = model(batch, frozenset({"head"}))
-    terms = model.losses(outputs, model.targets(outputs, batch), batch)
+    terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     sum(term.value * term.weight for term in terms.values()).backward()
     named = list(model.named_parameters())
     assert len(named) == 3 + 2 * 2 * 3 + 2 * (2 + 3) + 2 + 2 * 16 + 3 + 2 * (22 + 16)
@@ -198,7 +199,7 @@ def test_training_learns_to_find_the_boxes():
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):
         outputs = model(batch, frozenset({"head"}))
-        terms = model.losses(outputs, model.targets(outputs, batch), batch)
+        terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
         loss = sum(term.value * term.weight for term in terms.values())
         optimizer.zero_grad()
         loss.backward()
@@ -217,9 +218,9 @@ def test_bfloat16_autocast_trains_with_losses_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(batch, frozenset({"bev_neck", "head"}))
         targets = model.targets(plain, batch)
-        terms = model.losses(outputs, targets, batch)
+        terms = model.losses(outputs, targets, batch).terms
     assert {term.value.dtype for term in terms.values()} == {torch.float32}
-    for name, term in model.losses(plain, targets, batch).items():
+    for name, term in model.losses(plain, targets, batch).terms.items():
         assert terms[name].value.item() == pytest.approx(term.value.item(), rel=0.05)
     sum(term.value * term.weight for term in terms.values()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
@@ -232,13 +233,13 @@ def test_a_gpu_finds_the_same_boxes():
     model, batch = tiny().eval(), batch_of()
     here = model(batch, frozenset({"bev_neck", "head"}))
     targets = model.targets(here, batch)
-    losses = model.losses(here, targets, batch)
+    losses = model.losses(here, targets, batch).terms
     model, batch = model.cuda(), batch.to("cuda")
     there = model(batch, frozenset({"bev_neck", "head"}))
     torch.testing.assert_close(there.taps["bev_neck"].cpu(), here.taps["bev_neck"], rtol=1e-2, atol=1e-2)
     again = model.targets(there, batch)
     for ours, theirs in zip(again.matched, targets.matched, strict=True):
         assert torch.equal(ours.cpu(), theirs)
-    for name, term in model.losses(there, again, batch).items():
+    for name, term in model.losses(there, again, batch).terms.items():
         assert term.value.item() == pytest.approx(losses[name].value.item(), rel=1e-2)
     assert len(model.decode(there, batch)) == 2

@@ -19,7 +19,7 @@ from bevkd_common.geometry.transforms import rigid
 from bevkd_common.models.detector import Outputs
 from bevkd_common.models.detectors.bevdet import BevDet
 from bevkd_common.models.detectors.megvii_bevdepth import build, ego_T_lidar
-from bevkd_common.models.heads.center_code import BRANCHES
+from bevkd_common.models.heads.center_code import LAYOUT
 from bevkd_common.models.heads.center_decode import Suppression
 from bevkd_common.models.own_axes import in_axes
 from bevkd_common.models.specs import MEGVII_BEVDEPTH
@@ -327,7 +327,7 @@ def test_depth_loss_reaches_the_depth_branch_alone(tiny_megvii, batch_of, with_d
     model = tiny_megvii(frames=1).train()
     batch = with_depth(batch_of(), (0, 8.0, 8.0, 3.0), (6, 40.0, 16.0, 7.0))
     outputs = model(batch, HEAD)
-    term = model.losses(outputs, model.targets(outputs, batch), batch)["depth"]
+    term = model.losses(outputs, model.targets(outputs, batch), batch).terms["depth"]
     assert term.weight == 3.0
     term.value.backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
@@ -341,7 +341,7 @@ def test_depth_loss_is_that_of_the_softmax(tiny_megvii, batch_of, with_depth):
     """Even logits over 12 bins; the second point lies before the first bin."""
     model, batch = tiny_megvii(frames=1), with_depth(batch_of(), (0, 8.0, 8.0, 3.0), (6, 40.0, 16.0, 0.5))
     outputs = replace(model(batch, HEAD), extras={"depth": torch.zeros(2, 4, 12, 4, 10)})
-    told = model.losses(outputs, model.targets(outputs, batch), batch)["depth"].value
+    told = model.losses(outputs, model.targets(outputs, batch), batch).terms["depth"].value
     assert told.item() == pytest.approx(-math.log(1 / 12) - 11 * math.log(11 / 12), rel=1e-6)
 
 
@@ -353,7 +353,7 @@ def test_training_lowers_the_loss(aggregation, tiny_megvii, batch_of, with_histo
     history: list[dict[str, float]] = []
     for _ in range(15):
         outputs = model(batch, HEAD)
-        terms = model.losses(outputs, model.targets(outputs, batch), batch)
+        terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
         optimizer.zero_grad()
         torch.stack([term.value * term.weight for term in terms.values()]).sum().backward()
         optimizer.step()
@@ -372,7 +372,7 @@ def test_gradients_reach_every_parameter(tiny_megvii, batch_of, with_history, wi
         with_history(batch_of(3), DRIVE, seconds=(0.5,) * 3), (0, 8.0, 8.0, 3.0), (6, 40.0, 16.0, 7.0)
     )
     outputs = model(batch, HEAD)
-    terms = model.losses(outputs, model.targets(outputs, batch), batch)
+    terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     torch.stack([term.value * term.weight for term in terms.values()]).sum().backward()
     named = dict(model.named_parameters())
     without = [name for name, p in named.items() if p.grad is None or not p.grad.any()]
@@ -399,8 +399,8 @@ def flawless(model: BevDet, batch: Batch) -> Outputs:
     grid, code = model.head.maps.grid, targets.regression[0]
     maps = torch.zeros(len(batch), 10, grid.ny * grid.nx)
     maps.scatter_(2, targets.indices[0][:, None].expand(-1, 10, -1), code.transpose(1, 2))
-    parts = maps.unflatten(2, (grid.ny, grid.nx)).split([channels for _, channels in BRANCHES], dim=1)
-    branches = {name: part for (name, _), part in zip(BRANCHES, parts, strict=True)}
+    parts = maps.unflatten(2, (grid.ny, grid.nx)).split([channels for _, channels in LAYOUT], dim=1)
+    branches = {name: part for (name, _), part in zip(LAYOUT, parts, strict=True)}
     peaks = torch.where(targets.heatmaps[0] == 1, 9.0, -9.0)
     return Outputs({}, [branches | {"heatmap": peaks}])
 

@@ -155,7 +155,7 @@ def test_gradients_reach_every_parameter_from_painted_points_alone():
     spread, low = torch.tensor([25.0, 12.0, 7.0]), torch.tensor([-12.5, -6.0, -4.0])
     batch.cloud("painted").points[:, :3] = torch.rand(80, 3, generator=generator) * spread + low
     outputs = model(batch, frozenset({"head"}))
-    terms = model.losses(outputs, model.targets(outputs, batch), batch)
+    terms = model.losses(outputs, model.targets(outputs, batch), batch).terms
     sum(term.value * term.weight for term in terms.values()).backward()
     named = list(model.named_parameters())
     assert len(named) > 30

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from bevkd_common.distill.adapters import adapted_grid, build_adapter
-from bevkd_common.distill.taps import Spec, choices, describe, require_tap
+from bevkd_common.distill.taps import Spec, choices, describe, require_heatmaps, require_tap
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.taps import BevMap, HeadMaps, Queries, Taps
@@ -14,6 +15,9 @@ from torch import nn
 from distillbev.config import DistillBevConfig, TapPair
 from distillbev.inheritance import Part
 from distillbev.method import DistillBev, Layer, LayerWeights
+
+DECODER: Mapping[str, str] = {name: name for name in ("classes", "layers", "channels")}
+"""Attributes of `Queries` that give decoders weights of equal shapes."""
 
 
 def build(config: DistillBevConfig, teacher: Taps, student: Taps) -> DistillBev:
@@ -82,12 +86,11 @@ def _layer(config: DistillBevConfig, tap: TapPair, teacher: Taps, student: Taps)
 
 def _check_heatmaps(who: str, role: str, taps: Taps, grid: Grid) -> None:
     """Heat maps are pooled or repeated to a layer's cells, so that one grid must divide the other."""
-    if isinstance(taps.specs.get("head"), Queries):
-        raise UserError(
-            f"{who}: false positives are read off heat maps, which the query head of the {role} {taps.detector} "
-            "does not have; set `false_positives: false` for this layer, or `false_positive_layers: none`"
-        )
-    heatmap = require_tap(taps, "head", HeadMaps, f"{who}, false positives, {role}").grid
+    heatmap = require_heatmaps(
+        taps,
+        f"{who}, false positives, {role}",
+        "set `false_positives: false` for this layer, or `false_positive_layers: none`",
+    )
     coarse, fine = sorted((heatmap, grid), key=lambda cells: cells.nx)
     factor = fine.nx // coarse.nx
     divided = replace(coarse, cell=coarse.cell / factor, nx=coarse.nx * factor, ny=coarse.ny * factor)
@@ -101,21 +104,21 @@ def _check_heatmaps(who: str, role: str, taps: Taps, grid: Grid) -> None:
 
 def _check_heads(part: Part, teacher: Taps, student: Taps) -> None:
     if part == "decoder":
-        _check_equal(part, Queries, ("classes", "layers", "channels"), teacher, student)
+        _check_equal(part, Queries, DECODER, teacher, student)
     elif part == "head" and isinstance(student.specs.get("head"), Queries):
-        _check_equal(part, Queries, ("classes", "layers", "channels", "count"), teacher, student)
+        _check_equal(part, Queries, {**DECODER, "count": "count"}, teacher, student)
     else:
-        _check_equal(part, HeadMaps, ("tasks", "branches"), teacher, student)
+        _check_equal(part, HeadMaps, {"tasks": "tasks", "branches": "layout"}, teacher, student)
 
 
-def _check_equal(part: Part, kind: type[Spec], compared: tuple[str, ...], teacher: Taps, student: Taps) -> None:
-    """Refuse heads that are not of a kind, or differ in one of the attributes compared."""
+def _check_equal(part: Part, kind: type[Spec], compared: Mapping[str, str], teacher: Taps, student: Taps) -> None:
+    """Refuse heads that are not of a kind, or differ in one of the attributes compared, given by their words."""
     ours, theirs = (
         require_tap(taps, "head", kind, f"distillbev `inherit: {part}`, {role}")
         for role, taps in (("student", student), ("teacher", teacher))
     )
-    for what in compared:
-        mine, given = getattr(ours, what), getattr(theirs, what)
+    for what, attribute in compared.items():
+        mine, given = getattr(ours, attribute), getattr(theirs, attribute)
         if mine != given:
             raise UserError(
                 f"distillbev `inherit: {part}`: the heads of the teacher {teacher.detector} and the student "

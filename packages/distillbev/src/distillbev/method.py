@@ -10,10 +10,10 @@ from typing import NamedTuple, cast
 
 import torch
 from bevkd_common.data.samples import Batch
-from bevkd_common.distill.method import Deferred, MethodOutput, Panel, ParamGroup
+from bevkd_common.distill.method import Panel, ParamGroup
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import CenterTargets, Outputs, Targets, Term
+from bevkd_common.models.detector import Deferred, HeatmapTargets, Losses, Outputs, Term
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -177,7 +177,7 @@ class DistillBev(nn.Module):
         self.teacher_taps = frozenset(layer.teacher_tap for layer in layers) | head
         self.student_taps = frozenset(layer.student_tap for layer in layers)
 
-    def forward(self, teacher: Outputs, student: Outputs, targets: Targets, batch: Batch) -> MethodOutput:
+    def forward(self, teacher: Outputs, student: Outputs, targets: object, batch: Batch) -> Losses:
         """Equation 9 without the detection losses.
 
         Terms of a layer are `{layer}/fg`, `/tn`, `/fp` where false positives are a region, and `/attention`;
@@ -190,7 +190,7 @@ class DistillBev(nn.Module):
             for comparison in comparisons
             for key, term in self._terms(comparison).items()
         }
-        return MethodOutput(terms, Deferred(lambda: _all_metrics(comparisons)))
+        return Losses(terms, Deferred(lambda: _all_metrics(comparisons)))
 
     def prepare(self, teacher: nn.Module, student: nn.Module, calibration: Iterable[Batch]) -> None:
         """Copy the head, and measure the teacher's maps that are to be normalised.
@@ -220,7 +220,7 @@ class DistillBev(nn.Module):
         return [ParamGroup(parameters)] if parameters else []
 
     @torch.no_grad()
-    def explain(self, teacher: Outputs, student: Outputs, targets: Targets, batch: Batch) -> list[Panel]:
+    def explain(self, teacher: Outputs, student: Outputs, targets: object, batch: Batch) -> list[Panel]:
         """For each layer its regions, the attention, and the magnitudes of both maps, of the first sample."""
         training = self.training
         self.eval()
@@ -237,7 +237,7 @@ class DistillBev(nn.Module):
         return cast("Sequence[Layer]", self.layers)
 
     def _comparisons(
-        self, teacher: Outputs, student: Outputs, targets: Targets, batch: Batch
+        self, teacher: Outputs, student: Outputs, targets: object, batch: Batch
     ) -> Iterator[Comparison]:
         """One for each layer; the boxes are laid on each grid once."""
         foregrounds: dict[Grid, tuple[Tensor, Tensor]] = {}
@@ -251,12 +251,12 @@ class DistillBev(nn.Module):
             regions = self._regions(layer, *foregrounds[layer.grid], heatmaps)
             yield Comparison(layer, target, adapted, regions)
 
-    def _heatmaps(self, teacher: Outputs, targets: Targets) -> tuple[Tensor, ...]:
+    def _heatmaps(self, teacher: Outputs, targets: object) -> tuple[Tensor, ...]:
         """The teacher's and the true class-agnostic heat map, where a layer asks for false positives."""
         if "head" not in self.teacher_taps:
             return ()
-        assert isinstance(targets, CenterTargets)
-        logits = [_full_precision(task["heatmap"]) for task in teacher.head]
+        assert isinstance(targets, HeatmapTargets), "`build` refuses students without heat maps"
+        logits = [_full_precision(heatmap) for heatmap in teacher.heatmaps]
         return teacher_heatmap(logits), ground_truth_heatmap(targets.heatmaps)
 
     def _regions(self, layer: Layer, mask: Tensor, scale: Tensor, heatmaps: tuple[Tensor, ...]) -> Regions:

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from bevkd_common.data.samples import Batch
-from bevkd_common.models.detector import Outputs, Targets, Term
+from bevkd_common.models.detector import Losses, Outputs
 
-
-class Deferred(Mapping[str, Tensor]):
-    """Numbers that are computed when the first of them is read: most steps are not logged."""
-
-    def __init__(self, compute: Callable[[], Mapping[str, Tensor]]) -> None:
-        self._compute = compute
-
-    @cached_property
-    def _numbers(self) -> Mapping[str, Tensor]:
-        with torch.no_grad():
-            return self._compute()
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._numbers[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._numbers)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-
-@dataclass(frozen=True, eq=False)
-class MethodOutput:
-    """Losses of one step, and numbers to log beside them, which are read at the steps that are logged."""
-
-    terms: Mapping[str, Term]
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+if TYPE_CHECKING:
+    from bevkd_common.models.detector import DetectorModule
 
 
 @dataclass(frozen=True, eq=False)
 class ParamGroup:
-    """Parameters with a learning-rate factor and a weight decay; None keeps the recipe's."""
+    """Parameters with a learning-rate factor and a weight decay; None keeps the decay of the recipe."""
 
     parameters: Sequence[nn.Parameter]
     lr_factor: float = 1.0
@@ -54,11 +26,11 @@ class ParamGroup:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One picture that explains the method; the report draws it knowing no method.
+    """One figure that explains the method; the report draws it from its kind alone.
 
     Attributes:
-        title: Shown above.
-        caption: One sentence: what the reader sees.
+        title: Shown above the figure.
+        caption: One sentence that says what the figure shows.
         kind: "regions" is an integer map whose values index `legend`; "map" is a continuous map; "matrix" is a
             square of pairwise values.
         values: [Y, X] on the CPU.
@@ -75,37 +47,43 @@ class Panel:
 
 
 class Method(Protocol):
-    """An `nn.Module`, one per paper, that owns its adapters; a structural contract.
+    """The contract of a method: an `nn.Module`, one per paper, that owns its adapters; there is no base class.
 
-    The constructor takes its hyper-parameters and the two detectors' `Taps`, and checks every tap it needs before
-    any data is read.
+    The `build` function of its spec takes the configuration and the `Taps` of both detectors, and checks every tap
+    that the method reads before any data is read.
+
+    Targets are those of the student and opaque: a method that reads heat maps checks `TapSpec.heatmap_grid` of the
+    student's head when it is built; the targets are `HeatmapTargets` then.
 
     Attributes:
-        teacher_taps: What the teacher must return.
-        student_taps: What the student must return.
+        teacher_taps: Taps of the teacher that are read.
+        student_taps: Taps of the student that are read.
     """
 
     teacher_taps: frozenset[str]
     student_taps: frozenset[str]
 
-    def __call__(self, teacher: Outputs, student: Outputs, targets: Targets, batch: Batch) -> MethodOutput:
-        """Losses of one step."""
+    def __call__(self, teacher: Outputs, student: Outputs, targets: object, batch: Batch) -> Losses:
+        """Compute the loss terms of one step."""
         ...
 
-    def prepare(self, teacher: nn.Module, student: nn.Module, calibration: Iterable[Batch]) -> None:
-        """Once, on a fresh start and never on resume; before the optimizer, EMA and DDP exist."""
+    def prepare(self, teacher: DetectorModule, student: DetectorModule, calibration: Iterable[Batch]) -> None:
+        """Prepare a training: copy or freeze parts of the student, measure statistics of the teacher.
+
+        Called once on a fresh start and never on resume, before the optimizer, EMA and DDP exist.
+        """
         ...
 
     def param_groups(self) -> list[ParamGroup]:
-        """What the optimizer trains besides the student."""
+        """Return the parameters that the optimizer trains besides those of the student."""
         ...
 
-    def explain(self, teacher: Outputs, student: Outputs, targets: Targets, batch: Batch) -> list[Panel]:
-        """Pictures of the first sample of the batch."""
+    def explain(self, teacher: Outputs, student: Outputs, targets: object, batch: Batch) -> list[Panel]:
+        """Draw figures of the first sample of the batch."""
         ...
 
 
 if TYPE_CHECKING:
 
     class MethodModule(nn.Module, Method):
-        """An `nn.Module` that fulfils the contract: a name for the type checker, nothing to inherit from."""
+        """An `nn.Module` that fulfils `Method`; a name for the type checker alone."""

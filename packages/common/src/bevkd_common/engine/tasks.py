@@ -17,7 +17,7 @@ from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.distill.method import ParamGroup
 from bevkd_common.engine.teacher import FrozenTeacher
-from bevkd_common.models.detector import Term
+from bevkd_common.models.detector import Deferred, Losses, Term
 
 if TYPE_CHECKING:
     from bevkd_common.distill.method import MethodModule
@@ -86,7 +86,7 @@ class SupervisedTask(Task):
         """Named detection losses."""
         outputs = self.detector(batch, HEAD)
         targets = self.detector.targets(outputs, batch)
-        return StepOutput(_prefixed("detection", self.detector.losses(outputs, targets, batch)), {})
+        return _step(detection=self.detector.losses(outputs, targets, batch))
 
 
 class DistillationTask(Task):
@@ -127,8 +127,7 @@ class DistillationTask(Task):
         targets = self.detector.targets(outputs, batch)
         distilled = self.method(seen, outputs, targets, batch)
         detection = self.detector.losses(outputs, targets, batch)
-        terms = _prefixed("detection", detection) | _prefixed("distillation", distilled.terms)
-        return StepOutput(terms, distilled.metrics)
+        return _step(detection=detection, distillation=distilled)
 
 
 class PretrainingTask(Task):
@@ -158,8 +157,14 @@ class PretrainingTask(Task):
 
     def forward(self, batch: Batch) -> StepOutput:
         """Named losses of the objective."""
-        return StepOutput(_prefixed("pretraining", self.objective(self.detector, batch)), {})
+        return _step(pretraining=self.objective(self.detector, batch))
 
 
-def _prefixed(prefix: str, terms: Mapping[str, Term]) -> dict[str, Term]:
-    return {f"{prefix}/{name}": term for name, term in terms.items()}
+def _step(**parts: Losses) -> StepOutput:
+    """Merge the losses of the parts, each name behind the name of its part."""
+    terms = {f"{part}/{name}": term for part, losses in parts.items() for name, term in losses.terms.items()}
+
+    def metrics() -> dict[str, Tensor]:
+        return {f"{part}/{name}": value for part, one in parts.items() for name, value in one.metrics.items()}
+
+    return StepOutput(terms, Deferred(metrics))

@@ -83,7 +83,7 @@ class TeacherCache:
 
 def _one(outputs: Outputs, row: int) -> dict[str, Tensor]:
     """The tensors of one sample."""
-    if outputs.extras or outputs.state is not None:
+    if outputs.extras or outputs.tokens or outputs.state is not None:
         raise ValueError("a teacher whose outputs have more than taps and head maps cannot be kept")
     taps = {f"tap {name}": value for name, value in outputs.taps.items()}
     head = {f"head {task} {name}": value for task, maps in enumerate(outputs.head) for name, value in maps.items()}

@@ -1,10 +1,11 @@
-"""The contract of a detector, and the types that cross it."""
+"""The contract of a detector, and the types of its inputs and outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,43 +14,100 @@ from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.taps import TapSpec
+from bevkd_common.models.tokens import TokenFeatures
 
 
 class Term(NamedTuple):
-    """One named loss: the loop sums `value * weight` and logs both."""
+    """One loss term: the training loop sums `value * weight` and logs both."""
 
     value: Tensor
     weight: float = 1.0
 
 
+class Deferred(Mapping[str, Tensor]):
+    """Metrics that are computed when the first of them is read: most steps are not logged."""
+
+    def __init__(self, compute: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._compute = compute
+
+    @cached_property
+    def _numbers(self) -> Mapping[str, Tensor]:
+        with torch.no_grad():
+            return self._compute()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._numbers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """What a detector, a pretraining and a distillation method return for one step.
+
+    Attributes:
+        terms: Loss terms by name.
+        metrics: Scalars to log beside them by name; they are read at the steps that are logged, see `Deferred`.
+    """
+
+    terms: Mapping[str, Term]
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What one forward pass returns.
+    """The result of one forward pass.
 
     Attributes:
         taps: The feature maps that were wanted, by tap name.
-        head: What the head predicts, by name: of a head with `HeadMaps` one mapping a task, branch name to
-            [B, C, Y, X] logits in the order of the maps; of a head with `Queries` one mapping a decoder layer, the
-            last one final. Empty where the head was not asked to run.
-        extras: Further tensors that `losses` needs (depth logits, say).
-        state: What a temporal detector carries to the next frame.
+        tokens: The values of the `Tokens` taps that were wanted, by tap name.
+        head: Predictions as the tap `head` describes them: of `HeadMaps` one mapping per task, of `Queries` one
+            per decoder layer, the last one final. Empty if "head" was not wanted.
+        extras: Further tensors that `losses` reads, such as depth logits.
+        state: State that a temporal detector carries to the next frame.
     """
 
     taps: Mapping[str, Tensor]
     head: Sequence[Mapping[str, Tensor]] = ()
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     state: object | None = None
+    tokens: Mapping[str, TokenFeatures] = field(default_factory=dict)
+
+    def value(self, name: str) -> object:
+        """Return the value of a tap by its name, the predictions for "head"."""
+        if name == "head":
+            return self.head
+        return self.tokens[name] if name in self.tokens else self.taps[name]
+
+    @property
+    def heatmaps(self) -> list[Tensor]:
+        """The class heat maps among the predictions, [B, K, Y, X] logits each; see `TapSpec.heatmap_grid`."""
+        return [part["heatmap"] for part in self.head if "heatmap" in part]
+
+
+@runtime_checkable
+class HeatmapTargets(Protocol):
+    """Targets with class heat maps: those of every detector whose `head` tap has a `heatmap_grid`."""
+
+    @property
+    def heatmaps(self) -> Sequence[Tensor]:
+        """Gaussians [B, K, Y, X] in [0, 1], one tensor for each of `Outputs.heatmaps`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class CenterTargets:
-    """What a head with `HeadMaps` learns.
+    """Targets of a centre-point head; these are `HeatmapTargets`.
 
     Attributes:
-        heatmaps: One [B, K, Y, X] map of Gaussians a task.
-        regression: One [B, M, 10] tensor a task, in the head's branch order.
-        indices: One [B, M] int64 tensor a task, flat cell y * X + x.
-        mask: One [B, M] bool tensor a task.
+        heatmaps: One [B, K, Y, X] map of Gaussians per task.
+        regression: One [B, M, 10] tensor per task, in the order of the head's branches.
+        indices: One [B, M] int64 tensor per task, flat cell y * X + x.
+        mask: One [B, M] bool tensor per task.
     """
 
     heatmaps: Sequence[Tensor]
@@ -60,13 +118,13 @@ class CenterTargets:
 
 @dataclass(frozen=True, eq=False)
 class SetTargets:
-    """What a head with `Queries` learns.
+    """Targets of a query head.
 
     Attributes:
-        labels: [B, M] int64, class of each box; -1 where there is nothing to learn.
-        code: [B, M, 10] float32, box codes; a number that nobody knows is NaN.
-        matched: One [B, Q] int64 a decoder layer: the box that each query learns, -1 where it is background.
-        heatmap: [B, K, Y, X] Gaussians, where queries start at the peaks of a heat map.
+        labels: [B, M] int64, class of each box; -1 for boxes that are left out.
+        code: [B, M, 10] float32, box codes; unknown numbers are NaN.
+        matched: One [B, Q] int64 per decoder layer: the box that each query is matched with, -1 for background.
+        heatmap: [B, K, Y, X] Gaussians, for queries that start at the peaks of a heat map.
     """
 
     labels: Tensor
@@ -74,9 +132,10 @@ class SetTargets:
     matched: Sequence[Tensor]
     heatmap: Tensor | None = None
 
-
-Targets = CenterTargets | SetTargets
-"""What the losses compare with; made once a step and shared with the method."""
+    @property
+    def heatmaps(self) -> list[Tensor]:
+        """See `HeatmapTargets`."""
+        return [] if self.heatmap is None else [self.heatmap]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,52 +158,65 @@ class Detections:
 
 
 class Detector(Protocol):
-    """An `nn.Module` that detects; a structural contract, nobody inherits from it.
+    """The contract of a detector: an `nn.Module` with these attributes and methods; there is no base class.
 
-    `forward` computes only the taps wanted. Wanting "head" runs the whole detector; a teacher of which only
-    features are wanted never reaches its head.
+    `forward` computes the taps that are wanted and what they depend on. "head" runs the whole detector; a teacher
+    whose head is not wanted does not compute it.
+
+    Targets are opaque: only the detector that makes them reads all of them. A method asks for a capability such as
+    `HeatmapTargets`, which the `head` tap announces when the method is built.
+
+    Attributes:
+        taps: Descriptions of the taps by name.
+        needs: Data that a batch must hold.
     """
 
     taps: Mapping[str, TapSpec]
     needs: DataNeeds
 
     def __call__(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
-        """One forward pass that computes what is wanted."""
+        """Run one forward pass that computes the taps `want`."""
         ...
 
-    def targets(self, outputs: Outputs, batch: Batch) -> Targets:
-        """What the head learns from a batch."""
+    def targets(self, outputs: Outputs, batch: Batch) -> Any:
+        """Make the targets of a batch, once per step."""
         ...
 
-    def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
-        """Named losses."""
+    def losses(self, outputs: Outputs, targets: Any, batch: Batch) -> Losses:
+        """Compare outputs with the detector's own targets."""
         ...
 
     def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
-        """One entry a sample."""
+        """Decode the boxes of each sample; one entry per sample."""
         ...
 
 
 class Pretraining(Protocol):
-    """An `nn.Module` that trains a part of a detector before the whole; what it owns is dropped afterwards."""
+    """The objective of a pretraining: an `nn.Module` that trains a part of a detector before the whole.
+
+    Its own parameters are dropped afterwards.
+
+    Attributes:
+        needs: Data that a batch must hold.
+        summary: Target and source of the supervision in a few words, for the plan and the report.
+    """
 
     needs: DataNeeds
     summary: str
-    """What is learned, from what; for the plan and the report."""
 
-    def __call__(self, detector: DetectorModule, batch: Batch) -> dict[str, Term]:
-        """Named losses."""
+    def __call__(self, detector: DetectorModule, batch: Batch) -> Losses:
+        """Compute the losses of one step."""
         ...
 
     def trained(self, detector: DetectorModule) -> Sequence[nn.Module]:
-        """The modules of the detector that the losses reach."""
+        """Return the modules of the detector that receive gradients."""
         ...
 
 
 if TYPE_CHECKING:
 
     class DetectorModule(nn.Module, Detector):
-        """An `nn.Module` that fulfils the contract: a name for the type checker, nothing to inherit from."""
+        """An `nn.Module` that fulfils `Detector`; a name for the type checker alone."""
 
     class PretrainingModule(nn.Module, Pretraining):
-        """As `DetectorModule`."""
+        """An `nn.Module` that fulfils `Pretraining`; a name for the type checker alone."""

@@ -11,6 +11,7 @@ from bevkd_common.data.needs import AdjacentFrames, KeyframeQueue
 from bevkd_common.data.samples import Batch, Cameras, History
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.taps import Meaning
 from bevkd_common.ops.bev_warp import warp_bev
 
 
@@ -33,6 +34,11 @@ class Earlier(Protocol):
     @property
     def history(self) -> AdjacentFrames | KeyframeQueue:
         """Which frame it is."""
+        ...
+
+    @property
+    def motion(self) -> Meaning:
+        """What the head predicts in place of a velocity: `VELOCITY` or `DISPLACEMENT`."""
         ...
 
     def __call__(self, lifted: Tensor, batch: Batch, lift: Lift) -> Tensor:
@@ -67,6 +73,7 @@ class EarlierKeyFrame(nn.Module):
     """
 
     history = KeyframeQueue(frames=2, spare=0)
+    motion = Meaning.VELOCITY
 
     def forward(self, lifted: Tensor, batch: Batch, lift: Lift) -> Tensor:
         """See `Earlier`: [B, 2 · C, Y, X]."""
@@ -94,7 +101,7 @@ class EarlierFrame(nn.Module):
         stage: What the map of each frame passes.
         grid: Of the maps.
         alignment: The point of a cell that moves, see `warp_bev`.
-        motion: What the head learns in place of a velocity: metres between the frames, or m/s.
+        motion: What the head predicts in place of a velocity: `DISPLACEMENT` between the frames, or `VELOCITY`.
         history: Which frame it is.
 
     Source: BEVDet4D (arXiv 2203.17054), numerics of its released R50 detector.
@@ -106,7 +113,7 @@ class EarlierFrame(nn.Module):
         stage: nn.Module,
         grid: Grid,
         alignment: Literal["corner", "center"],
-        motion: Literal["displacement", "velocity"],
+        motion: Meaning,
         history: AdjacentFrames,
     ) -> None:
         super().__init__()
@@ -140,7 +147,7 @@ class EarlierFrame(nn.Module):
         """
         history = _history(batch)
         seconds = history.seconds[:, -1].abs()
-        if self.motion == "velocity":
+        if self.motion is Meaning.VELOCITY:
             return torch.ones_like(seconds)
         return torch.where(history.present[:, -1], seconds, 1.0)
 

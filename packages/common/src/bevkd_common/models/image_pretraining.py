@@ -15,7 +15,7 @@ from bevkd_common.data.needs import LIDAR, DataNeeds
 from bevkd_common.data.samples import Batch, Cameras, DepthHits
 from bevkd_common.geometry.cameras import project
 from bevkd_common.geometry.grid import DepthBins
-from bevkd_common.models.detector import Term
+from bevkd_common.models.detector import Losses, Term
 from bevkd_common.models.detectors.bevdet import BevDet
 from bevkd_common.models.detectors.bevformer import BevFormer
 from bevkd_common.ops.depth_maps import depth_labels, depth_map
@@ -49,7 +49,7 @@ class DepthAndClasses(nn.Module):
         """Backbone, neck, and what tells depths."""
         return detector.image_backbone, detector.image_neck, detector.lift_splat.depth_net
 
-    def forward(self, detector: BevDet, batch: Batch) -> dict[str, Term]:
+    def forward(self, detector: BevDet, batch: Batch) -> Losses:
         """Cross entropy over the depth bins where a point falls, and weighted binary cross entropy of classes.
 
         Raises:
@@ -89,7 +89,7 @@ class DepthAndClassesOfFeatures(nn.Module):
         """Backbone and neck."""
         return detector.image_backbone, detector.image_neck
 
-    def forward(self, detector: BevFormer, batch: Batch) -> dict[str, Term]:
+    def forward(self, detector: BevFormer, batch: Batch) -> Losses:
         """See `DepthAndClasses`.
 
         Raises:
@@ -110,7 +110,7 @@ def _classifier(channels: int, classes: int) -> nn.Conv2d:
     return classify
 
 
-def _terms(batch: Batch, stride: int, bins: DepthBins, depths: Tensor, classes: Tensor) -> dict[str, Term]:
+def _terms(batch: Batch, stride: int, bins: DepthBins, depths: Tensor, classes: Tensor) -> Losses:
     """Both losses of logits [B · N, D, H, W] and [B · N, K, H, W]."""
     label = depth_labels(nearest_depth(batch, stride), bins).flatten(0, 1)
     wrong = F.cross_entropy(depths.float(), label, reduction="sum", ignore_index=-1)
@@ -118,7 +118,7 @@ def _terms(batch: Batch, stride: int, bins: DepthBins, depths: Tensor, classes: 
     shown = class_cells(batch, stride, classes.shape[1]).flatten(0, 1)
     weight = torch.where(shown, POSITIVE_WEIGHT, 1.0)
     class_loss = F.binary_cross_entropy_with_logits(classes.float(), shown.float(), weight)
-    return {"depth": Term(depth_loss), "classes": Term(class_loss, CLASS_WEIGHT)}
+    return Losses({"depth": Term(depth_loss), "classes": Term(class_loss, CLASS_WEIGHT)})
 
 
 @torch.no_grad()

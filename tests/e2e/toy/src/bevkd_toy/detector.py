@@ -4,12 +4,19 @@ import torch
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import CenterTargets, Detections, Outputs, Term
+from bevkd_common.models.detector import Detections, Losses, Outputs, Term
 from bevkd_common.models.taps import BevMap, HeadMaps
 from safetensors.torch import load_file
 from torch import nn
 
 GRID = Grid(-4.0, -4.0, 1.0, 8, 8)
+
+
+class ToyTargets:
+    """Heat maps are all that a method may ask of them."""
+
+    def __init__(self, heatmaps):
+        self.heatmaps = heatmaps
 
 
 class ToyDetector(nn.Module):
@@ -39,11 +46,12 @@ class ToyDetector(nn.Module):
         for row in range(len(batch)):
             for x, y in batch.boxes.tensor[row, batch.valid[row], :2].tolist():
                 heatmap[row, 0, int(y + 4), int(x + 4)] = 1.0
-        return CenterTargets([heatmap], [], [], [])
+        return ToyTargets([heatmap])
 
     def losses(self, outputs, targets, batch):
         logits = outputs.head[0]["heatmap"].float()
-        return {"heatmap": Term(nn.functional.binary_cross_entropy_with_logits(logits, targets.heatmaps[0]))}
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, targets.heatmaps[0])
+        return Losses({"heatmap": Term(loss)}, {"highest": logits.detach().sigmoid().max()})
 
     def decode(self, outputs, batch):
         found = []
@@ -71,7 +79,8 @@ class ToyPretraining(nn.Module):
     def forward(self, detector, batch):
         features = detector(batch, frozenset({"features"})).taps["features"]
         counted = self.count(features.mean(dim=(2, 3)))[:, 0]
-        return {"count": Term((counted - torch.tensor(batch.cloud("lidar").counts) / 60).square().mean())}
+        error = counted - torch.tensor(batch.cloud("lidar").counts) / 60
+        return Losses({"count": Term(error.square().mean())})
 
 
 def build(config, classes):

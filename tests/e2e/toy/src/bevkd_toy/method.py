@@ -1,7 +1,7 @@
 """Imitates the features."""
 
-from bevkd_common.distill.method import MethodOutput, Panel, ParamGroup
-from bevkd_common.models.detector import Term
+from bevkd_common.distill.method import Panel, ParamGroup
+from bevkd_common.models.detector import Losses, Term
 from torch import nn
 
 
@@ -16,7 +16,7 @@ class ToyMethod(nn.Module):
 
     def forward(self, teacher, student, targets, batch):
         error = (self.adapter(student.taps["features"]) - teacher.taps["features"]).square().mean()
-        return MethodOutput({"features": Term(error, self.weight)}, {"error": error.detach()})
+        return Losses({"features": Term(error, self.weight)}, {"error": error.detach()})
 
     def prepare(self, teacher, student, calibration):
         next(iter(calibration))

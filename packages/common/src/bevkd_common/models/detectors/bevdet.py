@@ -21,14 +21,14 @@ from bevkd_common.geometry.transforms import inverse_rigid
 from bevkd_common.models.bev_encoders import BevNeck, bev_stage
 from bevkd_common.models.depth_losses import DepthLoss, sigmoid_depth_loss
 from bevkd_common.models.depth_nets import JointDepthNet
-from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.detector import CenterTargets, Detections, Losses, Outputs, Term
 from bevkd_common.models.earlier_frame import Earlier
 from bevkd_common.models.heads.center_head import CenterHead, build_center_head
 from bevkd_common.models.image_backbones import ImageBackbone, ImageNormalizer, build_image_backbone
 from bevkd_common.models.image_necks import ImageFpn
 from bevkd_common.models.lift_splat import LiftSplat
 from bevkd_common.models.own_axes import in_axes
-from bevkd_common.models.taps import BevMap, TapSpec
+from bevkd_common.models.taps import BevMap, Meaning, TapSpec
 
 DEPTH = "depth"
 """Name of the depth logits among the outputs, and of their loss."""
@@ -160,13 +160,13 @@ class BevDet(nn.Module):
         features = self.image_neck(self.image_backbone(images))
         return features.unflatten(0, cameras.images.shape[:2])
 
-    def targets(self, outputs: Outputs, batch: Batch) -> Targets:
+    def targets(self, outputs: Outputs, batch: Batch) -> CenterTargets:
         """Heat maps and box codes of the batch's boxes."""
         batch = self.in_own_axes(batch)
         boxes = batch.boxes if self.earlier is None else self.earlier.learned(batch.boxes, batch)
         return self.head.targets(boxes, batch.labels)
 
-    def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
+    def losses(self, outputs: Outputs, targets: CenterTargets, batch: Batch) -> Losses:
         """The losses of the head, and of the depths where they are supervised.
 
         Raises:
@@ -174,11 +174,11 @@ class BevDet(nn.Module):
         """
         terms = self.head.losses(outputs.head, targets)
         if self.depth_weight is None:
-            return terms
+            return Losses(terms)
         if batch.depth is None:
             raise ValueError("depths are supervised, the batch was loaded without them")
         value = self.depth_loss(outputs.extras[DEPTH], batch.depth, self.lift_splat.depth_bins, self.image_size)
-        return terms | {DEPTH: Term(value, self.depth_weight)}
+        return Losses(terms | {DEPTH: Term(value, self.depth_weight)})
 
     def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
         """Boxes of each sample."""
@@ -220,7 +220,8 @@ def build(
     strides = [prod(stage.stride for stage in stages[: depth + 1]) for depth in range(len(stages))]
     lifted = config.lift_channels * (1 if earlier is None else 2)
     channels = [lifted, *(stage.channels for stage in stages)]
-    head = build_center_head(config.head, neck.channels, config.grid, classes)
+    motion = Meaning.VELOCITY if earlier is None else earlier.motion
+    head = build_center_head(config.head, neck.channels, config.grid, classes, motion)
     taps: dict[str, TapSpec] = {"bev_in": BevMap(lifted, config.grid)}
     for depth, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
         taps[f"bev_block{depth}"] = BevMap(stage.channels, coarser(config.grid, stride), "relu")

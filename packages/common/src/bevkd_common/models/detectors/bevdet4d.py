@@ -8,6 +8,7 @@ from bevkd_common.models.bev_encoders import bev_stage
 from bevkd_common.models.detectors import bevdet
 from bevkd_common.models.detectors.bevdet import BevDet
 from bevkd_common.models.earlier_frame import EarlierFrame
+from bevkd_common.models.taps import Meaning
 
 
 def build(config: BevDet4dConfig, classes: tuple[str, ...]) -> BevDet:
@@ -21,7 +22,7 @@ def build_earlier_frame(config: BevDet4dConfig) -> EarlierFrame:
         stage=bev_stage(config.lift_channels, config.lift_channels, config.frame_blocks, 1),
         grid=config.grid,
         alignment=config.alignment,
-        motion=config.motion,
+        motion=Meaning[config.motion.upper()],
         history=AdjacentFrames(
             nearest_s=config.nearest_s,
             farthest_s=config.farthest_s,

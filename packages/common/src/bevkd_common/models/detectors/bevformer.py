@@ -18,7 +18,7 @@ from bevkd_common.data.needs import DataNeeds, KeyframeQueue
 from bevkd_common.data.samples import Batch, Cameras
 from bevkd_common.models.bevformer.encoder import BevFormerEncoder
 from bevkd_common.models.bevformer.memory import BevMemory, Moment, queue
-from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.detector import Detections, Losses, Outputs, SetTargets
 from bevkd_common.models.grid_mask import GridMask
 from bevkd_common.models.heads.detr_head import DetrHead, build_detr_head
 from bevkd_common.models.image_backbones import ImageBackbone, ImageNormalizer, build_image_backbone
@@ -128,13 +128,13 @@ class BevFormer(nn.Module):
                     memory = BevMemory.of(bev, moment, scenes)
         return memory
 
-    def targets(self, outputs: Outputs, batch: Batch) -> Targets:
+    def targets(self, outputs: Outputs, batch: Batch) -> SetTargets:
         """See `DetrHead.targets`."""
         return self.head.targets(outputs.head, batch.boxes, batch.labels)
 
-    def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
+    def losses(self, outputs: Outputs, targets: SetTargets, batch: Batch) -> Losses:
         """See `DetrHead.losses`."""
-        return self.head.losses(outputs.head, targets)
+        return Losses(self.head.losses(outputs.head, targets))
 
     def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
         """Boxes of each sample."""

@@ -11,7 +11,7 @@ from bevkd_common.config.detectors.centerpoint import CenterPointConfig, LidarDe
 from bevkd_common.data.needs import LIDAR, DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.detector import CenterTargets, Detections, Losses, Outputs
 from bevkd_common.models.heads.center_head import CenterHead, build_center_head
 from bevkd_common.models.necks import SecondFPN
 from bevkd_common.models.pillars import PillarFeatureNet, PillarReader
@@ -83,13 +83,13 @@ class CenterPoint(nn.Module):
             head = self.head(maps["bev_neck"])
         return Outputs(taps={name: value for name, value in maps.items() if name in want}, head=head)
 
-    def targets(self, outputs: Outputs, batch: Batch) -> Targets:
+    def targets(self, outputs: Outputs, batch: Batch) -> CenterTargets:
         """Heat maps and box codes of the batch's boxes."""
         return self.head.targets(batch.boxes, batch.labels)
 
-    def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
+    def losses(self, outputs: Outputs, targets: CenterTargets, batch: Batch) -> Losses:
         """The losses of the head."""
-        return self.head.losses(outputs.head, targets)
+        return Losses(self.head.losses(outputs.head, targets))
 
     def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
         """Boxes of each sample."""

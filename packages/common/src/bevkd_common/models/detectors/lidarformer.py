@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bevkd_common.config.detectors.lidarformer import LidarFormerConfig
 from bevkd_common.data.samples import Batch
 from bevkd_common.models.bev_query_encoder import BevQueryEncoder
-from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.detector import Detections, Losses, Outputs, SetTargets
 from bevkd_common.models.heads.detr_head import DetrHead, build_detr_head
 from bevkd_common.models.image_necks import ImagePyramid
 from bevkd_common.models.point_readers import PointReader, build_point_reader
@@ -72,13 +72,13 @@ class LidarFormer(nn.Module):
             head = self.head(maps["bev_neck"])
         return Outputs(taps={name: value for name, value in maps.items() if name in want}, head=head)
 
-    def targets(self, outputs: Outputs, batch: Batch) -> Targets:
+    def targets(self, outputs: Outputs, batch: Batch) -> SetTargets:
         """Which query learns which box of the batch."""
         return self.head.targets(outputs.head, batch.boxes, batch.labels)
 
-    def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
+    def losses(self, outputs: Outputs, targets: SetTargets, batch: Batch) -> Losses:
         """The losses of the head."""
-        return self.head.losses(outputs.head, targets)
+        return Losses(self.head.losses(outputs.head, targets))
 
     def decode(self, outputs: Outputs, batch: Batch) -> list[Detections]:
         """Boxes of each sample."""

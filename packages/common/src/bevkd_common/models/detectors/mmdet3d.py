@@ -19,7 +19,7 @@ from bevkd_common.data.samples import PADDING_LABEL, Batch, Cameras
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.conventions import from_mmdet3d
-from bevkd_common.models.detector import Detections, Outputs, Targets, Term
+from bevkd_common.models.detector import Detections, Outputs
 from bevkd_common.models.heads.center_code import BRANCHES
 from bevkd_common.models.taps import BevMap, HeadMaps, TapSpec
 from bevkd_common.models.weights import mismatches, read_checkpoint, to_spconv2
@@ -95,7 +95,7 @@ class Mmdet3dDetector(nn.Module):
         head = _head_maps(captured[HEAD]) if HEAD in wanted else []
         return Outputs(taps=maps, head=head, extras={} if found is None else self._padded(found))
 
-    def targets(self, outputs: Outputs, batch: Batch) -> Targets:
+    def targets(self, outputs: Outputs, batch: Batch) -> NoReturn:
         """Refuses.
 
         Raises:
@@ -103,7 +103,7 @@ class Mmdet3dDetector(nn.Module):
         """
         _not_trained()
 
-    def losses(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Term]:
+    def losses(self, outputs: Outputs, targets: object, batch: Batch) -> NoReturn:
         """Refuses.
 
         Raises:
@@ -335,7 +335,7 @@ def _source(model: nn.Module, key: str, tap: Any) -> Source:
 
 def _head_maps(output: Any) -> list[dict[str, Tensor]]:
     """The maps of mmdet3d's `CenterHead`, which lists one dictionary a level for each task; there is one level."""
-    names = (*(name for name, _ in BRANCHES), "heatmap")
+    names = (*(branch.name for branch in BRANCHES), "heatmap")
     return [{name: task[0][name] for name in names} for task in output]
 
 

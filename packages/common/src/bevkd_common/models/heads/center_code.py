@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
+from bevkd_common.models.taps import Branch, Meaning
 
-BRANCHES = (("reg", 2), ("height", 1), ("dim", 3), ("rot", 2), ("vel", 2))
-"""Branches and channels in the order of a box code; the heat map stands beside them."""
+BRANCHES = (
+    Branch("reg", 2, Meaning.CENTER_OFFSET),
+    Branch("height", 1, Meaning.HEIGHT),
+    Branch("dim", 3, Meaning.LOG_SIZE),
+    Branch("rot", 2, Meaning.YAW),
+    Branch("vel", 2, Meaning.VELOCITY),
+)
+"""The branches in the order of a box code; the heat map is predicted beside them."""
+LAYOUT = tuple(branch.layout for branch in BRANCHES)
+"""Names and channels of the branches."""
+
+
+def branches_of(motion: Meaning) -> tuple[Branch, ...]:
+    """Return the branches of a head whose last branch predicts velocities or displacements."""
+    return tuple(replace(branch, meaning=motion) if branch.name == "vel" else branch for branch in BRANCHES)
 
 
 def encode(boxes: Boxes, offset: Tensor) -> Tensor:
@@ -33,6 +48,6 @@ def gather_code(prediction: Mapping[str, Tensor], indices: Tensor) -> Tensor:
     """The ten numbers [B, M, 10] that a task's branches [B, C, Y, X] predict at flat cells [B, M]."""
     gathered = [
         prediction[name].flatten(2).gather(2, indices[:, None].expand(-1, channels, -1))
-        for name, channels in BRANCHES
+        for name, channels in LAYOUT
     ]
     return torch.cat(gathered, dim=1).transpose(1, 2)

@@ -13,12 +13,12 @@ from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.deform_conv import DeformConv
-from bevkd_common.models.detector import CenterTargets, Detections, Targets, Term
-from bevkd_common.models.heads.center_code import BRANCHES, gather_code
+from bevkd_common.models.detector import CenterTargets, Detections, Term
+from bevkd_common.models.heads.center_code import LAYOUT, branches_of, gather_code
 from bevkd_common.models.heads.center_decode import Suppression, best_candidates, collect, suppress, within
 from bevkd_common.models.heads.center_losses import code_loss, gaussian_focal_loss
 from bevkd_common.models.heads.center_targets import center_targets
-from bevkd_common.models.taps import HeadMaps
+from bevkd_common.models.taps import HeadMaps, Meaning
 from bevkd_common.ops.normalizers import mean_over_ranks
 
 HEATMAP_BIAS = -2.19
@@ -47,6 +47,7 @@ class CenterHead(nn.Module):
         suppressions: One rule a task.
         max_detections: Boxes of a task that are kept at most.
         deformable: Whether deformable convolutions adapt the map to the heat map and to the boxes of each task.
+        motion: What the last branch of a task predicts: velocities or displacements.
 
     Upstream: mmdet3d initialises every convolution alike, which starts training with heat map logits of a
     standard deviation near 8. As in the official CenterPoint the last layers here start small.
@@ -73,9 +74,10 @@ class CenterHead(nn.Module):
         suppressions: Sequence[Suppression],
         max_detections: int,
         deformable: bool = False,
+        motion: Meaning = Meaning.VELOCITY,
     ) -> None:
         super().__init__()
-        self.maps = HeadMaps(grid=grid, tasks=tasks, branches=BRANCHES)
+        self.maps = HeadMaps(grid=grid, tasks=tasks, branches=branches_of(motion))
         self.gaussian_overlap = gaussian_overlap
         self.min_radius = min_radius
         self.heatmap_weight = heatmap_weight
@@ -119,9 +121,8 @@ class CenterHead(nn.Module):
             min_radius=self.min_radius,
         )
 
-    def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: Targets) -> dict[str, Term]:
+    def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: CenterTargets) -> dict[str, Term]:
         """Terms `heatmap` and `boxes`, each task divided by its own positives, summed over tasks."""
-        assert isinstance(targets, CenterTargets)
         counts = [(heatmap == 1).sum() for heatmap in targets.heatmaps] + [mask.sum() for mask in targets.mask]
         peaks, boxes = mean_over_ranks(torch.stack(counts).float()).chunk(2)
         heatmap_loss = torch.stack(
@@ -172,7 +173,7 @@ class TaskHead(nn.ModuleDict):
     """
 
     def __init__(self, channels: int, classes: int) -> None:
-        super().__init__(_branches(channels, (*BRANCHES, ("heatmap", classes))))
+        super().__init__(_branches(channels, (*LAYOUT, ("heatmap", classes))))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits [B, k, Y, X] by name, of the shared map [B, C, Y, X]."""
@@ -194,7 +195,7 @@ class DeformableTaskHead(nn.Module):
         self.feature_adapt_cls = DeformConv(channels, channels, DEFORM_GROUPS)
         self.feature_adapt_reg = DeformConv(channels, channels, DEFORM_GROUPS)
         self.cls_head = _branches(channels, (("heatmap", classes),))["heatmap"]
-        self.task_head = nn.ModuleDict(_branches(channels, BRANCHES))
+        self.task_head = nn.ModuleDict(_branches(channels, LAYOUT))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """See `TaskHead`."""
@@ -217,9 +218,20 @@ def _conv_norm_relu(in_channels: int, channels: int) -> nn.Sequential:
 
 
 def build_center_head(
-    config: CenterHeadConfig, in_channels: int, grid: Grid, classes: tuple[str, ...]
+    config: CenterHeadConfig,
+    in_channels: int,
+    grid: Grid,
+    classes: tuple[str, ...],
+    motion: Meaning = Meaning.VELOCITY,
 ) -> CenterHead:
     """Unpack a configuration.
+
+    Args:
+        config: The configuration.
+        in_channels: Channels of the map below.
+        grid: Cells of the maps.
+        classes: Classes of the data set in label order.
+        motion: See `CenterHead`.
 
     Raises:
         UserError: If the tasks do not name every class of the data set once.
@@ -249,4 +261,5 @@ def build_center_head(
         suppressions=[Suppression(rule.kind, rule.threshold, rule.size_factors) for rule in config.nms],
         max_detections=config.max_detections,
         deformable=config.deformable,
+        motion=motion,
     )

@@ -6,8 +6,18 @@ import torch
 from torch import Tensor
 
 from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.models.taps import Branch, Meaning
 
-CODE_CHANNELS = 10
+CODE = (
+    Branch("position", 2, Meaning.POSITION),
+    Branch("width_length", 2, Meaning.LOG_WIDTH_LENGTH),
+    Branch("height", 1, Meaning.HEIGHT),
+    Branch("size_z", 1, Meaning.LOG_HEIGHT),
+    Branch("rot", 2, Meaning.YAW),
+    Branch("vel", 2, Meaning.VELOCITY),
+)
+"""The parts of a box code, in order."""
+CODE_CHANNELS = sum(part.channels for part in CODE)
 MATCHED_CHANNELS = 8
 """Of these the first ones, all but the velocity, are compared when queries are matched with boxes."""
 CENTER = [0, 1, 4]

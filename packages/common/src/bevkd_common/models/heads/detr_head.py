@@ -11,11 +11,11 @@ from bevkd_common.config.detectors.detr_head import DetrHeadConfig
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
-from bevkd_common.models.detector import Detections, SetTargets, Targets, Term
+from bevkd_common.models.detector import Detections, SetTargets, Term
 from bevkd_common.models.heads.center_decode import collect, within
 from bevkd_common.models.heads.center_losses import code_loss, gaussian_focal_loss
 from bevkd_common.models.heads.detr_code import CENTER as CODE_CENTER
-from bevkd_common.models.heads.detr_code import CODE_CHANNELS, decode, encode, with_center
+from bevkd_common.models.heads.detr_code import CODE, CODE_CHANNELS, decode, encode, with_center
 from bevkd_common.models.heads.detr_decoder import Decoder
 from bevkd_common.models.heads.detr_losses import class_loss
 from bevkd_common.models.heads.detr_targets import BACKGROUND, match, matching_cost
@@ -77,7 +77,15 @@ class DetrHead(nn.Module):
         heatmap_weight: float | None,
     ) -> None:
         super().__init__()
-        self.maps = Queries(grid=grid, classes=classes, layers=layers, count=queries, channels=channels)
+        self.maps = Queries(
+            grid=grid,
+            classes=classes,
+            layers=layers,
+            count=queries,
+            channels=channels,
+            code=CODE,
+            heatmap=heatmap_weight is not None,
+        )
         self.class_weight = class_weight
         self.box_weight = box_weight
         self.class_cost = class_cost
@@ -154,12 +162,11 @@ class DetrHead(nn.Module):
         heatmap = None if self.heatmap_queries is None else self.heatmap_queries.targets(boxes, labels)
         return SetTargets(labels=labels, code=code, matched=match(costs, learned), heatmap=heatmap)
 
-    def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: Targets) -> dict[str, Term]:
+    def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: SetTargets) -> dict[str, Term]:
         """Terms `classes` and `boxes`, each layer divided by its matched queries, summed over layers.
 
         And `heatmap`, divided by the number of peaks, if the queries come from one.
         """
-        assert isinstance(targets, SetTargets)
         matched = torch.stack([(boxes != BACKGROUND).sum() for boxes in targets.matched]).float()
         counts = mean_over_ranks(matched).clamp(min=1)
         class_losses, box_losses = [], []
