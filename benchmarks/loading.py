@@ -25,6 +25,7 @@ from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.nuscenes_source import NuScenesSource
 from bevkd_common.data.sensor_files import SensorFiles
 from bevkd_common.data.synthetic import ensure_world
+from bevkd_common.data.synthetic.nuscenes import NuScenesWriter
 
 PLAIN = {"lidar_rate": 2.0, "camera_rate": 2.0}
 SIZES = {
@@ -51,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     world, images, sweeps = SIZES[arguments.size]
     with tempfile.TemporaryDirectory() as temporary:
-        root = ensure_world(world, arguments.folder or Path(temporary), workers=2)
+        root = ensure_world(NuScenesWriter(world), arguments.folder or Path(temporary), workers=2)
         config = NuScenesConfig(
             version="v1.0-synthetic", train_split="synthetic_train", val_split="synthetic_val", images=images
         )

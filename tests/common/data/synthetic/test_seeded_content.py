@@ -26,8 +26,10 @@ import sys
 from pathlib import Path
 from bevkd_common.config.world import WorldConfig
 from bevkd_common.data.synthetic import ensure_world
+from bevkd_common.data.synthetic.nuscenes import NuScenesWriter
 
-ensure_world(WorldConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+config = WorldConfig.model_validate_json(sys.argv[1])
+ensure_world(NuScenesWriter(config), Path(sys.argv[2]))
 """
 RECORDED = {
     "can_bus": "31ef955c062f39d19b3ed51aa2d9202c1d2528c9b7987d55cb4f256981a1fe26",
