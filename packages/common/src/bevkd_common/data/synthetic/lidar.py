@@ -28,7 +28,7 @@ class Sweep:
 
     Attributes:
         points: x, y, z in metres, LiDAR axes, float32 [P, 3].
-        reflectance: Share of the light that returns, float64 [P]; with noise, it may exceed 1.
+        reflectance: Share of the light that returns, float64 [P]. Values are not clipped to [0, 1].
         beam: Index of the beam, 0 for the lowest, int64 [P].
     """
 
