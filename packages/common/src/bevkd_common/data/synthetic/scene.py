@@ -105,10 +105,10 @@ def draw_scene(config: WorldConfig, index: int) -> Scene:
         index=index,
         street=street,
         ego=ego,
-        kinds=tuple(thing.kind for thing in crowd.things),
-        motions=tuple(thing.motion for thing in crowd.things),
-        sizes=np.array([thing.size for thing in crowd.things]).reshape(-1, 3),
-        arcs=concatenate([thing.arc for thing in crowd.things]),
+        kinds=tuple(placed.kind for placed in crowd.objects),
+        motions=tuple(placed.motion for placed in crowd.objects),
+        sizes=np.array([placed.size for placed in crowd.objects]).reshape(-1, 3),
+        arcs=concatenate([placed.arc for placed in crowd.objects]),
         light=_draw_light(rng),
     )
 
