@@ -21,11 +21,12 @@ from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.loader import training_batches
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.nuscenes import dataset as nuscenes
-from bevkd_common.data.nuscenes import source as nuscenes_source
+from bevkd_common.data.nuscenes.dataset import dataset as nuscenes
+from bevkd_common.data.nuscenes.dataset import source as nuscenes_source
 from bevkd_common.data.nuscenes.source import NuScenesSource
 from bevkd_common.data.sensor_files import SensorFiles
 from bevkd_common.data.synthetic import ensure_world
+from bevkd_common.data.synthetic.nuscenes import NuScenesWriter
 
 PLAIN = {"lidar_rate": 2.0, "camera_rate": 2.0}
 SIZES = {
@@ -52,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     world, images, sweeps = SIZES[arguments.size]
     with tempfile.TemporaryDirectory() as temporary:
-        root = ensure_world(world, arguments.folder or Path(temporary), workers=2)
+        root = ensure_world(NuScenesWriter(world), arguments.folder or Path(temporary), workers=2)
         config = NuScenesConfig(
             version="v1.0-synthetic", train_split="synthetic_train", val_split="synthetic_val", images=images
         )

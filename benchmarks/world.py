@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.synthetic.cameras import render
+from bevkd_common.data.synthetic.generate import write_scene
 from bevkd_common.data.synthetic.lidar import sweep
-from bevkd_common.data.synthetic.rig import CAMERAS, LIDAR, calibrate
+from bevkd_common.data.synthetic.nuscenes import NuScenesWriter
 from bevkd_common.data.synthetic.scene import draw_scene
-from bevkd_common.data.synthetic.scene_files import write_scene
 from bevkd_common.data.synthetic.solids import build_solids
 
 SIZES = {
@@ -47,20 +47,21 @@ def main() -> None:
 
 def _measure(config: WorldConfig, scenes: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        whole = _seconds(lambda: [write_scene(config, index, Path(folder)) for index in range(scenes)])
+        writer = NuScenesWriter(config)
+        whole = _seconds(lambda: [write_scene(writer, index, Path(folder)) for index in range(scenes)])
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
     keyframes = scenes * config.keyframes_per_scene
     scene = draw_scene(config, 0)
-    solids, rig = build_solids(scene), calibrate(config, "s001")
+    solids, rig = build_solids(scene), writer.rig(0)
     rng = np.random.default_rng(0)
-    one_sweep = _seconds(lambda: [sweep(scene, solids, 0.0, rig[LIDAR], config, rng) for _ in range(5)])
-    six_images = _seconds(lambda: [render(scene, solids, 0.0, rig[name], config, rng) for name in CAMERAS])
+    one_sweep = _seconds(lambda: [sweep(scene, solids, 0.0, rig, rng) for _ in range(5)])
+    six_images = _seconds(lambda: [render(scene, solids, 0.0, camera, rng) for camera in rig.cameras])
     return {
         "keyframe_s": whole / keyframes,
         "layout_s_per_scene": _seconds(lambda: [draw_scene(config, index) for index in range(scenes)]) / scenes,
         "sweep_s": one_sweep / 5,
-        "image_s": six_images / len(CAMERAS),
+        "image_s": six_images / len(rig.cameras),
         "files_per_keyframe": len(files) / keyframes,
         "megabytes_per_keyframe": size / keyframes / 1e6,
     }

@@ -115,8 +115,9 @@ def synth(
     """Make a synthetic world as a genuine nuScenes data set, and print its folder."""
     from bevkd_common.config.datasets.world import WorldConfig
     from bevkd_common.data.synthetic import ensure_world
+    from bevkd_common.data.synthetic.nuscenes import NuScenesWriter
 
     world = WorldConfig(seed=seed, train_scenes=train_scenes, val_scenes=val_scenes)
     with progress_reporter().bar("scenes", train_scenes + val_scenes) as bar:
-        folder = ensure_world(world, out, workers, bar.update)
+        folder = ensure_world(NuScenesWriter(world), out, workers, bar.update)
     typer.echo(str(folder))

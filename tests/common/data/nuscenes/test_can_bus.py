@@ -11,7 +11,8 @@ from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.nuscenes.can_bus import UNRECORDED, derived_motion, recorded_motion
 from bevkd_common.data.nuscenes.index import NuScenesIndex
 from bevkd_common.data.nuscenes.index_build import build_index
-from bevkd_common.data.synthetic.generate import VERSION, ensure_world
+from bevkd_common.data.synthetic import ensure_world
+from bevkd_common.data.synthetic.nuscenes import VERSION, NuScenesWriter
 from bevkd_common.errors import UserError
 
 
@@ -20,7 +21,7 @@ def index(tmp_path_factory) -> NuScenesIndex:
     world = WorldConfig(
         train_scenes=2, val_scenes=1, keyframes_per_scene=5, image_size=(16, 44), lidar_rate=2.0, camera_rate=2.0
     )
-    return build_index(ensure_world(world, tmp_path_factory.mktemp("can-bus"), workers=1), VERSION)
+    return build_index(ensure_world(NuScenesWriter(world), tmp_path_factory.mktemp("can-bus")), VERSION)
 
 
 @pytest.fixture

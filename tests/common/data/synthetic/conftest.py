@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.synthetic import ensure_world
-from bevkd_common.data.synthetic.rig import calibrate
+from bevkd_common.data.synthetic.nuscenes import NuScenesWriter
+from bevkd_common.data.synthetic.nuscenes.rig import nuscenes_rig
 from bevkd_common.data.synthetic.scene import draw_scene
 from bevkd_common.data.synthetic.solids import build_solids
 
@@ -18,7 +19,7 @@ def config():
 
 @pytest.fixture(scope="session")
 def world(config, tmp_path_factory) -> Path:
-    return ensure_world(config, tmp_path_factory.mktemp("worlds"))
+    return ensure_world(NuScenesWriter(config), tmp_path_factory.mktemp("worlds"))
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +40,12 @@ def solids(scene):
 
 @pytest.fixture(scope="session")
 def rig(config):
-    return calibrate(config, "s001")
+    return nuscenes_rig(config, "s001")
+
+
+@pytest.fixture(scope="session")
+def cameras(rig):
+    return {camera.name: camera for camera in rig.cameras}
 
 
 @pytest.fixture

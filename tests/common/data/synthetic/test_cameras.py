@@ -5,23 +5,15 @@ import pytest
 from bevkd_common.data.synthetic.cameras import render
 from bevkd_common.data.synthetic.kinds import KINDS, Motion
 from bevkd_common.data.synthetic.motion import concatenate, single
-from bevkd_common.data.synthetic.rig import CAMERAS
 from bevkd_common.data.synthetic.rigid import inverse, transform
 from bevkd_common.data.synthetic.scene import Scene
 from bevkd_common.data.synthetic.solids import annotation_boxes, build_solids, upright_boxes
 
 
 @pytest.fixture
-def shoot(rig, config, rng):
-    def shoot(scene: Scene, channel="CAM_FRONT", seconds=0.0, **changes):
-        return render(
-            scene,
-            build_solids(scene),
-            seconds,
-            rig[channel],
-            config.model_copy(update={"image_noise": 0.0} | changes),
-            rng,
-        )
+def shoot(cameras, rng):
+    def shoot(scene: Scene, channel="CAM_FRONT", seconds=0.0, noise=0.0):
+        return render(scene, build_solids(scene), seconds, replace(cameras[channel], noise=noise), rng)
 
     return shoot
 
@@ -48,18 +40,18 @@ def stage(scene):
     return stage
 
 
-def test_masks_lie_inside_the_projected_boxes(scene, shoot, rig):
+def test_masks_lie_inside_the_projected_boxes(scene, shoot, cameras):
     checked = 0
-    for channel in CAMERAS:
+    for channel, camera in cameras.items():
         image = shoot(scene, channel)
         assert image.colour.shape == (64, 176, 3)
         boxes = annotation_boxes(scene, 0.0)
         corners = upright_boxes(boxes[:, :3], boxes[:, 3:6] / 2, boxes[:, 6]).corners()
-        local = transform(inverse(scene.map_T_ego(0.0) @ rig[channel].ego_T_sensor), corners)
+        local = transform(inverse(scene.map_T_ego(0.0) @ camera.ego_T_sensor), corners)
         for index in np.unique(image.owner[image.owner >= 0]):
             if local[index, :, 2].min() < 0.5:
                 continue
-            pixels = local[index] @ rig[channel].intrinsic.T
+            pixels = local[index] @ camera.intrinsic.T
             u, v = (pixels[:, :2] / pixels[:, 2:]).T
             rows, columns = np.nonzero(image.owner == index)
             assert u.min() <= columns.min()
@@ -70,12 +62,12 @@ def test_masks_lie_inside_the_projected_boxes(scene, shoot, rig):
     assert checked > 40
 
 
-def test_a_mask_fills_its_box(stage, shoot, rig):
+def test_a_mask_fills_its_box(stage, shoot, cameras):
     bus = stage(("rigid_bus", 16.0, 0.0, 0.0))
     rows, columns = np.nonzero(shoot(bus).owner == 0)
     # Its rear is 2.82 m wide without the margin, some 9 m before the camera.
-    distance = 16.0 - KINDS["rigid_bus"].size[0] / 2 + 0.05 - rig["CAM_FRONT"].ego_T_sensor[0, 3]
-    expected = rig["CAM_FRONT"].intrinsic[0, 0] * (KINDS["rigid_bus"].size[1] - 0.1) / distance
+    distance = 16.0 - KINDS["rigid_bus"].size[0] / 2 + 0.05 - cameras["CAM_FRONT"].ego_T_sensor[0, 3]
+    expected = cameras["CAM_FRONT"].intrinsic[0, 0] * (KINDS["rigid_bus"].size[1] - 0.1) / distance
     assert columns.max() - columns.min() + 1 == pytest.approx(expected, abs=2)
     assert rows.min() == 0
 
@@ -113,9 +105,9 @@ def test_a_cone_is_orange_and_a_car_has_red_lamps_behind(stage, shoot):
     assert lamps[1] == 0
 
 
-def test_sky_above_and_road_below(stage, shoot, rig):
+def test_sky_above_and_road_below(stage, shoot, cameras):
     image = shoot(stage(("pole", -30.0, 5.0, 0.0)))
-    horizon = rig["CAM_FRONT"].intrinsic[1, 2]
+    horizon = cameras["CAM_FRONT"].intrinsic[1, 2]
     sky = image.colour[: int(horizon) - 3].astype(float)
     road = image.colour[int(horizon) + 12 :].astype(float)
     assert (image.owner == -1).all()
@@ -126,12 +118,7 @@ def test_sky_above_and_road_below(stage, shoot, rig):
 
 def test_noise_and_resolution_are_as_asked(stage, shoot):
     scene = stage(("pole", -30.0, 5.0, 0.0))
-    noisy = shoot(scene, image_noise=0.05)
-    quiet = shoot(scene, image_noise=0.0)
+    noisy = shoot(scene, noise=0.05)
+    quiet = shoot(scene, noise=0.0)
     difference = noisy.colour[:10].astype(float) - quiet.colour[:10].astype(float)
     assert np.std(difference) == pytest.approx(0.05 * 255, rel=0.25)
-
-
-def test_the_lidar_is_no_camera(scene, solids, rig, config, rng):
-    with pytest.raises(ValueError, match="LIDAR_TOP is no camera"):
-        render(scene, solids, 0.0, rig["LIDAR_TOP"], config, rng)

@@ -7,11 +7,13 @@ import pytest
 from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.synthetic import content_hash, ensure_world, generate
 from bevkd_common.data.synthetic.__main__ import main
+from bevkd_common.data.synthetic.nuscenes import NuScenesWriter
 from bevkd_common.errors import UserError
 
 TINY = WorldConfig(
     seed=2, train_scenes=2, val_scenes=1, keyframes_per_scene=1, lidar_azimuths=90, image_size=(16, 44)
 )
+WRITER = NuScenesWriter(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def made(tmp_path_factory):
     """The tiny world, and what its progress said."""
     calls = []
     root = tmp_path_factory.mktemp("made")
-    return ensure_world(TINY, root, progress=lambda done, total: calls.append((done, total))), calls
+    return ensure_world(WRITER, root, progress=lambda done, total: calls.append((done, total))), calls
 
 
 def files(folder):
@@ -27,7 +29,7 @@ def files(folder):
 
 
 def test_bytes_do_not_depend_on_the_number_of_processes(made, tmp_path):
-    one, two = made[0], ensure_world(TINY, tmp_path, workers=2)
+    one, two = made[0], ensure_world(WRITER, tmp_path, workers=2)
     first, second = files(one), files(two)
     # Per scene: 5 sweeps, 2 images and 2 masks of 6 cameras, 1 list of masks, 8 CAN-bus files, 1 map; 13 tables,
     # splits.json, world.json.
@@ -47,7 +49,7 @@ def test_the_content_hash_covers_every_file(made):
 
 
 def test_another_seed_is_another_world(made):
-    other = ensure_world(TINY.model_copy(update={"seed": 3}), made[0].parent)
+    other = ensure_world(NuScenesWriter(TINY.model_copy(update={"seed": 3})), made[0].parent)
     assert other.parent == made[0].parent
     assert other != made[0]
     assert content_hash(other) != content_hash(made[0])
@@ -57,7 +59,7 @@ def test_a_finished_world_is_left_alone(made, monkeypatch):
     path, calls = made
     assert calls == [(1, 3), (2, 3), (3, 3)]
     monkeypatch.setattr(generate, "write_scene", lambda *_: pytest.fail("made again"))
-    assert ensure_world(TINY, path.parent) == path == path.parent / TINY.name()
+    assert ensure_world(WRITER, path.parent) == path == path.parent / TINY.name()
     record = json.loads((path / "world.json").read_text())
     assert WorldConfig.model_validate(record["config"]) == TINY
 
@@ -69,12 +71,12 @@ def test_an_interrupted_world_leaves_nothing(tmp_path, monkeypatch, interruption
             raise interruption
 
     with pytest.raises(interruption):
-        ensure_world(TINY, tmp_path, progress=interrupt)
+        ensure_world(WRITER, tmp_path, progress=interrupt)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interruption_stops_all_processes(tmp_path):
-    many = TINY.model_copy(update={"train_scenes": 40})
+    many = NuScenesWriter(TINY.model_copy(update={"train_scenes": 40}))
 
     def interrupt(done, total):
         raise KeyboardInterrupt
@@ -87,9 +89,9 @@ def test_an_interruption_stops_all_processes(tmp_path):
 def test_of_two_that_make_the_same_world_the_second_yields(tmp_path):
     def rival(done, total):
         if done == total:
-            ensure_world(TINY, tmp_path)
+            ensure_world(WRITER, tmp_path)
 
-    path = ensure_world(TINY, tmp_path, progress=rival)
+    path = ensure_world(WRITER, tmp_path, progress=rival)
     assert [entry.name for entry in tmp_path.iterdir()] == [TINY.name()]
     assert len(content_hash(path)) == 64
 

@@ -1,24 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from bevkd_common.data.synthetic.kinds import KINDS
-from bevkd_common.data.synthetic.lidar import BEAMS, points_in_boxes, sweep
+from bevkd_common.data.synthetic.lidar import points_in_boxes, sweep
+from bevkd_common.data.synthetic.nuscenes.writer import sweep_columns
 from bevkd_common.data.synthetic.rigid import inverse, transform
 from bevkd_common.data.synthetic.solids import annotation_boxes
 
-CLEAN = {"lidar_dropout": 0.0, "lidar_noise": 0.0}
+CLEAN = {"dropout": 0.0, "noise": 0.0}
 
 
 @pytest.fixture
-def take(scene, solids, rig, config):
+def take(scene, solids, rig):
     def take(seconds=0.0, **changes):
-        return sweep(
-            scene,
-            solids,
-            seconds,
-            rig["LIDAR_TOP"],
-            config.model_copy(update=changes),
-            np.random.default_rng(1),
-        )
+        changed = replace(rig, lidar=replace(rig.lidar, **changes))
+        return sweep_columns(sweep(scene, solids, seconds, changed, np.random.default_rng(1)))
 
     return take
 
@@ -26,18 +23,19 @@ def take(scene, solids, rig, config):
 @pytest.fixture
 def in_map(scene, rig):
     def in_map(points, seconds=0.0):
-        matrix = scene.map_T_ego(seconds) @ rig["LIDAR_TOP"].ego_T_sensor
+        matrix = scene.map_T_ego(seconds) @ rig.lidar.ego_T_sensor
         return transform(matrix, points[:, :3].astype(np.float64))
 
     return in_map
 
 
-def test_columns_are_those_of_nuscenes(take, config):
+def test_columns_are_those_of_nuscenes(take, config, rig):
     points = take()
+    assert rig.lidar.beams == 32
     assert points.dtype == np.float32
     assert points.shape[1] == 5
-    assert 0.35 * BEAMS * config.lidar_azimuths < len(points) < BEAMS * config.lidar_azimuths
-    assert set(points[:, 4].astype(int)) <= set(range(BEAMS))
+    assert 0.35 * 32 * config.lidar_azimuths < len(points) < 32 * config.lidar_azimuths
+    assert set(points[:, 4].astype(int)) <= set(range(32))
     assert points[:, 3].min() >= 0
     assert points[:, 3].max() <= 255
     assert (points[:, 3] == np.round(points[:, 3])).all()
@@ -57,9 +55,9 @@ def test_rings_rise_in_even_steps_and_turn_clockwise(take):
 
 
 def test_dropouts_and_noise_are_as_asked(take):
-    clean, lossy = take(**CLEAN), take(lidar_dropout=0.3, lidar_noise=0.0)
+    clean, lossy = take(**CLEAN), take(dropout=0.3, noise=0.0)
     assert len(lossy) / len(clean) == pytest.approx(0.7, abs=0.02)
-    noisy = take(lidar_dropout=0.0, lidar_noise=0.05)
+    noisy = take(dropout=0.0, noise=0.05)
     assert len(noisy) == len(clean)
     error = np.linalg.norm(noisy[:, :3], axis=1) - np.linalg.norm(clean[:, :3], axis=1)
     assert np.std(error) == pytest.approx(0.05, rel=0.03)
@@ -111,7 +109,7 @@ def test_points_in_boxes_counts_by_hand():
 def test_fronts_shine_brighter_than_rears(take, in_map, scene):
     ratios = []
     for seconds in (0.0, 0.5, 1.0):
-        points = take(seconds, lidar_azimuths=1080)
+        points = take(seconds, azimuths=1080)
         where = in_map(points, seconds)
         for box, kind in zip(annotation_boxes(scene, seconds), scene.kinds, strict=True):
             if kind not in ("car", "truck", "trailer", "loader", "excavator"):

@@ -5,10 +5,22 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from bevkd_common.data.synthetic.kinds import Motion
-from bevkd_common.data.synthetic.rig import LIDAR
+from bevkd_common.data.synthetic.kinds import ROAD_USERS, Motion
+from bevkd_common.data.synthetic.nuscenes import NuScenesWriter
+from bevkd_common.data.synthetic.nuscenes.categories import (
+    ATTRIBUTES,
+    CATEGORIES,
+    CATEGORY_OF,
+    annotated,
+    attribute_name,
+)
+from bevkd_common.data.synthetic.nuscenes.rig import LIDAR
+from bevkd_common.data.synthetic.nuscenes.scene_names import scene_names
+from bevkd_common.data.synthetic.nuscenes.tables import TABLES, visibility_bins
+from bevkd_common.data.synthetic.recording import record
 from bevkd_common.data.synthetic.scene import draw_scene
-from bevkd_common.data.synthetic.tables import TABLES, attribute_name, visibility_bins
+from bevkd_common.data.synthetic.writer import Folder
+from bevkd_common.errors import UserError
 from PIL import Image
 
 SCENES, KEYFRAMES = 3, 3
@@ -36,7 +48,7 @@ def test_the_thirteen_tables_have_their_rows(tables, by_token, config):
     counts = {name: len(rows) for name, rows in tables.items()}
     # LiDAR at 10 Hz and six cameras at 4 Hz, each with the frames of half a second before the first key frame.
     frames = SCENES * KEYFRAMES * (5 + 6 * 2)
-    instances = sum(int(draw_scene(config, index).annotated.sum()) for index in range(SCENES))
+    instances = sum(int(annotated(draw_scene(config, index)).sum()) for index in range(SCENES))
     assert counts == {
         "attribute": 8,
         "calibrated_sensor": 2 * 7,
@@ -198,5 +210,32 @@ def test_visibility_bins_by_hand():
         ("bin", "movable_object.pushable_pullable", Motion.PARKED, ""),
     ],
 )
-def test_attributes(kind, category, motion, attribute):
-    assert attribute_name(kind, category, motion) == attribute
+def test_categories_and_attributes(kind, category, motion, attribute):
+    assert CATEGORY_OF[kind] == category
+    assert attribute_name(kind, motion) == attribute
+
+
+def test_every_road_user_and_two_kinds_of_clutter_have_a_category():
+    assert set(CATEGORY_OF) == {*ROAD_USERS, "bin", "debris"}
+    assert set(CATEGORY_OF.values()) <= set(CATEGORIES)
+    attributes = {attribute_name(kind, motion) for kind in CATEGORY_OF for motion in Motion}
+    assert attributes - {""} == set(ATTRIBUTES) - {"pedestrian.sitting_lying_down"}
+
+
+def test_scene_names_skip_the_numbers_without_can_bus():
+    names = scene_names(310)
+    assert names[:2] == ["scene-0001", "scene-0002"]
+    assert len(names) == len(set(names)) == 310
+    # The devkit has no CAN-bus data of the 21 scenes 161-168, 170-176 and 309-314.
+    assert names[-1] == f"scene-{310 + 21:04d}"
+    assert not {"scene-0161", "scene-0176", "scene-0312"} & set(names)
+    assert "scene-0169" in names
+
+
+def test_more_instances_than_mask_numbers_are_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("bevkd_common.data.synthetic.nuscenes.writer.MOST_INSTANCES", 12)
+    writer = NuScenesWriter(config)
+    recording = record(config, draw_scene(config, 0), writer.rig(0))
+    with pytest.raises(UserError, match=r"scene-0001 would have .* a mask has only 12 numbers: lower the counts"):
+        writer.write_scene(recording, Folder(tmp_path))
+    assert list(tmp_path.iterdir()) == []

@@ -116,4 +116,4 @@ def test_a_full_street_takes_no_more():
     crowd = Crowd(street, single(100.0, 100.0, 0.0, 0.0, 0.0, 0.0, 0.0), np.linspace(0, 1, 5))
     rng = np.random.default_rng(0)
     placed = sum(place(crowd, "rigid_bus", rng) for _ in range(60))
-    assert 3 <= placed == len(crowd.things) < 25
+    assert 3 <= placed == len(crowd.objects) < 25

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from bevkd_common.data.synthetic.cameras import _rays, camera_windows
-from bevkd_common.data.synthetic.lidar import BEAMS, _directions, lidar_windows
+from bevkd_common.data.synthetic.cameras import camera_windows, pixel_rays
+from bevkd_common.data.synthetic.lidar import lidar_windows, ray_directions
 from bevkd_common.data.synthetic.raycast import Windows, cast
+from bevkd_common.data.synthetic.rigid import rigid, rotation_from_euler
 from bevkd_common.data.synthetic.solids import upright_boxes
 
 
@@ -57,20 +60,34 @@ def same_hits(origin, directions, boxes, windows, width):
     np.testing.assert_array_equal(quick.distance, slow.distance)
 
 
-def test_camera_windows_lose_no_hit(scene, solids, rig):
+def test_camera_windows_lose_no_hit(scene, solids, cameras):
     boxes = solids.placed(scene.arcs.poses(0.0))
     for channel in ("CAM_FRONT", "CAM_BACK", "CAM_FRONT_LEFT"):
-        map_T_camera = scene.map_T_ego(0.0) @ rig[channel].ego_T_sensor
-        directions = _rays(rig[channel].intrinsic, 64, 176) @ map_T_camera[:3, :3].T
-        windows = camera_windows(boxes, map_T_camera, rig[channel].intrinsic, 64, 176)
+        camera = cameras[channel]
+        map_T_camera = scene.map_T_ego(0.0) @ camera.ego_T_sensor
+        directions = pixel_rays(camera) @ map_T_camera[:3, :3].T
+        windows = camera_windows(boxes, map_T_camera, camera)
         same_hits(map_T_camera[:3, 3], directions, boxes, windows, 176)
         assert (windows.rows * windows.columns).sum() < 0.1 * len(solids) * 64 * 176
 
 
-def test_lidar_windows_lose_no_hit(scene, solids, rig):
+# A narrow upper block over a wide lower one, as in the HDL-64E.
+UNEVEN = np.radians([*np.linspace(-24.3, -8.8, 16), *np.linspace(-8.3, 2.0, 32)])
+
+
+@pytest.mark.parametrize("tilt_degrees", [None, 0.0, 4.0, 12.0])
+@pytest.mark.parametrize("elevations", [None, UNEVEN])
+def test_lidar_windows_lose_no_hit(tilt_degrees, elevations, scene, solids, rig):
+    lidar = replace(rig.lidar, azimuths=180)
+    if elevations is not None:
+        lidar = replace(lidar, elevations=elevations)
+    if tilt_degrees is not None:
+        tilt = np.radians(tilt_degrees)
+        lidar = replace(lidar, ego_T_sensor=rigid(rotation_from_euler(0.3, tilt, -tilt), np.array([0.5, 0.2, 1.7])))
     boxes = solids.placed(scene.arcs.poses(0.5))
-    map_T_lidar = scene.map_T_ego(0.5) @ rig["LIDAR_TOP"].ego_T_sensor
-    directions = _directions(180, 0.01) @ map_T_lidar[:3, :3].T
-    windows = lidar_windows(boxes, map_T_lidar, 180, 0.01)
+    map_T_lidar = scene.map_T_ego(0.5) @ lidar.ego_T_sensor
+    directions = ray_directions(lidar, 0.01) @ map_T_lidar[:3, :3].T
+    windows = lidar_windows(boxes, map_T_lidar, lidar, 0.01)
     same_hits(map_T_lidar[:3, 3], directions, boxes, windows, 180)
-    assert (windows.rows * windows.columns).sum() < 0.1 * len(solids) * BEAMS * 180
+    if not tilt_degrees:
+        assert (windows.rows * windows.columns).sum() < 0.1 * len(solids) * lidar.beams * 180

@@ -1,5 +1,5 @@
 import numpy as np
-from bevkd_common.data.synthetic.rig import LIDAR_QUATERNION
+from bevkd_common.data.synthetic.nuscenes.rig import LIDAR_QUATERNION
 from bevkd_common.data.synthetic.rigid import (
     inverse,
     quaternion_from_rotation,

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 from bevkd_common.config.datasets.world import ObjectCounts, WorldConfig
-from bevkd_common.data.synthetic.scene import draw_scene, scene_names, time_span
-from bevkd_common.errors import UserError
+from bevkd_common.data.synthetic.scene import draw_scene, time_span
 from pydantic import ValidationError
 
 
@@ -48,22 +47,6 @@ def test_the_default_has_240_training_and_100_validation_frames():
     frames = [scenes * config.keyframes_per_scene for scenes in (config.train_scenes, config.val_scenes)]
     assert frames == [240, 100]
     assert time_span(config) == (-0.5, 2.0)
-
-
-def test_scene_names_skip_the_numbers_without_can_bus():
-    names = scene_names(WorldConfig(train_scenes=300, val_scenes=10))
-    assert names[:2] == ["scene-0001", "scene-0002"]
-    assert len(names) == len(set(names)) == 310
-    # The devkit knows no CAN-bus data of the 21 scenes 161-168, 170-176 and 309-314.
-    assert names[-1] == f"scene-{310 + 21:04d}"
-    assert not {"scene-0161", "scene-0176", "scene-0312"} & set(names)
-    assert "scene-0169" in names
-
-
-def test_too_many_things_for_the_masks_are_refused(monkeypatch):
-    monkeypatch.setattr("bevkd_common.data.synthetic.scene.MOST_INSTANCES", 12)
-    with pytest.raises(UserError, match="a mask numbers only 12: lower the counts"):
-        draw_scene(WorldConfig(), 0)
 
 
 def test_a_scene_depends_on_its_seed_and_index_alone():

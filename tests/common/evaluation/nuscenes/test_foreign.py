@@ -9,6 +9,7 @@ from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.config.datasets.world import WorldConfig
 from bevkd_common.data.nuscenes.index_file import open_index
 from bevkd_common.data.synthetic import ensure_world
+from bevkd_common.data.synthetic.nuscenes import NuScenesWriter
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.nuscenes.foreign import devkit_headline, score_submission
 from bevkd_common.evaluation.nuscenes.submission import default_attributes
@@ -25,7 +26,7 @@ def world(tmp_path_factory):
         train_scenes=4, val_scenes=1, keyframes_per_scene=3, image_size=(16, 32), lidar_azimuths=180,
         camera_rate=2.0, lidar_rate=2.0,
     )  # fmt: skip
-    return ensure_world(config, tmp_path_factory.mktemp("worlds"))
+    return ensure_world(NuScenesWriter(config), tmp_path_factory.mktemp("worlds"))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Makes a synthetic world: `python -m bevkd_common.data.synthetic --out DIR --seed N`."""
+"""Generates a world in the nuScenes format: `python -m bevkd_common.data.synthetic --out DIR --seed N`."""
 
 import argparse
 import sys
@@ -7,21 +7,18 @@ from pathlib import Path
 from bevkd_common.config.datasets.world import WorldConfig
 
 from . import ensure_world
+from .nuscenes import NuScenesWriter
 
 
 def main() -> None:
-    """Parses the command line, makes the world and writes its path to standard output."""
+    """Parses the command line, generates the world and prints its path."""
     parser = argparse.ArgumentParser(prog="python -m bevkd_common.data.synthetic", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder that will hold the data set's folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    path = ensure_world(
-        WorldConfig(seed=arguments.seed),
-        arguments.out,
-        arguments.workers,
-        _show_progress,
-    )
+    writer = NuScenesWriter(WorldConfig(seed=arguments.seed))
+    path = ensure_world(writer, arguments.out, arguments.workers, _show_progress)
     sys.stdout.write(f"{path}\n")
 
 

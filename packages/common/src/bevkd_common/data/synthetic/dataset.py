@@ -10,8 +10,9 @@ from pathlib import Path
 from bevkd_common.config.datasets.synthetic import SyntheticConfig
 from bevkd_common.data.nuscenes.dataset import NuScenesDataset
 from bevkd_common.data.nuscenes.index_file import open_index
-from bevkd_common.data.synthetic.generate import TRAIN_SPLIT, VAL_SPLIT, VERSION, ensure_world
+from bevkd_common.data.synthetic import ensure_world
 from bevkd_common.data.synthetic.masks import SyntheticMasks
+from bevkd_common.data.synthetic.nuscenes import TRAIN_SPLIT, VAL_SPLIT, VERSION, NuScenesWriter
 from bevkd_common.data.virtual_points.files import VirtualPointFolder, manifest_of
 from bevkd_common.data.virtual_points.makers import FromMasks
 
@@ -29,7 +30,7 @@ def build(
     Raises:
         UserError: If the world's folder has been damaged.
     """
-    folder = ensure_world(config.world, root, workers=os.cpu_count() or 1, progress=progress)
+    folder = ensure_world(NuScenesWriter(config.world), root, workers=os.cpu_count() or 1, progress=progress)
     content = json.loads((folder / "world.json").read_text())["content_hash"]
     world = config.world
     index = open_index(folder, VERSION)

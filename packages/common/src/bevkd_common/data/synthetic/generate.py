@@ -1,14 +1,7 @@
-"""Making a world: scene by scene, in parallel if asked, complete or not at all.
+"""Generation of worlds, scene by scene and optionally in parallel.
 
-Layout of a data set:
-
-    v1.0-synthetic/*.json    the thirteen tables and splits.json (which the devkit reads for custom splits)
-    samples/ sweeps/ maps/   as in nuScenes; a map mask for each scene
-    can_bus/                 the CAN-bus expansion
-    masks/                   ours, outside the nuScenes schema: for each image a PNG of the same relative path
-                             whose pixels are 0 or the number of an instance; masks/<scene>.json maps
-                             numbers to instance tokens
-    world.json               ours: the configuration and the content hash
+A world is complete or absent: it is written to a temporary folder, which is then renamed. Beside the files of its
+format, its folder holds world.json: the version of the generator, the content hash and the configuration.
 """
 
 import hashlib
@@ -20,37 +13,33 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from bevkd_common.config.datasets.world import GENERATOR_VERSION, WorldConfig
+from bevkd_common.config.datasets.world import GENERATOR_VERSION
 from bevkd_common.errors import UserError
 
-from .rig import VEHICLES, calibrate
-from .scene import scene_names
-from .scene_files import Folder, WrittenScene, write_scene
-from .tables import TABLES, shared_tables
-
-VERSION = "v1.0-synthetic"
-TRAIN_SPLIT, VAL_SPLIT = "synthetic_train", "synthetic_val"
+from .recording import record
+from .scene import draw_scene
+from .writer import Folder, Rows, Writer
 
 
 def ensure_world(
-    config: WorldConfig, root: Path, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    writer: Writer[Rows], root: Path, workers: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> Path:
-    """Returns the data set of a configuration, made first if it is not there.
+    """Returns the folder of a world. Generates the world first if the folder does not exist.
 
     Args:
-        config: what to make.
-        root: folder that holds data sets; this one is `root / config.name()`.
-        workers: processes to use; the bytes do not depend on it.
-        progress: called with the scenes done and the scenes in all after each scene.
+        writer: Configuration and format of the world.
+        root: Folder that holds data sets; the world is `root / writer.name`.
+        workers: Number of processes. The bytes do not depend on it.
+        progress: Called after each scene with the number of finished scenes and of all scenes.
     """
-    target = root / config.name()
+    target = root / writer.name
     if (target / "world.json").is_file():
         return target
     root.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{config.name()}-", dir=root))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{writer.name}-", dir=root))
     try:
-        _write_world(config, scratch, workers, progress)
-        # mkdtemp keeps others out; a data set is for everybody.
+        _write_world(writer, scratch, workers, progress)
+        # mkdtemp restricts the folder to its owner.
         scratch.chmod(0o755)
         scratch.rename(target)
     except OSError:
@@ -63,13 +52,13 @@ def ensure_world(
 
 
 def content_hash(data_root: Path) -> str:
-    """Content hash of a complete synthetic data set: equal hashes mean equal bytes in every file.
+    """Returns the content hash of a synthetic data set. Equal hashes mean equal bytes in every file.
 
-    It is the sha256 of the lines "<relative path> <sha256 of the file>", sorted by path, over all files but
-    `world.json`, which states it.
+    The hash is the sha256 of the lines "<relative path> <sha256 of the file>", sorted by path, over all files but
+    `world.json`, which holds the hash.
 
     Raises:
-        UserError: the folder is no complete synthetic data set.
+        UserError: If the folder is not a complete synthetic data set.
     """
     path = data_root / "world.json"
     if not path.is_file():
@@ -78,23 +67,24 @@ def content_hash(data_root: Path) -> str:
 
 
 def _write_world(
-    config: WorldConfig, root: Path, workers: int, progress: Callable[[int, int], None] | None
+    writer: Writer[Rows], root: Path, workers: int, progress: Callable[[int, int], None] | None
 ) -> None:
-    written: dict[int, WrittenScene] = {}
+    config = writer.config
+    written: dict[int, tuple[Rows, dict[str, str]]] = {}
 
-    def note(index: int, scene: WrittenScene) -> None:
+    def note(index: int, scene: tuple[Rows, dict[str, str]]) -> None:
         written[index] = scene
         if progress is not None:
             progress(len(written), config.scenes)
 
     if workers <= 1:
         for index in range(config.scenes):
-            note(index, write_scene(config, index, root))
+            note(index, write_scene(writer, index, root))
     else:
-        # Spawned children share nothing with this process, whatever threads it runs.
+        # Forking a process that runs threads is unsafe.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            futures = {pool.submit(write_scene, config, index, root): index for index in range(config.scenes)}
+            futures = {pool.submit(write_scene, writer, index, root): index for index in range(config.scenes)}
             try:
                 for future in as_completed(futures):
                     note(futures[future], future.result())
@@ -103,16 +93,10 @@ def _write_world(
                 raise
 
     folder = Folder(root)
-    tables = shared_tables(config, {vehicle: calibrate(config, vehicle) for vehicle in VEHICLES})
-    for index in range(config.scenes):
-        folder.digests.update(written[index].digests)
-        for name in TABLES:
-            tables[name].extend(written[index].tables[name])
-    for name in TABLES:
-        folder.write_json(f"{VERSION}/{name}.json", tables[name])
-    names = scene_names(config)
-    splits = {TRAIN_SPLIT: names[: config.train_scenes], VAL_SPLIT: names[config.train_scenes :]}
-    folder.write_json(f"{VERSION}/splits.json", splits)
+    scenes = [written[index] for index in range(config.scenes)]
+    for _, digests in scenes:
+        folder.digests.update(digests)
+    writer.write_shared([rows for rows, _ in scenes], folder)
     lines = "".join(f"{name} {folder.digests[name]}\n" for name in sorted(folder.digests))
     world = {
         "generator_version": GENERATOR_VERSION,
@@ -120,3 +104,10 @@ def _write_world(
         "config": config.model_dump(mode="json"),
     }
     (root / "world.json").write_text(json.dumps(world, indent=2) + "\n", encoding="utf-8")
+
+
+def write_scene(writer: Writer[Rows], index: int, root: Path) -> tuple[Rows, dict[str, str]]:
+    """Draws, records and writes scene `index`; returns its rows and the sha256 of its files."""
+    folder = Folder(root)
+    recording = record(writer.config, draw_scene(writer.config, index), writer.rig(index))
+    return writer.write_scene(recording, folder), folder.digests

@@ -1,7 +1,7 @@
-"""The kinds of things in the world: how large, what they look like, where they belong and how they move.
+"""Kinds of objects: their size, appearance, position on the street and speed.
 
-Sizes are typical of the nuScenes annotations; shares and speeds are chosen so that all ten detection classes
-are seen often enough to be learnt and measured.
+Sizes are typical of the nuScenes annotations. Shares and speeds are chosen so that each of the ten nuScenes
+detection classes is frequent enough to be learnt and evaluated.
 """
 
 from collections.abc import Mapping
@@ -33,15 +33,15 @@ from .shapes import (
 
 
 class Motion(Enum):
-    """What a thing does; it lasts for the whole scene."""
+    """Motion of an object; it does not change during a scene."""
 
     MOVING = auto()
-    STOPPED = auto()  # in a lane, about to go on
-    PARKED = auto()  # or standing, or lying
+    STOPPED = auto()  # in a lane, with the engine running
+    PARKED = auto()  # or standing or lying
 
 
 class Zone(Enum):
-    """Parts of the street with their own rules for position, heading and motion."""
+    """Zones of the street. Each has its own distribution of positions, headings and motions."""
 
     LANE = auto()
     QUEUE = auto()
@@ -74,22 +74,22 @@ HOUSES: Zones = {Zone.FACADES: 1.0}
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of thing.
+    """One kind of object.
 
     Attributes:
-        category: nuScenes category, or None for what nobody annotates.
-        size: mean length, width and height in metres.
-        parts: its boxes.
-        zones: where it is found.
-        primary: colours of which an instance draws one for parts painted PRIMARY.
-        secondary: the same for SECONDARY.
-        speeds: slowest and fastest in m/s, where a zone lets it move.
-        reflectivity: mean share of the laser light returned by the parts with drawn colours.
-        spread: relative standard deviation of each dimension.
-        headed: whether it has a bright front and a dark rear, for cameras and LiDAR alike.
+        name: Name, unique among all kinds. Writers map it to the categories of their format.
+        size: Mean length, width and height in metres.
+        parts: Boxes that make up an object.
+        zones: Zones in which objects are placed, with their relative frequencies.
+        primary: Colours from which an object draws the colour of its parts with `Paint.PRIMARY`.
+        secondary: Colours from which an object draws the colour of its parts with `Paint.SECONDARY`.
+        speeds: Smallest and largest speed in m/s, in zones of moving objects.
+        reflectivity: Mean share of LiDAR light that primary parts reflect.
+        spread: Relative standard deviation of each dimension.
+        headed: Whether the front is bright and the rear dark, for cameras and LiDAR.
     """
 
-    category: str | None
+    name: str
     size: tuple[float, float, float]
     parts: tuple[Part, ...]
     zones: Zones
@@ -150,11 +150,11 @@ POSTS: tuple[Colour, ...] = ((0.30, 0.30, 0.32), (0.60, 0.15, 0.12))
 HYDRANTS: tuple[Colour, ...] = ((0.75, 0.15, 0.10), (0.80, 0.65, 0.15))
 SIGNS: tuple[Colour, ...] = ((0.80, 0.12, 0.10), (0.10, 0.25, 0.65), (0.92, 0.80, 0.15))
 
-ROAD_USERS: dict[str, Kind] = {
-    "car": Kind("vehicle.car", (4.62, 1.95, 1.70), CAR, TRAFFIC, PAINTS, GREYS, (2.5, 9), 0.35, 0.06),
-    "truck": Kind("vehicle.truck", (6.9, 2.5, 2.85), TRUCK, HAULAGE, CABS, CARGO, (2, 7), 0.40, 0.09),
-    "trailer": Kind(
-        "vehicle.trailer",
+_ROAD_USERS = (
+    Kind("car", (4.62, 1.95, 1.70), CAR, TRAFFIC, PAINTS, GREYS, (2.5, 9), 0.35, 0.06),
+    Kind("truck", (6.9, 2.5, 2.85), TRUCK, HAULAGE, CABS, CARGO, (2, 7), 0.40, 0.09),
+    Kind(
+        "trailer",
         (11.6, 2.85, 3.80),
         TRAILER,
         {Zone.TOWED: 0.5, Zone.CURB: 0.2, Zone.LOT: 0.3},
@@ -164,33 +164,25 @@ ROAD_USERS: dict[str, Kind] = {
         0.38,
         0.08,
     ),
-    "rigid_bus": Kind("vehicle.bus.rigid", (10.9, 2.92, 3.4), BUS, BUS_LINE, LIVERIES, GREYS, (2, 7), 0.45, 0.05),
-    "bendy_bus": Kind("vehicle.bus.bendy", (9.2, 2.88, 3.3), BUS, BUS_LINE, LIVERIES, GREYS, (2, 7), 0.45, 0.04),
-    "excavator": Kind(
-        "vehicle.construction", (6.2, 2.6, 3.1), EXCAVATOR, MACHINERY, MACHINES, GREYS, (0.8, 2.5), 0.5
-    ),
-    "loader": Kind("vehicle.construction", (6.6, 2.7, 3.2), LOADER, MACHINERY, MACHINES, GREYS, (0.8, 3), 0.5),
-    "motorcycle": Kind(
-        "vehicle.motorcycle", (2.1, 0.8, 1.22), MOTORCYCLE, {Zone.CURB: 0.4, Zone.PAVEMENT: 0.6}, PAINTS
-    ),
-    "motorcyclist": Kind("vehicle.motorcycle", (2.15, 0.8, 1.7), MOTORCYCLIST, RIDERS, PAINTS, CLOTHES, (2.5, 8)),
-    "bicycle": Kind(
-        "vehicle.bicycle",
+    Kind("rigid_bus", (10.9, 2.92, 3.4), BUS, BUS_LINE, LIVERIES, GREYS, (2, 7), 0.45, 0.05),
+    Kind("bendy_bus", (9.2, 2.88, 3.3), BUS, BUS_LINE, LIVERIES, GREYS, (2, 7), 0.45, 0.04),
+    Kind("excavator", (6.2, 2.6, 3.1), EXCAVATOR, MACHINERY, MACHINES, GREYS, (0.8, 2.5), 0.5),
+    Kind("loader", (6.6, 2.7, 3.2), LOADER, MACHINERY, MACHINES, GREYS, (0.8, 3), 0.5),
+    Kind("motorcycle", (2.1, 0.8, 1.22), MOTORCYCLE, {Zone.CURB: 0.4, Zone.PAVEMENT: 0.6}, PAINTS),
+    Kind("motorcyclist", (2.15, 0.8, 1.7), MOTORCYCLIST, RIDERS, PAINTS, CLOTHES, (2.5, 8)),
+    Kind(
+        "bicycle",
         (1.72, 0.58, 1.1),
         BICYCLE,
         {Zone.PAVEMENT: 0.8, Zone.LOT: 0.2},
         PAINTS,
         reflectivity=0.2,
     ),
-    "cyclist": Kind("vehicle.bicycle", (1.75, 0.62, 1.72), CYCLIST, RIDERS, PAINTS, CLOTHES, (1.8, 5), 0.22),
-    "adult": Kind(
-        "human.pedestrian.adult", (0.72, 0.68, 1.77), PERSON, WALKERS, CLOTHES, TROUSERS, (0.7, 1.7), 0.22
-    ),
-    "child": Kind(
-        "human.pedestrian.child", (0.52, 0.5, 1.36), PERSON, WALKERS, CLOTHES, TROUSERS, (0.7, 1.8), 0.22
-    ),
-    "construction_worker": Kind(
-        "human.pedestrian.construction_worker",
+    Kind("cyclist", (1.75, 0.62, 1.72), CYCLIST, RIDERS, PAINTS, CLOTHES, (1.8, 5), 0.22),
+    Kind("adult", (0.72, 0.68, 1.77), PERSON, WALKERS, CLOTHES, TROUSERS, (0.7, 1.7), 0.22),
+    Kind("child", (0.52, 0.5, 1.36), PERSON, WALKERS, CLOTHES, TROUSERS, (0.7, 1.8), 0.22),
+    Kind(
+        "construction_worker",
         (0.74, 0.72, 1.78),
         PERSON,
         WORKERS,
@@ -199,8 +191,8 @@ ROAD_USERS: dict[str, Kind] = {
         (0.6, 1.4),
         0.55,
     ),
-    "police_officer": Kind(
-        "human.pedestrian.police_officer",
+    Kind(
+        "police_officer",
         (0.74, 0.72, 1.8),
         PERSON,
         WALKERS,
@@ -208,8 +200,8 @@ ROAD_USERS: dict[str, Kind] = {
         TROUSERS,
         (0.7, 1.6),
     ),
-    "traffic_cone": Kind(
-        "movable_object.trafficcone",
+    Kind(
+        "traffic_cone",
         (0.42, 0.42, 1.02),
         CONE,
         WORKS,
@@ -218,8 +210,8 @@ ROAD_USERS: dict[str, Kind] = {
         spread=0.09,
         headed=False,
     ),
-    "fence_barrier": Kind(
-        "movable_object.barrier",
+    Kind(
+        "fence_barrier",
         (0.52, 2.45, 1.02),
         FENCE_BARRIER,
         WORKS,
@@ -227,8 +219,8 @@ ROAD_USERS: dict[str, Kind] = {
         reflectivity=0.5,
         headed=False,
     ),
-    "jersey_barrier": Kind(
-        "movable_object.barrier",
+    Kind(
+        "jersey_barrier",
         (0.58, 2.55, 0.94),
         JERSEY_BARRIER,
         WORKS,
@@ -236,45 +228,46 @@ ROAD_USERS: dict[str, Kind] = {
         reflectivity=0.45,
         headed=False,
     ),
-}
+)
 
 
 def _clutter(
+    name: str,
     size: tuple[float, float, float],
     parts: tuple[Part, ...],
     zones: Zones,
     colours: tuple[Colour, ...],
     reflectivity: float = 0.3,
     spread: float = 0.12,
-    category: str | None = None,
 ) -> Kind:
-    return Kind(category, size, parts, zones, colours, GREYS, (0, 0), reflectivity, spread, headed=False)
+    return Kind(name, size, parts, zones, colours, GREYS, (0, 0), reflectivity, spread, headed=False)
 
 
-# Much of it is about as large as a road user and so mistaken for one. The first two are annotated in categories
-# that are no detection class.
-CLUTTER: dict[str, Kind] = {
-    "bin": _clutter((0.62, 0.6, 1.1), block(), FURNITURE, BINS, category="movable_object.pushable_pullable"),
-    "debris": _clutter((0.7, 0.6, 0.35), block(), ANYWHERE, RUBBLE, category="movable_object.debris"),
-    "building": _clutter((16, 10, 9), block(Pattern.FACADE), HOUSES, WALLS, spread=0.25),
-    "wall": _clutter((9, 0.35, 1.9), block(Pattern.PANELS), HOUSES, WALLS, spread=0.2),
-    "container": _clutter((6.1, 2.44, 2.6), block(Pattern.PANELS), GARDEN, STEEL, 0.38, 0.05),
-    "shed": _clutter((4, 2.2, 2.3), block(), GARDEN, WALLS, spread=0.15),
-    "kiosk": _clutter((2.2, 1.8, 2.5), block(), ANYWHERE, ((0.3, 0.35, 0.5), (0.6, 0.55, 0.4))),
-    "tree": _clutter((3.2, 3.2, 5.5), TREE, {Zone.PAVEMENT: 0.3, Zone.LOT: 0.7}, GREENS, 0.25, 0.18),
-    "bush": _clutter((1, 0.9, 1.1), block(Pattern.FOLIAGE), GARDEN, GREENS, 0.25, 0.25),
-    "hedge": _clutter((0.6, 2.6, 1), block(Pattern.FOLIAGE), ANYWHERE, GREENS, 0.28, 0.2),
-    "pole": _clutter((0.22, 0.22, 5.5), block(), FURNITURE, GREYS, 0.4, 0.15),
-    "post": _clutter((0.26, 0.26, 0.95), block(Pattern.BANDS), FURNITURE, POSTS, 0.4),
-    "hydrant": _clutter((0.36, 0.36, 0.85), block(), FURNITURE, HYDRANTS, 0.4),
-    "cabinet": _clutter((0.55, 0.8, 1.45), block(), ANYWHERE, WALLS, spread=0.15),
-    "sign": _clutter((0.14, 0.7, 2.3), SIGN, FURNITURE, SIGNS, 0.9),
-}
+# Many of these objects are about as large as road users, so that detectors confuse them.
+_CLUTTER = (
+    _clutter("bin", (0.62, 0.6, 1.1), block(), FURNITURE, BINS),
+    _clutter("debris", (0.7, 0.6, 0.35), block(), ANYWHERE, RUBBLE),
+    _clutter("building", (16, 10, 9), block(Pattern.FACADE), HOUSES, WALLS, spread=0.25),
+    _clutter("wall", (9, 0.35, 1.9), block(Pattern.PANELS), HOUSES, WALLS, spread=0.2),
+    _clutter("container", (6.1, 2.44, 2.6), block(Pattern.PANELS), GARDEN, STEEL, 0.38, 0.05),
+    _clutter("shed", (4, 2.2, 2.3), block(), GARDEN, WALLS, spread=0.15),
+    _clutter("kiosk", (2.2, 1.8, 2.5), block(), ANYWHERE, ((0.3, 0.35, 0.5), (0.6, 0.55, 0.4))),
+    _clutter("tree", (3.2, 3.2, 5.5), TREE, {Zone.PAVEMENT: 0.3, Zone.LOT: 0.7}, GREENS, 0.25, 0.18),
+    _clutter("bush", (1, 0.9, 1.1), block(Pattern.FOLIAGE), GARDEN, GREENS, 0.25, 0.25),
+    _clutter("hedge", (0.6, 2.6, 1), block(Pattern.FOLIAGE), ANYWHERE, GREENS, 0.28, 0.2),
+    _clutter("pole", (0.22, 0.22, 5.5), block(), FURNITURE, GREYS, 0.4, 0.15),
+    _clutter("post", (0.26, 0.26, 0.95), block(Pattern.BANDS), FURNITURE, POSTS, 0.4),
+    _clutter("hydrant", (0.36, 0.36, 0.85), block(), FURNITURE, HYDRANTS, 0.4),
+    _clutter("cabinet", (0.55, 0.8, 1.45), block(), ANYWHERE, WALLS, spread=0.15),
+    _clutter("sign", (0.14, 0.7, 2.3), SIGN, FURNITURE, SIGNS, 0.9),
+)
 
+ROAD_USERS: dict[str, Kind] = {kind.name: kind for kind in _ROAD_USERS}
+CLUTTER: dict[str, Kind] = {kind.name: kind for kind in _CLUTTER}
 KINDS: dict[str, Kind] = ROAD_USERS | CLUTTER
 
-# Which kinds make up a detection class, and in which proportion. Kinds are placed in this order, the large ones
-# first: a trailer needs its truck, and room is scarce.
+# Kinds of each class of `ObjectCounts`, with their shares. Objects are placed in this order: trailers need a truck,
+# and large objects need room.
 CLASS_KINDS: dict[str, dict[str, float]] = {
     "truck": {"truck": 1.0},
     "trailer": {"trailer": 1.0},

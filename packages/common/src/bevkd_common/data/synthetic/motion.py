@@ -1,4 +1,4 @@
-"""Motion along circular arcs: one closed form for the ego, for traffic and for what stands still."""
+"""Motion along circular arcs in closed form, for the ego vehicle, moving objects and static objects."""
 
 from dataclasses import dataclass, fields
 
@@ -9,10 +9,18 @@ from .rigid import Booleans, Floats
 
 @dataclass(frozen=True)
 class Arcs:
-    """N movers on circles (or lines) at constant acceleration, in the map's frame.
+    """Trajectories of N objects on circles or lines with constant acceleration, in the map frame.
 
-    Each array is [N]. The pose and the speed hold at `reference` seconds; `curvature` is 1 / radius, positive to
-    the left. Speeds must stay positive over the scene, which whoever draws the acceleration sees to.
+    All arrays are [N]. The caller must choose accelerations with which speeds stay positive during the scene.
+
+    Attributes:
+        x: Position at the reference time in metres.
+        y: Position at the reference time in metres.
+        yaw: Heading at the reference time.
+        speed: Speed at the reference time in m/s.
+        acceleration: Acceleration along the heading in m/s^2.
+        curvature: 1 / radius, positive to the left.
+        reference: Reference time in seconds.
     """
 
     x: Floats
@@ -24,18 +32,18 @@ class Arcs:
     reference: Floats
 
     def __len__(self) -> int:
-        """Number of movers."""
+        """Number of trajectories."""
         return len(self.x)
 
     def poses(self, seconds: float | Floats) -> Floats:
-        """Poses (x, y, yaw) at the given time(s): [N, 3], or [T, N, 3] for times [T]."""
+        """Returns poses (x, y, yaw) at one time, [N, 3], or at times [T], [T, N, 3]."""
         time = np.asarray(seconds, dtype=np.float64)[..., None] - self.reference
         return self.along(time * (self.speed + 0.5 * self.acceleration * time))
 
     def along(self, distance: float | Floats) -> Floats:
-        """Poses (x, y, yaw) that many metres ahead of the reference pose, [..., N, 3]."""
+        """Returns poses (x, y, yaw) at a distance in metres ahead of the reference pose, [..., N, 3]."""
         turn = self.curvature * distance
-        # The chord of an arc has a closed form without the division by a curvature that may be zero.
+        # This form of the chord does not divide by the curvature, which may be zero.
         chord = distance * np.sinc(turn / (2 * np.pi))
         direction = self.yaw + turn / 2
         return np.stack(
@@ -43,13 +51,13 @@ class Arcs:
         )
 
     def speeds(self, seconds: float | Floats) -> Floats:
-        """Speeds along the heading in m/s: [N], or [T, N] for times [T]."""
+        """Returns speeds along the heading in m/s at one time, [N], or at times [T], [T, N]."""
         time = np.asarray(seconds, dtype=np.float64)[..., None] - self.reference
         return self.speed + self.acceleration * time
 
 
 def concatenate(parts: list[Arcs]) -> Arcs:
-    """Joins movers in order."""
+    """Concatenates trajectories in order."""
     columns = ([getattr(part, field.name) for part in parts] for field in fields(Arcs))
     return Arcs(*(np.concatenate([np.zeros(0), *column]) for column in columns))
 
@@ -57,19 +65,19 @@ def concatenate(parts: list[Arcs]) -> Arcs:
 def single(
     x: float, y: float, yaw: float, speed: float, acceleration: float, curvature: float, reference: float
 ) -> Arcs:
-    """One mover."""
+    """Returns one trajectory."""
     values = (x, y, yaw, speed, acceleration, curvature, reference)
     return Arcs(*(np.array([value], dtype=np.float64) for value in values))
 
 
 def rectangles_overlap(poses_a: Floats, half_a: Floats, poses_b: Floats, half_b: Floats) -> Booleans:
-    """Whether upright rectangles overlap, by the separating-axis test.
+    """Tests whether rotated rectangles overlap, with the separating-axis theorem. All shapes broadcast.
 
     Args:
-        poses_a: (x, y, yaw), [..., 3].
-        half_a: half length and half width, [..., 2].
-        poses_b: as `poses_a`; all shapes broadcast.
-        half_b: as `half_a`.
+        poses_a: Centre x, y and yaw, [..., 3].
+        half_a: Half length and half width, [..., 2].
+        poses_b: Like `poses_a`.
+        half_b: Like `half_a`.
     """
     offset = poses_b[..., :2] - poses_a[..., :2]
     turn = poses_b[..., 2] - poses_a[..., 2]

@@ -1,4 +1,4 @@
-"""Colours: of the sky, of the ground, and of the faces of boxes with their patterns."""
+"""Colours of the sky, of the ground and of the faces of boxes."""
 
 import numpy as np
 
@@ -13,18 +13,18 @@ from .street import Ground
 MARKING_COLOUR = np.array([0.85, 0.85, 0.82])
 HEADLAMP, REAR_LAMP = np.array([1.0, 0.97, 0.80]), np.array([0.85, 0.05, 0.05])
 PANE, SHEETING = np.array([0.12, 0.15, 0.20]), np.array([0.92, 0.92, 0.90])
-# How strongly each kind of ground is speckled.
+# Strength of the texture of each kind of ground.
 GROUND_TEXTURE = {Ground.VERGE: 0.45, Ground.PAVEMENT: 0.20, Ground.ASPHALT: 0.16, Ground.MARKING: 0.10}
 
 
 def speckle(a: Floats, b: Floats) -> Floats:
-    """A fixed pseudo-random value in [0, 1) for each pair of numbers."""
+    """Returns a pseudo-random value in [0, 1) that is a function of a pair of numbers."""
     value = np.sin(a * 12.9898 + b * 78.233) * 43758.5453
     return value - np.floor(value)
 
 
 def sky_colour(light: Light, directions: Floats) -> Floats:
-    """Sky seen along directions [K, 3] of the map's frame, with streaks of cloud; RGB [K, 3]."""
+    """Returns the colour of the sky with clouds in directions [K, 3] of the map frame, RGB [K, 3]."""
     height = np.clip(directions[:, 2] / np.linalg.norm(directions, axis=1), 0, 1)
     angle = np.arctan2(directions[:, 1], directions[:, 0])
     cloud = 0.04 * np.sin(9 * angle + 14 * height) * np.sin(4 * angle - 31 * height)
@@ -32,7 +32,7 @@ def sky_colour(light: Light, directions: Floats) -> Floats:
 
 
 def ground_colour(scene: Scene, xy: Floats) -> Floats:
-    """Road, pavement and verge at map positions [K, 2], lit, with texture; RGB [K, 3]."""
+    """Returns the colour of the lit and textured ground at map positions [K, 2], RGB [K, 3]."""
     light = scene.light
     palette = np.empty((len(Ground), 3))
     palette[Ground.VERGE], palette[Ground.PAVEMENT] = light.verge, light.pavement
@@ -47,7 +47,7 @@ def ground_colour(scene: Scene, xy: Floats) -> Floats:
 
 
 def box_colour(light: Light, solids: Solids, boxes: PlacedBoxes, hits: Hits) -> Floats:
-    """Colour at the entry points of rays into boxes, lit and patterned; RGB [K, 3]."""
+    """Returns the colour of lit and patterned boxes at the hits, RGB [K, 3]."""
     box, face, point = hits.box, hits.face, hits.point
     colour, pattern = solids.colour[box, face], solids.pattern[box]
     place = point / solids.half[box]
@@ -64,14 +64,14 @@ def box_colour(light: Light, solids: Solids, boxes: PlacedBoxes, hits: Hits) -> 
     grain[foliage] = 0.5 + speckle(leaf[:, 0] + 3.7 * leaf[:, 1], leaf[:, 2])
     along = np.where(face <= REAR, point[:, 1], point[:, 0])
     grain[(pattern == Pattern.PANELS) & (np.mod(along, 0.9) < 0.12)] *= 0.72
-    # Lower parts get less of the sky's light.
+    # Lower parts receive less light from the sky.
     sky = light.ambient * (0.85 + 0.15 * place[:, 2])
     lit = sky + (1 - light.ambient) * _facing_sun(light, boxes)[box, face]
     return colour * (lit * grain)[:, None]
 
 
 def _facing_sun(light: Light, boxes: PlacedBoxes) -> Floats:
-    """Cosine between each face's normal and the sun, 0 for faces in the shade, [P, 6]."""
+    """Returns the cosine between each face normal and the sun, 0 for faces in the shade, [P, 6]."""
     x, y, z = FACE_NORMALS.T
     cos, sin = boxes.cos[:, None], boxes.sin[:, None]
     cosine = (cos * x - sin * y) * light.sun[0] + (sin * x + cos * y) * light.sun[1] + z * light.sun[2]

@@ -1,7 +1,7 @@
-"""Where on a box the windows, stripes and lamps are; cameras and LiDAR agree on it.
+"""Positions of windows, stripes and lamps on boxes, common to cameras and LiDAR.
 
-All functions take, for K entry points of rays: the `Pattern` value of the box, the place on it as a share of its
-half sizes (-1 to 1) [K, 3], the point in metres from its middle [K, 3], and the face.
+All functions take, for K hits: the `Pattern` value of the box [K], the position in half sizes of the box (-1 to 1)
+[K, 3], the position in metres relative to its centre [K, 3], and the face [K].
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from .solids import FRONT, LEFT, REAR, RIGHT
 
 
 def glazed(pattern: Integers, place: Floats, point: Floats, face: Integers) -> Booleans:
-    """Panes and windscreens of buses and cabs, windows of houses."""
+    """Returns whether hits are on a pane or windscreen of a bus or cab, or on a window of a house, [K]."""
     side = (face == LEFT) | (face == RIGHT)
     pane = side & (place[:, 2] > 0.05) & (place[:, 2] < 0.75) & (np.mod(point[:, 0], 1.5) < 1.2)
     screen = (face == FRONT) & (place[:, 2] > -0.1) & (place[:, 2] < 0.8) & (np.abs(place[:, 1]) < 0.88)
@@ -24,14 +24,14 @@ def glazed(pattern: Integers, place: Floats, point: Floats, face: Integers) -> B
 
 
 def striped(pattern: Integers, place: Floats, point: Floats) -> Booleans:
-    """White sheeting of cones, posts and barriers, which also reflects the laser well."""
+    """Returns whether hits are on the reflective white stripes of cones, posts and barriers, [K]."""
     band = np.abs(place[:, 2] - 0.3) < 0.4
     diagonal = np.mod(point[:, 1] + point[:, 0] + 0.6 * point[:, 2], 0.5) < 0.25
     return ((pattern == Pattern.BANDS) & band) | ((pattern == Pattern.DIAGONALS) & diagonal)
 
 
 def lamps(pattern: Integers, place: Floats) -> Booleans:
-    """Lamps at both sides of a front or a rear; the face says which."""
+    """Returns whether hits are at the position of a lamp, if the face is the front or the rear, [K]."""
     beside = np.abs(place[:, 1]) > 0.55
     middle = np.abs(place[:, 2] - 0.05) < 0.4
     low = (place[:, 2] < -0.5) & (place[:, 2] > -0.85)

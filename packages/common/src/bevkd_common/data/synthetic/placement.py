@@ -1,4 +1,7 @@
-"""Where things stand or drive: drawn by zone of the street, kept only if nothing ever touches."""
+"""Placement of objects on the street.
+
+Positions and trajectories are drawn by zone and rejected if an object would collide with another one.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +16,11 @@ from .street import LANE_WIDTH, SIDE_STREET_WIDTH, SIDEWALK_WIDTH, Street
 
 Size: TypeAlias = tuple[float, float, float]
 
-CLEARANCE = 0.2  # metres kept free around everything
-ATTEMPTS = 40
+CLEARANCE = 0.2  # metres between objects
+ATTEMPTS = 40  # for each object
 EGO_SIZE = (4.1, 1.75)
-EGO_CENTRE = 1.35  # metres from the rear axle to the middle of the car
-# Reach along the street, in metres from where the ego is at some moment: of most things, of the rest, of houses.
+EGO_CENTRE = 1.35  # metres from the rear axle to the centre of the vehicle
+# Maximum distance along the street from the ego vehicle in metres: of most objects, of the others, of houses.
 NEAR, FAR, HOUSES = 22.0, 45.0, 60.0
 NEAR_SHARE = 0.87
 TOW_BAR = 0.6  # metres between a truck and its trailer
@@ -38,8 +41,8 @@ MOTIONS: Mapping[Zone, Motion] = {
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One placed thing."""
+class PlacedObject:
+    """One placed object."""
 
     kind: str
     size: Size
@@ -49,12 +52,20 @@ class Thing:
 
 @dataclass
 class Crowd:
-    """Everything placed so far, with its track over the scene's time grid."""
+    """The objects placed so far, with their poses at the times of a scene.
+
+    Attributes:
+        street: The street.
+        ego: Trajectory of the ego vehicle.
+        times: Times at which collisions are checked.
+        objects: The objects.
+        towing: Indices of the trucks with a trailer.
+    """
 
     street: Street
     ego: Arcs
     times: Floats
-    things: list[Thing] = field(default_factory=list)
+    objects: list[PlacedObject] = field(default_factory=list)
     towing: set[int] = field(default_factory=set)
     _tracks: list[Floats] = field(default_factory=list)
     _halves: list[Floats] = field(default_factory=list)
@@ -63,12 +74,12 @@ class Crowd:
         track = self.ego.poses(self.times)[:, 0]
         track[:, 0] += EGO_CENTRE * np.cos(track[:, 2])
         track[:, 1] += EGO_CENTRE * np.sin(track[:, 2])
-        # Nothing comes nearer to the ego than a metre in front and behind, half a metre at its sides.
+        # One metre in front of and behind the ego vehicle and half a metre at its sides stay free.
         self._tracks.append(track)
         self._halves.append(np.array([EGO_SIZE[0] / 2 + 1.0, EGO_SIZE[1] / 2 + 0.5]))
 
     def is_free(self, arc: Arcs, size: Size, standing: bool) -> bool:
-        """Whether a mover would touch nothing at any time; what stands must also leave the side street free."""
+        """Returns whether an object would never collide. Standing objects must not block the side street."""
         track = arc.poses(self.times)[:, 0]
         half = np.array([size[0] / 2 + CLEARANCE, size[1] / 2 + CLEARANCE])
         if standing and self._blocks_side_street(track[0], half):
@@ -86,52 +97,62 @@ class Crowd:
         side_street = np.array([x, y, yaw + np.pi / 2])
         return bool(rectangles_overlap(pose, half, side_street, np.array([HOUSES, SIDE_STREET_WIDTH / 2])))
 
-    def add(self, thing: Thing) -> None:
-        """Puts a thing down for good."""
-        self.things.append(thing)
-        self._tracks.append(thing.arc.poses(self.times)[:, 0])
-        self._halves.append(np.array(thing.size[:2]) / 2)
+    def add(self, placed: PlacedObject) -> None:
+        """Adds an object."""
+        self.objects.append(placed)
+        self._tracks.append(placed.arc.poses(self.times)[:, 0])
+        self._halves.append(np.array(placed.size[:2]) / 2)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A thing that looks for a place: at `moment` it would be `s` metres along the street, on one side of it."""
+    """A candidate position of an object.
+
+    Attributes:
+        crowd: The objects placed before.
+        kind: Kind of the object.
+        size: Its length, width and height.
+        moment: Time at which it is at `s`.
+        s: Metres along the street.
+        side: Side of the street, -1 for right, 1 for left.
+        rng: Random generator.
+    """
 
     crowd: Crowd
     kind: str
     size: Size
     moment: float
     s: float
-    side: int  # -1 right, 1 left
+    side: int
     rng: np.random.Generator
 
     @property
     def street(self) -> Street:
-        """The street to be placed on."""
+        """The street."""
         return self.crowd.street
 
     @property
     def edge(self) -> float:
-        """Border of the carriageway on its side."""
+        """Edge of the roadway on the side of the object."""
         return self.street.edges[0 if self.side < 0 else 1]
 
     def still(self, d: float, turn: float) -> Arcs:
-        """Standing at d, turned from the lane's heading."""
+        """Returns a trajectory that stands at d, with a heading relative to that of the lane."""
         x, y, yaw = self.street.pose(self.s, d)
         return single(x, y, yaw + turn, 0.0, 0.0, 0.0, self.moment)
 
     def moving(self, d: float, turn: float, direction: int) -> Arcs:
-        """Moving along the street (direction 1), against it (-1) or straight across (0)."""
+        """Returns a trajectory along the street (direction 1), against it (-1) or straight across it (0)."""
         x, y, yaw = self.street.pose(self.s, d)
         speed = self.rng.uniform(*KINDS[self.kind].speeds)
-        # At most half of the speed is gained or lost over the scene, so that nobody rolls backwards.
+        # The speed changes by at most one half during the scene, so that it stays positive.
         limit = 0.5 * speed / (self.crowd.times[-1] - self.crowd.times[0])
         curvature = direction * self.street.curvature / (1 - self.street.curvature * d)
         return single(x, y, yaw + turn, speed, self.rng.uniform(-limit, limit), curvature, self.moment)
 
 
 def place(crowd: Crowd, kind: str, rng: np.random.Generator) -> bool:
-    """Tries to add one thing of a kind; False if the street has no room for it."""
+    """Adds one object of a kind if there is room. Returns whether it was added."""
     size = _draw_size(kind, rng)
     zones = [
         zone for zone in KINDS[kind].zones if zone is not Zone.SIDE_STREET or crowd.street.crossing is not None
@@ -145,13 +166,13 @@ def place(crowd: Crowd, kind: str, rng: np.random.Generator) -> bool:
         draft = Draft(crowd, kind, size, moment, s, int(rng.choice((-1, 1))), rng)
         arc, motion = _PLACES[zone](draft), MOTIONS[zone]
         if arc is not None and crowd.is_free(arc, size, motion is Motion.PARKED):
-            crowd.add(Thing(kind, size, arc, motion))
+            crowd.add(PlacedObject(kind, size, arc, motion))
             return True
     return False
 
 
 def _draw_size(kind: str, rng: np.random.Generator) -> Size:
-    # Half of the variance is common to all dimensions: large cars are longer and higher.
+    # Half of the variance is common to all dimensions.
     spread = KINDS[kind].spread / np.sqrt(2)
     scale = np.clip(np.exp(rng.normal(0, spread) + rng.normal(0, spread, 3)), 0.7, 1.4)
     length, width, height = (float(value) for value in scale * KINDS[kind].size)
@@ -201,7 +222,7 @@ def _on_pavement(draft: Draft) -> Arcs:
 def _at_roadworks(draft: Draft) -> Arcs:
     lane, _ = draft.street.lanes[int(draft.rng.integers(len(draft.street.lanes)))]
     d = lane + draft.side * LANE_WIDTH / 2 + draft.rng.normal(0, 0.15)
-    # A barrier's length is its thin side: turned by a right angle it lies along the lane.
+    # The length of a barrier is its thin side. Turned by 90 degrees, it stands along the lane.
     return draft.still(d, draft.rng.choice((-1, 1)) * np.pi / 2 + draft.rng.normal(0, 0.15))
 
 
@@ -224,16 +245,16 @@ def _on_side_street(draft: Draft) -> Arcs:
     x, y, yaw = draft.street.pose(draft.street.crossing, 0.0)
     heading = yaw + draft.side * np.pi / 2
     along = draft.rng.uniform(-NEAR, NEAR)
-    # The right-hand lane of whichever way it drives.
+    # The right-hand lane.
     x += along * np.cos(heading) + SIDE_STREET_WIDTH / 4 * np.sin(heading)
     y += along * np.sin(heading) - SIDE_STREET_WIDTH / 4 * np.cos(heading)
     return single(x, y, heading, draft.rng.uniform(*KINDS[draft.kind].speeds), 0.0, 0.0, draft.moment)
 
 
 def _behind_a_truck(draft: Draft) -> Arcs | None:
-    """The motion of a trailer behind a moving truck that pulls none yet, if there is one."""
+    """Returns the trajectory of a trailer behind a moving truck without one, or None if there is no such truck."""
     crowd = draft.crowd
-    for index, truck in enumerate(crowd.things):
+    for index, truck in enumerate(crowd.objects):
         if truck.kind == "truck" and truck.motion is Motion.MOVING and index not in crowd.towing:
             crowd.towing.add(index)
             arc, back = truck.arc, -((truck.size[0] + draft.size[0]) / 2 + TOW_BAR)

@@ -1,7 +1,7 @@
-"""Casting the rays of a sensor against boxes, for cameras and LiDAR alike.
+"""Ray casting against boxes, for cameras and LiDAR.
 
-A sensor's rays form a grid of rows and columns. Each box is tested only against the rays of the rectangle of
-that grid which it can touch, all boxes at once: (box, ray) pairs are listed, tested and reduced without a loop.
+The rays of a sensor form a grid of rows and columns. Each box is tested only against a rectangular window of that
+grid. The (box, ray) pairs of all windows are tested at once, without a Python loop.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,13 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Windows:
-    """For each box the rows and columns of the ray grid that it can touch; columns wrap around.
+    """Windows of the ray grid that contain all rays that can hit each box. Columns wrap around.
 
-    All [P]: the first row and the number of rows, the first column and the number of columns. A box out of sight
-    has no rows or no columns.
+    Attributes:
+        row: First row, [P].
+        rows: Number of rows, 0 for a box out of view, [P].
+        column: First column, [P].
+        columns: Number of columns, 0 for a box out of view, [P].
     """
 
     row: Integers
@@ -28,7 +31,7 @@ class Windows:
     columns: Integers
 
     def pairs(self, width: int) -> tuple[Integers, Integers]:
-        """All (box, ray) pairs; a ray's index is row * width + column."""
+        """Returns the box and the ray of all pairs. The index of a ray is row * width + column."""
         counts = self.rows * self.columns
         box = np.repeat(np.arange(len(counts)), counts)
         within = np.arange(len(box)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -38,14 +41,14 @@ class Windows:
 
 @dataclass(frozen=True)
 class Hits:
-    """Where K rays enter the nearest box.
+    """Entry points of K rays into the nearest box.
 
     Attributes:
-        ray: rays that hit anything, ascending, [K].
-        box: the nearest box of each, [K].
-        distance: in units of the ray's direction, [K].
-        face: 0 to 5 in the order front, rear, left, right, top, bottom, [K].
-        point: entry point from the middle of the box in its frame, [K, 3] metres.
+        ray: Indices of the rays that hit a box, ascending, [K].
+        box: Index of the nearest box, [K].
+        distance: Distance in units of the ray's direction, [K].
+        face: Index of the face in the order front, rear, left, right, top, bottom, [K].
+        point: Entry point relative to the centre of the box, in its frame, in metres, [K, 3].
     """
 
     ray: Integers
@@ -55,7 +58,7 @@ class Hits:
     point: Floats
 
     def __getitem__(self, chosen: Booleans) -> "Hits":
-        """The hits of a mask."""
+        """Returns the hits selected by a mask."""
         return Hits(
             self.ray[chosen], self.box[chosen], self.distance[chosen], self.face[chosen], self.point[chosen]
         )
@@ -64,17 +67,17 @@ class Hits:
 def cast(
     origin: Floats, directions: Floats, boxes: PlacedBoxes, box: Integers, ray: Integers
 ) -> tuple[Hits, Integers, Integers]:
-    """Finds the nearest box of each ray among the given (box, ray) pairs, by the slab test.
+    """Finds the nearest box of each ray among the given (box, ray) pairs with the slab test.
 
     Args:
-        origin: common start of the rays in the map's frame, [3]; outside every box.
-        directions: [R, 3], map frame, any length.
-        boxes: the boxes.
-        box: box of each pair.
-        ray: ray of each pair.
+        origin: Common origin of the rays in the map frame, outside all boxes, [3].
+        directions: Directions of the rays in the map frame, of any length, [R, 3].
+        boxes: The boxes.
+        box: Box of each pair.
+        ray: Ray of each pair.
 
     Returns:
-        The nearest hits, and (box, ray) of all pairs that meet, hidden ones included.
+        The nearest hits, and the box and the ray of all pairs that intersect, including occluded ones.
     """
     starts = boxes.to_local(np.arange(len(boxes.centre)), origin - boxes.centre)
     x, y, z = np.take(directions.T, ray, axis=1)
@@ -82,7 +85,7 @@ def cast(
     direction = (cos * x + sin * y, cos * y - sin * x, z)
     enters, leaves = [], []
     for axis in range(3):
-        # A ray along a face never reaches the planes beside it, but 0 / 0 would say nothing.
+        # A ray parallel to a face never intersects its plane; dividing by zero could give 0 / 0.
         scale = 1.0 / np.where(direction[axis] == 0, TINY, direction[axis])
         middle, reach = -starts[box, axis] * scale, boxes.half[box, axis] * np.abs(scale)
         enters.append(middle - reach)
@@ -100,7 +103,7 @@ def cast(
     pair = met[seen]
     axis = np.stack([enter[pair] for enter in enters]).argmax(axis=0)
     local = np.stack([component[pair] for component in direction], axis=-1)
-    # A ray that runs along +x enters through the rear, and so on.
+    # A ray in direction +x enters through the rear face, and so on.
     forward = np.take_along_axis(local, axis[:, None], axis=1)[:, 0] > 0
     hits = Hits(
         ray=met_ray[seen],

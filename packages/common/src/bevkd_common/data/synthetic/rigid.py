@@ -1,4 +1,4 @@
-"""Rigid motions in numpy: rotations, 4x4 matrices and the quaternions of the nuScenes tables."""
+"""Rigid transforms in NumPy: rotation matrices, 4x4 matrices and quaternions [w, x, y, z]."""
 
 from typing import TypeAlias
 
@@ -11,7 +11,7 @@ Booleans: TypeAlias = npt.NDArray[np.bool_]
 
 
 def rotation_from_euler(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Floats:
-    """Rotation matrix [3, 3] that rolls about x, then pitches about y, then yaws about z (radians)."""
+    """Returns the rotation matrix [3, 3] of a roll about x, then a pitch about y, then a yaw about z (radians)."""
     cy, sy, cp, sp, cr, sr = (f(a) for a in (yaw, pitch, roll) for f in (np.cos, np.sin))
     return np.array(
         [
@@ -23,7 +23,7 @@ def rotation_from_euler(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Fl
 
 
 def rotation_from_quaternion(wxyz: tuple[float, float, float, float]) -> Floats:
-    """Rotation matrix [3, 3] of a quaternion in nuScenes order, normalised first."""
+    """Returns the rotation matrix [3, 3] of a quaternion, which is normalised first."""
     w, x, y, z = np.asarray(wxyz) / np.linalg.norm(wxyz)
     return np.array(
         [
@@ -35,9 +35,10 @@ def rotation_from_quaternion(wxyz: tuple[float, float, float, float]) -> Floats:
 
 
 def quaternion_from_rotation(rotation: Floats) -> list[float]:
-    """Unit quaternion [w, x, y, z] of a rotation matrix, with the largest component positive."""
+    """Returns the unit quaternion of a rotation matrix whose largest component is positive."""
     r = rotation
-    # 4x the outer product of the quaternion with itself; its best conditioned row is the quaternion.
+    # Four times the outer product of the quaternion with itself. Each row is a multiple of the quaternion; the row
+    # with the largest diagonal element is the most accurate.
     products = np.array(
         [
             [1 + r[0, 0] + r[1, 1] + r[2, 2], r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]],
@@ -51,12 +52,12 @@ def quaternion_from_rotation(rotation: Floats) -> list[float]:
 
 
 def quaternion_from_yaw(yaw: float) -> list[float]:
-    """Unit quaternion [w, x, y, z] of a rotation about z."""
+    """Returns the unit quaternion of a rotation about z."""
     return [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))]
 
 
 def rigid(rotation: Floats, translation: Floats) -> Floats:
-    """The 4x4 matrix `dst_T_src` of a rotation [3, 3] and a translation [3]."""
+    """Returns the 4x4 matrix `dst_T_src` of a rotation [3, 3] and a translation [3]."""
     matrix = np.eye(4)
     matrix[:3, :3] = rotation
     matrix[:3, 3] = translation
@@ -64,7 +65,7 @@ def rigid(rotation: Floats, translation: Floats) -> Floats:
 
 
 def inverse(matrix: Floats) -> Floats:
-    """Inverse of a rigid 4x4 matrix."""
+    """Returns the inverse of a rigid 4x4 matrix."""
     return rigid(matrix[:3, :3].T, -matrix[:3, :3].T @ matrix[:3, 3])
 
 

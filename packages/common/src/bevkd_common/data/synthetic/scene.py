@@ -1,32 +1,25 @@
-"""One scene: the street, the ego's way, everything on it, the light."""
+"""Scenes: the street, the trajectory of the ego vehicle, the objects and the light."""
 
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import islice
 
 import numpy as np
 
 from bevkd_common.config.datasets.world import WorldConfig
-from bevkd_common.errors import UserError
 
 from .kinds import CLASS_KINDS, CLUTTER_SHARES, KINDS, Motion
 from .motion import Arcs, concatenate, single
 from .placement import HOUSES, NEAR, Crowd, place
-from .rigid import Booleans, Floats, rigid, rotation_from_euler
+from .rigid import Floats, rigid, rotation_from_euler
 from .street import Street, draw_street
 
-# The devkit's CAN-bus reader refuses these scene numbers, which have no CAN data in the real set.
-NO_CAN_NUMBERS = frozenset([*range(161, 169), *range(170, 177), *range(309, 315)])
-TRACK_STEP = 0.1  # seconds between the moments at which tracks are checked for contact
-EARLIEST = 0.05  # seconds by which the first camera may be ahead of the LiDAR
+TRACK_STEP = 0.1  # seconds between the times at which trajectories are checked for collisions
+LEAD = 0.05  # seconds by which an image may precede the LiDAR sweep of its key frame
 FASTEST_EGO = 9.0  # m/s
-MOST_INSTANCES = 255  # masks have eight bits
-FIRST_TIMESTAMP = 1_600_000_000_000_000
-SCENE_SPACING = 100_000_000  # microseconds between the starts of two scenes
 
 
 class Stream(IntEnum):
-    """Separate sources of random numbers, so that one more draw in one place changes nothing elsewhere."""
+    """Independent random streams: additional draws from one stream do not change the others."""
 
     LAYOUT = 1
     APPEARANCE = 2
@@ -38,13 +31,13 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True)
 class Light:
-    """How a scene looks as a whole; colours are RGB in [0, 1]."""
+    """Light and colours of a scene; colours are RGB in [0, 1]."""
 
-    sun: Floats  # unit vector towards the sun, in the map's frame
+    sun: Floats  # unit vector towards the sun, map frame
     ambient: float
     exposure: float
     tint: Floats
-    haze: float  # distance in metres at which about two thirds of a thing's colour are lost
+    haze: float  # distance in metres over which contrast falls to 1 / e
     zenith: Floats
     horizon: Floats
     asphalt: Floats
@@ -54,17 +47,22 @@ class Light:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything of one scene that does not change with time.
+    """One scene. Times in seconds are relative to its first key frame.
 
     Attributes:
-        number: number in the scene's name, from 1.
-        start: timestamp of the first key frame in microseconds; times in seconds count from it.
-        kinds, motions, sizes, arcs: the things in it; sizes are (length, width, height), [N, 3].
-        entropy: the world's seed and the scene's index, from which all its random numbers come.
+        seed: Seed of the world.
+        index: Index of the scene in the world. With the seed, it determines all random numbers of the scene.
+        street: The street.
+        ego: Trajectory of the ego vehicle.
+        kinds: Kind of each object, [N].
+        motions: Motion of each object, [N].
+        sizes: Length, width and height of each object, [N, 3].
+        arcs: Trajectories of the objects.
+        light: The light.
     """
 
-    number: int
-    start: int
+    seed: int
+    index: int
     street: Street
     ego: Arcs
     kinds: tuple[str, ...]
@@ -72,85 +70,51 @@ class Scene:
     sizes: Floats
     arcs: Arcs
     light: Light
-    entropy: tuple[int, int]
-
-    @property
-    def name(self) -> str:
-        """Name in the nuScenes tables."""
-        return _name(self.number)
-
-    @property
-    def annotated(self) -> Booleans:
-        """Whether each thing has a category and so gets annotations, [N]."""
-        return np.array([KINDS[kind].category is not None for kind in self.kinds], dtype=np.bool_)
 
     def map_T_ego(self, seconds: float) -> Floats:  # noqa: N802
-        """Pose matrix of the ego at a moment; the ground is level and so is the ego."""
+        """Returns the ego pose at a time as a matrix. The ego vehicle does not pitch or roll."""
         x, y, yaw = self.ego.poses(seconds)[0]
         return rigid(rotation_from_euler(yaw), np.array([x, y, 0.0]))
 
     def random(self, stream: Stream, *key: int) -> np.random.Generator:
-        """The random numbers for one purpose, whatever else was drawn before."""
-        return np.random.default_rng([*self.entropy, stream, *key])
-
-
-def scene_names(config: WorldConfig) -> list[str]:
-    """Names of all scenes, training first."""
-    return [_name(number) for number in _numbers(config)]
-
-
-def _name(number: int) -> str:
-    return f"scene-{number:04d}"
-
-
-def _numbers(config: WorldConfig) -> list[int]:
-    free = (number for number in range(1, 10_000) if number not in NO_CAN_NUMBERS)
-    return list(islice(free, config.scenes))
+        """Returns a new generator of one random stream of this scene."""
+        return np.random.default_rng([self.seed, self.index, stream, *key])
 
 
 def time_span(config: WorldConfig) -> tuple[float, float]:
-    """First and last moment of a scene in seconds: frames begin one key-frame interval before the first."""
+    """Returns the times of the first frame and of the last key frame of a scene in seconds.
+
+    Frames begin one key-frame interval before the first key frame.
+    """
     return -1 / config.keyframe_rate, (config.keyframes_per_scene - 1) / config.keyframe_rate
 
 
 def draw_scene(config: WorldConfig, index: int) -> Scene:
-    """Draws scene `index` of a world, independently of all others.
-
-    Raises:
-        UserError: the configuration asks for more annotated things than a mask can number.
-    """
+    """Draws scene `index` of a world. It does not depend on other scenes."""
     rng = np.random.default_rng([config.seed, index, Stream.LAYOUT])
     first, last = time_span(config)
-    # Gaining speed all the way, the ego gets a quarter farther than at its first speed.
+    # With the largest acceleration, the ego vehicle drives a quarter farther than at constant speed.
     street = draw_street(rng, 1.25 * FASTEST_EGO * (last - first) + HOUSES)
-    times = np.linspace(first - EARLIEST, last, max(2, round((last - first) / TRACK_STEP) + 1))
+    times = np.linspace(first - LEAD, last, max(2, round((last - first) / TRACK_STEP) + 1))
     ego = _draw_ego(street, times, rng)
     crowd = Crowd(street, ego, times)
     for kind in _draw_kinds(config, _crowding(ego, times), rng):
         place(crowd, kind, rng)
-    number = _numbers(config)[index]
-    scene = Scene(
-        number=number,
-        start=FIRST_TIMESTAMP + number * SCENE_SPACING,
+    return Scene(
+        seed=config.seed,
+        index=index,
         street=street,
         ego=ego,
-        kinds=tuple(thing.kind for thing in crowd.things),
-        motions=tuple(thing.motion for thing in crowd.things),
-        sizes=np.array([thing.size for thing in crowd.things]).reshape(-1, 3),
-        arcs=concatenate([thing.arc for thing in crowd.things]),
+        kinds=tuple(placed.kind for placed in crowd.objects),
+        motions=tuple(placed.motion for placed in crowd.objects),
+        sizes=np.array([placed.size for placed in crowd.objects]).reshape(-1, 3),
+        arcs=concatenate([placed.arc for placed in crowd.objects]),
         light=_draw_light(rng),
-        entropy=(config.seed, index),
     )
-    if scene.annotated.sum() > MOST_INSTANCES:
-        raise UserError(
-            f"{scene.name} would have {scene.annotated.sum()} annotated things and a mask numbers only "
-            f"{MOST_INSTANCES}: lower the counts in `objects`, `clutter` or keyframes_per_scene"
-        )
-    return scene
 
 
 def _draw_ego(street: Street, times: Floats, rng: np.random.Generator) -> Arcs:
-    """The ego keeps to its lane; in one scene of six it stands."""
+    """Draws the trajectory of the ego vehicle along its lane. In one of six scenes it stands still."""
     speed = 0.0 if rng.random() < 1 / 6 else rng.uniform(2, FASTEST_EGO)
     limit = min(1.5, 0.5 * speed / (times[-1] - times[0]))
     acceleration = rng.uniform(-limit, limit)
@@ -158,13 +122,13 @@ def _draw_ego(street: Street, times: Floats, rng: np.random.Generator) -> Arcs:
 
 
 def _crowding(ego: Arcs, times: Floats) -> float:
-    """How many times more things a scene needs for the ego's way to be as busy as around an ego that stands."""
+    """Returns the factor on object counts that keeps their density along the ego trajectory constant."""
     moved = ego.poses(times)[:, 0, :2]
     return 1 + float(np.linalg.norm(np.diff(moved, axis=0), axis=1).sum()) / (2 * NEAR)
 
 
 def _draw_kinds(config: WorldConfig, crowding: float, rng: np.random.Generator) -> list[str]:
-    """Kinds to place, in order."""
+    """Draws the kinds of the objects to place, in order of placement."""
     kinds: list[str] = []
     for name, shares in CLASS_KINDS.items():
         count = int(getattr(config.objects, name) * crowding + rng.random())

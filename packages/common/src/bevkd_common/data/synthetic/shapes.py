@@ -1,7 +1,7 @@
-"""The shapes of things: a few boxes each, and what is painted on them.
+"""Shapes of objects: a few boxes each, with colours and patterns.
 
-Box limits are shares of the thing's length (x, forward), width (y, left) and height (z, up): x and y run from
--0.5 to 0.5, z from 0 to 1.
+Box limits are shares of the object's length (x, forward), width (y, left) and height (z, up). The range of x and y
+is -0.5 to 0.5, that of z is 0 to 1.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Colour = tuple[float, float, float]
 
 
 class Paint(IntEnum):
-    """Which colour a part takes; the first two are drawn anew for every instance."""
+    """Colour of a part. Each object draws its own primary and secondary colour."""
 
     PRIMARY = 0
     SECONDARY = auto()
@@ -22,7 +22,7 @@ class Paint(IntEnum):
     BARK = auto()
 
 
-# Colour in [0, 1] and share of the laser light that comes back.
+# RGB in [0, 1] and share of LiDAR light reflected.
 FIXED_PAINTS: dict[Paint, tuple[Colour, float]] = {
     Paint.GLASS: ((0.12, 0.16, 0.20), 0.06),
     Paint.TYRE: ((0.06, 0.06, 0.06), 0.05),
@@ -33,7 +33,7 @@ FIXED_PAINTS: dict[Paint, tuple[Colour, float]] = {
 
 
 class Pattern(IntEnum):
-    """What is painted over the plain colour of a part."""
+    """Pattern on top of the colour of a part."""
 
     PLAIN = 0
     LIGHTS = auto()  # white lamps in front, red ones behind
@@ -47,7 +47,7 @@ class Pattern(IntEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """One box of a kind."""
+    """One box of an object."""
 
     limits: tuple[float, float, float, float, float, float]  # x0, x1, y0, y1, z0, z1
     paint: Paint
@@ -161,5 +161,5 @@ SIGN = (
 
 
 def block(pattern: Pattern = Pattern.PLAIN) -> tuple[Part, ...]:
-    """A single box that fills the thing."""
+    """Returns the shape of an object that is a single box."""
     return (Part((-0.5, 0.5, -0.5, 0.5, 0.0, 1.0), Paint.PRIMARY, pattern),)

@@ -1,4 +1,4 @@
-"""The boxes that all things of a scene are built of, as arrays, and where they are at a moment."""
+"""Boxes of all objects of a scene as arrays, in the objects' frames and in the map frame."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from .rigid import Floats, Integers
 from .scene import Scene, Stream
 from .shapes import FIXED_PAINTS, Paint
 
-# The annotated box is a little larger than the thing in it, as annotators draw it: laser points with their
-# noise stay inside, points of the ground stay outside.
+# Annotated boxes are slightly larger than the object, as annotators draw them: noisy LiDAR points of the object are
+# inside, points of the ground are outside.
 SIDE_MARGIN = 0.05
 TOP_MARGIN = 0.04
 GROUND_GAP = 0.03
@@ -22,16 +22,16 @@ FACE_NORMALS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1]
 
 @dataclass(frozen=True)
 class Solids:
-    """P boxes in the frames of their owners (x forward, y left, z up, origin on the ground below the middle).
+    """P boxes in the frames of their owners (x forward, y left, z up, origin on the ground below the centre).
 
     Attributes:
-        owner: index of the thing in the scene, [P].
-        centre: [P, 3] metres.
-        half: half sizes, [P, 3] metres.
-        colour: of each face in the order front, rear, left, right, top, bottom; RGB in [0, 1], [P, 6, 3].
+        owner: Index of the object in the scene, [P].
+        centre: Centres in metres, [P, 3].
+        half: Half sizes in metres, [P, 3].
+        colour: RGB in [0, 1] of the front, rear, left, right, top and bottom face, [P, 6, 3].
         pattern: `Pattern` value, [P].
-        reflectivity: share of the laser light returned, [P].
-        gradient: what is added to it from the rear (-) to the front (+) of the owner, per metre, [P].
+        reflectivity: Share of LiDAR light reflected, [P].
+        gradient: Change of the reflectivity per metre along x of the owner, [P].
     """
 
     owner: Integers
@@ -47,7 +47,7 @@ class Solids:
         return len(self.owner)
 
     def placed(self, owner_poses: Floats) -> "PlacedBoxes":
-        """The boxes in the map's frame, for poses (x, y, yaw) of the owners [N, 3]."""
+        """Returns the boxes in the map frame, given the poses (x, y, yaw) of the owners, [N, 3]."""
         pose = owner_poses[self.owner]
         cos, sin = np.cos(pose[:, 2]), np.sin(pose[:, 2])
         x, y, z = self.centre.T
@@ -56,13 +56,13 @@ class Solids:
 
 
 def upright_boxes(centre: Floats, half: Floats, yaw: Floats) -> "PlacedBoxes":
-    """Boxes in the map's frame from centres and half sizes [P, 3] and headings [P]."""
+    """Returns boxes in the map frame from centres [P, 3], half sizes [P, 3] and headings [P]."""
     return PlacedBoxes(centre, half, yaw, np.cos(yaw), np.sin(yaw))
 
 
 @dataclass(frozen=True)
 class PlacedBoxes:
-    """Upright boxes in the map's frame: centre and half sizes [P, 3], heading and its cosine and sine [P]."""
+    """P upright boxes in the map frame: centre and half sizes [P, 3], heading and its cosine and sine [P]."""
 
     centre: Floats
     half: Floats
@@ -71,7 +71,7 @@ class PlacedBoxes:
     sin: Floats
 
     def joined(self, other: "PlacedBoxes") -> "PlacedBoxes":
-        """These boxes followed by others."""
+        """Returns these boxes followed by others."""
         return PlacedBoxes(
             np.concatenate([self.centre, other.centre]),
             np.concatenate([self.half, other.half]),
@@ -81,7 +81,7 @@ class PlacedBoxes:
         )
 
     def corners(self) -> Floats:
-        """The eight corners, [P, 8, 3]."""
+        """Returns the eight corners of each box, [P, 8, 3]."""
         signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
         local = signs * self.half[:, None]
         cos, sin = self.cos[:, None], self.sin[:, None]
@@ -92,7 +92,7 @@ class PlacedBoxes:
         return rotated + self.centre[:, None]
 
     def to_local(self, box: Integers, offset: Floats) -> Floats:
-        """Turns vectors [K, 3] of the map's frame into the frames of the given boxes [K]."""
+        """Rotates vectors [K, 3] from the map frame into the frames of the given boxes [K]."""
         cos, sin = self.cos[box], self.sin[box]
         return np.stack(
             [cos * offset[:, 0] + sin * offset[:, 1], cos * offset[:, 1] - sin * offset[:, 0], offset[:, 2]],
@@ -101,14 +101,18 @@ class PlacedBoxes:
 
 
 def annotation_boxes(scene: Scene, seconds: float) -> Floats:
-    """Annotated boxes (x, y, z of the middle, length, width, height, yaw) of all things, [N, 7], map frame."""
+    """Returns the annotation boxes of all objects at a time, in the map frame.
+
+    Returns:
+        Centre x, y, z, length, width, height, yaw, [N, 7].
+    """
     poses = scene.arcs.poses(seconds)
     z = GROUND_GAP + scene.sizes[:, 2] / 2
     return np.column_stack([poses[:, 0], poses[:, 1], z, scene.sizes, poses[:, 2]])
 
 
 def build_solids(scene: Scene) -> Solids:
-    """Builds the boxes of all things of a scene in their own colours."""
+    """Returns the boxes of all objects of a scene with randomly drawn colours."""
     rng = scene.random(Stream.APPEARANCE)
     rows: list[tuple[int, Floats, Floats, Floats, int, float, float]] = []
     for owner, name in enumerate(scene.kinds):

@@ -1,7 +1,7 @@
-"""The street: a curved main road, perhaps a side street, and where on them things belong.
+"""The street: a curved main road and an optional side street.
 
-Positions are (s, d): metres along the ego's lane and metres to the left of it. The map's frame is x, y in
-metres; the ego's lane starts at the ego's pose at time zero.
+Street coordinates are (s, d): metres along the ego lane and metres to its left. Map coordinates are x, y in metres.
+The origin of the street coordinates is the ego pose at time 0.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MAP_MARGIN = 20.0  # metres of map beyond the road's ends
 
 
 class Ground(IntEnum):
-    """What lies at a spot."""
+    """Type of ground."""
 
     VERGE = 0
     PAVEMENT = 1
@@ -31,16 +31,16 @@ class Ground(IntEnum):
 
 @dataclass(frozen=True)
 class Street:
-    """Geometry of one scene's roads.
+    """Geometry of the roads of one scene.
 
     Attributes:
-        origin: x and y at (0, 0), metres from the map's corner.
-        yaw: heading of the ego's lane at s = 0.
-        curvature: of the ego's lane, 1/m, positive to the left.
-        lanes: (d, direction) of each driving lane; direction is 1 along the ego's, -1 against it.
-        curbs: (d, direction) of each parking lane.
-        edges: d of the right and of the left border of the carriageway, parking lanes included.
-        crossing: s at which a side street crosses at a right angle, or None.
+        origin: Map x and y of (s, d) = (0, 0), in metres.
+        yaw: Heading of the ego lane at s = 0.
+        curvature: Curvature of the ego lane in 1/m, positive to the left.
+        lanes: d and direction of each driving lane; the direction is 1 along the ego lane, -1 against it.
+        curbs: d and direction of each parking lane.
+        edges: d of the right and of the left edge of the roadway, including parking lanes.
+        crossing: s of a side street that crosses at a right angle, or None.
     """
 
     origin: float
@@ -52,7 +52,7 @@ class Street:
     crossing: float | None
 
     def pose(self, s: float, d: float) -> tuple[float, float, float]:
-        """Map position and lane heading (x, y, yaw) at (s, d)."""
+        """Returns map position and lane heading (x, y, yaw) at (s, d)."""
         turn = self.curvature * s
         chord = s * np.sinc(turn / (2 * np.pi))
         yaw = self.yaw + turn
@@ -61,7 +61,7 @@ class Street:
         return float(x), float(y), float(yaw)
 
     def coordinates(self, xy: Floats) -> tuple[Floats, Floats]:
-        """(s, d) of map positions [..., 2]; the inverse of `pose`."""
+        """Returns (s, d) of map positions [..., 2]; the inverse of `pose`."""
         x, y = xy[..., 0] - self.origin, xy[..., 1] - self.origin
         along = x * np.cos(self.yaw) + y * np.sin(self.yaw)
         across = y * np.cos(self.yaw) - x * np.sin(self.yaw)
@@ -73,7 +73,13 @@ class Street:
         return radius * np.arctan2(side * along, side * (radius - across)), d
 
     def side_coordinates(self, xy: Floats) -> tuple[Floats, Floats]:
-        """Positions along and across the side street [..., 2], measured from the ego's lane; needs a crossing."""
+        """Returns the coordinates along and across the side street of map positions [..., 2].
+
+        Their origin is the crossing with the ego lane.
+
+        Raises:
+            ValueError: If there is no side street.
+        """
         if self.crossing is None:
             raise ValueError("this street has no side street")
         x0, y0, yaw = self.pose(self.crossing, 0.0)
@@ -81,7 +87,7 @@ class Street:
         return -x * np.sin(yaw) + y * np.cos(yaw), x * np.cos(yaw) + y * np.sin(yaw)
 
     def ground(self, xy: Floats) -> Integers:
-        """`Ground` value at map positions [..., 2]."""
+        """Returns the `Ground` value at map positions [..., 2]."""
         s, d = self.coordinates(xy)
         right, left = self.edges
         cover = np.full(s.shape, int(Ground.VERGE))
@@ -100,7 +106,10 @@ class Street:
         return cover
 
     def _marked(self, s: Floats, d: Floats) -> Booleans:
-        """Dashes between lanes, a full line between directions and along the parking lanes."""
+        """Returns whether positions are on a lane marking.
+
+        Markings between lanes of the same direction are dashed, all others are solid.
+        """
         marked = np.zeros(s.shape, dtype=np.bool_)
         for lane, direction in self.lanes:
             for border in (lane - LANE_WIDTH / 2, lane + LANE_WIDTH / 2):
@@ -114,12 +123,12 @@ class Street:
 
 
 def draw_street(rng: np.random.Generator, way: float) -> Street:
-    """Draws the lanes, the bend and the side street of a scene; traffic keeps to the right.
+    """Draws the street of a scene, with right-hand traffic.
 
     Args:
-        rng: source of randomness.
-        way: metres of road to either side of the origin that the scene may use; bends are wide enough that the
-            road does not come back to itself.
+        rng: Random generator.
+        way: Metres of road used on each side of the origin. The radius of bends is large enough that the road does
+            not intersect itself.
     """
     tightest = max(TIGHTEST_BEND, way / 2)
     bend, sign = rng.random(), float(rng.choice((-1, 1)))

@@ -1,44 +1,53 @@
-"""The CAN-bus expansion of nuScenes for one scene, derived from the ego's exact motion.
+"""The nuScenes CAN-bus expansion for one scene, computed from the exact ego motion.
 
-Fields, units and rates are those of the expansion's own description, but for `zoesensors`, which comes at
-100 Hz here instead of some 900 Hz.
+Fields, units and rates follow the description of the expansion, except that `zoesensors` has a rate of 100 Hz
+instead of about 900 Hz.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .rigid import Floats, quaternion_from_yaw
-from .scene import Scene
+from bevkd_common.data.synthetic.rigid import Floats, quaternion_from_yaw
+from bevkd_common.data.synthetic.scene import Scene
 
 WHEELBASE, TRACK_WIDTH, WHEEL_CIRCUMFERENCE = 2.59, 1.51, 1.94  # metres
-STEERING_RATIO = 16.0  # turns of the steering wheel for one of the wheels
+STEERING_RATIO = 16.0  # angle of the steering wheel / angle of the front wheels
 GRAVITY = 9.81
-MARGIN = 0.25  # seconds of messages before the first frame and after the last
+MARGIN = 0.25  # seconds of messages before the first frame and after the last frame
 ROUTE_MARGIN = 50.0  # metres
 
 Message = dict[str, Any]
 
 
-def can_messages(scene: Scene, first: float, last: float) -> dict[str, Any]:
-    """All message files of a scene by name, for frames between two moments in seconds."""
-    start, end = first - MARGIN, last + MARGIN
+def can_messages(scene: Scene, start: int, first: float, last: float) -> dict[str, Any]:
+    """Returns the content of all message files of a scene by name.
+
+    Args:
+        scene: The scene.
+        start: Timestamp of the time 0 of the scene in microseconds.
+        first: Time of the first frame in seconds.
+        last: Time of the last frame in seconds.
+    """
+    states = _States(scene, start, first - MARGIN, last + MARGIN)
     messages: dict[str, list[Message]] = {
-        "ms_imu": _messages(scene, start, end, 100.0, _imu),
-        "pose": _messages(scene, start, end, 50.0, _pose),
-        "steeranglefeedback": _messages(scene, start, end, 100.0, _steering),
-        "vehicle_monitor": _messages(scene, start, end, 2.0, _monitor),
-        "zoesensors": _messages(scene, start, end, 100.0, _zoe_sensors),
-        "zoe_veh_info": _messages(scene, start, end, 100.0, _zoe_vehicle),
+        "ms_imu": states.messages(100.0, _imu),
+        "pose": states.messages(50.0, _pose),
+        "steeranglefeedback": states.messages(100.0, _steering),
+        "vehicle_monitor": states.messages(2.0, _monitor),
+        "zoesensors": states.messages(100.0, _zoe_sensors),
+        "zoe_veh_info": states.messages(100.0, _zoe_vehicle),
     }
     files: dict[str, Any] = dict(messages)
     files["meta"] = {name: _statistics(rows) for name, rows in messages.items()}
-    files["route"] = _route(scene, start, end)
+    files["route"] = _route(scene, states.first, states.last)
     return files
 
 
 class _State:
-    """The ego at one moment."""
+    """Motion and controls of the ego vehicle at one time."""
 
     def __init__(self, scene: Scene, seconds: float) -> None:
         ego = scene.ego
@@ -47,23 +56,32 @@ class _State:
         self.acceleration = float(ego.acceleration[0])
         self.curvature = float(ego.curvature[0])
         self.yaw_rate = self.speed * self.curvature
-        # Degrees of the steering wheel; the bus counts turns to the right as positive.
+        # Angle of the steering wheel in degrees; on the bus, right is positive.
         self.steering = -float(np.degrees(np.arctan(WHEELBASE * self.curvature))) * STEERING_RATIO
         self.throttle = int(np.clip(120 + 250 * self.acceleration, 0, 1000)) if self.speed > 0 else 0
         self.brake = int(np.clip(-20 * self.acceleration, 0, 126)) if self.speed > 0 else 8
 
     def wheel_rpm(self, side: int) -> float:
-        """Turns per minute of a wheel on the left (-1) or right (1)."""
+        """Returns the revolutions per minute of a wheel on the left (-1) or right (1) side."""
         speed = self.speed * (1 + side * self.curvature * TRACK_WIDTH / 2)
         return round(speed / WHEEL_CIRCUMFERENCE * 60 / 0.0417) * 0.0417
 
 
-def _messages(scene: Scene, start: float, end: float, rate: float, make: Any) -> list[Message]:
-    rows = []
-    for tick in range(int(np.ceil(start * rate)), int(np.floor(end * rate)) + 1):
-        micros = round(tick / rate * 1e6)
-        rows.append({"utime": scene.start + micros, **make(_State(scene, micros * 1e-6))})
-    return rows
+@dataclass(frozen=True)
+class _States:
+    """States of the ego vehicle between two times in seconds."""
+
+    scene: Scene
+    start: int
+    first: float
+    last: float
+
+    def messages(self, rate: float, make: Callable[[_State], Message]) -> list[Message]:
+        rows = []
+        for tick in range(int(np.ceil(self.first * rate)), int(np.floor(self.last * rate)) + 1):
+            micros = round(tick / rate * 1e6)
+            rows.append({"utime": self.start + micros, **make(_State(self.scene, micros * 1e-6))})
+        return rows
 
 
 def _imu(state: _State) -> Message:
@@ -158,8 +176,8 @@ def _moments(values: Floats, prefix: str) -> Message:
     return {f"{prefix}{name}": getattr(values, name)(axis=0).tolist() for name in ("max", "mean", "min", "std")}
 
 
-def _route(scene: Scene, start: float, end: float) -> list[list[float]]:
-    """The ego's lane from 50 m before the scene to 50 m after it."""
-    ends = [float(scene.street.coordinates(scene.ego.poses(moment)[0, :2])[0]) for moment in (start, end)]
+def _route(scene: Scene, first: float, last: float) -> list[list[float]]:
+    """Returns points of the ego lane from 50 m before the first pose to 50 m after the last pose."""
+    ends = [float(scene.street.coordinates(scene.ego.poses(moment)[0, :2])[0]) for moment in (first, last)]
     along = np.arange(ends[0] - ROUTE_MARGIN, ends[1] + ROUTE_MARGIN, 0.5)
     return [list(scene.street.pose(float(s), 0.0)[:2]) for s in along]

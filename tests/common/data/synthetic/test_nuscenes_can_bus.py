@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from bevkd_common.data.synthetic.canbus import can_messages
+from bevkd_common.data.synthetic.nuscenes.can_bus import can_messages
 from bevkd_common.data.synthetic.scene import time_span
 
 COUNTS = {
@@ -12,10 +12,12 @@ COUNTS = {
     "zoe_veh_info": 100,
 }
 
+START = 1_600_000_100_000_000  # microseconds
+
 
 @pytest.fixture
 def messages(scene, config):
-    return can_messages(scene, *time_span(config))
+    return can_messages(scene, START, *time_span(config))
 
 
 def test_rates_and_span(messages, scene):
@@ -24,6 +26,7 @@ def test_rates_and_span(messages, scene):
         micros = np.array([row["utime"] for row in messages[name]])
         assert (np.diff(micros) == round(1e6 / rate)).all()
         # A quarter of a second around frames from -0.5 s to 1 s.
+        assert START - 750_000 <= micros[0] < micros[-1] <= START + 1_250_000
         assert len(micros) == pytest.approx(2.0 * rate, abs=1)
         assert messages["meta"][name]["message_count"] == len(micros)
         assert messages["meta"][name]["message_freq"] == pytest.approx(rate)
