@@ -19,9 +19,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipe import Recipe
-from bevkd_common.config.recipes import recipe_path
+from bevkd_common.config.recipes import load_named
 from bevkd_common.data.samples import Batch, Cameras, Cloud
 from bevkd_common.engine.allocator import keep_freed_memory
 from bevkd_common.engine.optimizer import build_optimizer
@@ -50,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     name, samples, image_size, points, reach = SIZES[arguments.size]
     # Times do not depend on what the weights are, and nothing need be fetched.
-    recipe = load_recipe(recipe_path(name), ["student.image_backbone.weights=null"] if "nuscenes" in name else [])
+    recipe = load_named(name, ["student.image_backbone.weights=null"] if "nuscenes" in name else [])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from accelerate import Accelerator
-from bevkd_common.config.recipes import catalogue
+from bevkd_common.config.recipes import Choice, catalogue
 from bevkd_common.experiment.run import Request, run_experiment
 from bevkd_common.experiment.sweep import Point, collect, write_table
 from bevkd_common.progress import ConsoleReporter
@@ -27,13 +27,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("pairs"), help="folder for the two files")
     arguments = parser.parse_args()
     points, seeds = [], set()
-    for file in catalogue().files:
-        chosen = file.recipe.selects
+    for pair in catalogue().pairs:
+        chosen = pair.head.selects
         wanted = not arguments.students or chosen.student in arguments.students
-        if file.method == arguments.method and chosen.dataset == "synthetic" and wanted:
+        if arguments.method in pair.sections and chosen.dataset == "synthetic" and wanted:
+            recipe = Choice((arguments.method,), pair).load()
             values = {"teacher": chosen.teacher, "student": chosen.student}
-            points.append(Point(values, file.recipe, arguments.runs / f"pairs-{chosen.teacher}-{chosen.student}"))
-            seeds.add(file.recipe.seeds[: arguments.seeds])
+            points.append(Point(values, recipe, arguments.runs / f"pairs-{chosen.teacher}-{chosen.student}"))
+            seeds.add(recipe.seeds[: arguments.seeds])
     if len(seeds) != 1:
         raise SystemExit(f"{len(points)} recipes with {len(seeds)} different lists of seeds")
     numbers, reporter, accelerator = seeds.pop(), ConsoleReporter(), Accelerator(cpu=True)

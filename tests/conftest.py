@@ -17,7 +17,7 @@ TOY = Path(__file__).parent / "e2e" / "toy"
 
 @pytest.fixture
 def toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Puts the toy package and its entry points on the path; gives its recipe."""
+    """Puts the toy package and its entry points on the path; gives its recipe as one complete file."""
     project = tomllib.loads((TOY / "pyproject.toml").read_text())["project"]
     site = tmp_path_factory.mktemp("site")
     about = site / f"bevkd_toy-{project['version']}.dist-info"
@@ -32,7 +32,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.syspath_prepend(str(TOY / "src"))
     _rediscover()
-    yield TOY / "src" / "bevkd_toy" / "recipes" / "toy.yaml"
+    from bevkd_common.config.recipes import choose
+
+    recipe = site / "toy.yaml"
+    recipe.write_text(choose("toy_method/toy").text())
+    yield recipe
     monkeypatch.undo()
     for name in [name for name in sys.modules if name.partition(".")[0] == "bevkd_toy"]:
         del sys.modules[name]

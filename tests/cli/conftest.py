@@ -13,10 +13,10 @@ STAND_IN = Path(__file__).parents[1] / "common" / "config" / "stand_in"
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Puts the stand-in distribution on the path; gives its one recipe."""
+    """Puts the stand-in distribution on the path; gives its one recipe as a complete file."""
     monkeypatch.syspath_prepend(str(STAND_IN))
     _rediscover()
-    yield STAND_IN / "stand_in_recipes" / "pillars-lift.toy.yaml"
+    yield STAND_IN / "pillars-lift.toy.yaml"
     monkeypatch.undo()
     _rediscover()
 

@@ -191,26 +191,28 @@ def test_a_broken_plug_in_warns_in_listings(
 def test_recipes_are_listed_with_the_flags_that_select_them(stand_in: Path, bevkd: Bevkd) -> None:
     code, out, _ = bevkd("recipes", "ls")
     assert code == 0
-    row = "imitation/pillars-lift.toy\tpillars\tlift\ttoy\tPillars teach a camera detector on a made world\t"
+    row = "pillars-lift.toy\tpillars\tlift\ttoy\tPillars teach a camera detector on a made world\timitation\t"
     assert row in out.splitlines()
 
 
 def test_a_broken_recipe_warns_in_the_listing(
     stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bevkd: Bevkd
 ) -> None:
-    shutil.copytree(stand_in.parents[1], tmp_path / "copy")
-    (tmp_path / "copy" / "stand_in_recipes" / "broken.yaml").write_text("summary: 3\n")
-    monkeypatch.setattr("bevkd_common.config.recipes.files", lambda _: tmp_path / "copy" / "stand_in_recipes")
+    shutil.copytree(stand_in.parent, tmp_path / "copy")
+    (tmp_path / "copy" / "stand_in_pairs" / "broken.yaml").write_text("summary: 3\n")
+    monkeypatch.setattr("bevkd_common.config.recipes.files", lambda package: tmp_path / "copy" / package)
+    for package in ("bevkd_common.recipes", "distillbev.recipes"):
+        (tmp_path / "copy" / package).mkdir()
     code, out, err = bevkd("recipes", "ls")
     assert code == 0
-    assert "imitation/pillars-lift.toy\t" in out
-    assert "warning: imitation/broken cannot be used: " in err
+    assert "pillars-lift.toy\t" in out
+    assert "warning: broken cannot be used: " in err
 
 
 def test_a_recipe_is_shown_with_its_comment_and_every_setting(stand_in: Path, bevkd: Bevkd) -> None:
     code, out, _ = bevkd("recipes", "show", "pillars-lift.toy")
     assert code == 0
-    assert out.startswith("# Pillars teach a camera detector.\n#\n#     bevkd run imitation ")
+    assert out.startswith("# Pillars teach a camera detector.\n#\n#     bevkd run METHOD ")
     assert "  clip_norm: 35.0\n" in out
     assert parse_recipe(out, "shown") == load_recipe(stand_in)
 
@@ -219,12 +221,14 @@ def test_a_recipe_is_copied_once(
     stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bevkd: Bevkd
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert bevkd("recipes", "copy", "pillars-lift.toy") == (0, "pillars-lift.toy.yaml\n", "")
-    assert (tmp_path / "pillars-lift.toy.yaml").read_bytes() == stand_in.read_bytes()
+    assert bevkd("recipes", "copy", "pillars-lift.toy") == (0, "imitation-pillars-lift.toy.yaml\n", "")
+    copied = tmp_path / "imitation-pillars-lift.toy.yaml"
+    assert load_recipe(copied) == load_recipe(stand_in)
+    assert "# Imitation from pillars to lift.\n" in copied.read_text()
     assert bevkd("recipes", "copy", "pillars-lift.toy") == (
         2,
         "",
-        "pillars-lift.toy.yaml exists already; name another file\n",
+        "imitation-pillars-lift.toy.yaml exists already; name another file\n",
     )
     assert bevkd("recipes", "copy", "pillars-lift.toy", "mine.yaml") == (0, "mine.yaml\n", "")
     code, _, err = bevkd("recipes", "copy", "pillars-lift.toy", "none/mine.yaml")
@@ -234,8 +238,8 @@ def test_a_recipe_is_copied_once(
 def test_an_unknown_recipe_is_an_error_with_the_choices(stand_in: Path, bevkd: Bevkd) -> None:
     code, out, err = bevkd("recipes", "show", "pillars-lift.toi")
     assert (code, out) == (2, "")
-    assert err.startswith("no recipe is called `pillars-lift.toi`; there is ")
-    assert err.endswith("did you mean `pillars-lift.toy`?\n")
+    assert err.startswith("no pair recipe is called `pillars-lift.toi`; the nearest are `pillars-lift.toy`, ")
+    assert "`bevkd recipes ls` lists all " in err
 
 
 def test_a_recipe_is_checked_by_file_or_name_with_overrides(stand_in: Path, bevkd: Bevkd) -> None:

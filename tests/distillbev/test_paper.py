@@ -1,6 +1,7 @@
 """The paper's tables."""
 
 import pytest
+from bevkd_common.config.published_rows import in_one_line
 from bevkd_common.config.recipes import catalogue
 from distillbev.paper import load_paper, published, published_ablations
 from distillbev.spec import SPEC
@@ -49,7 +50,7 @@ def test_tables_agree_where_they_overlap():
 
 
 def test_every_pair_of_the_paper_has_a_tiny_and_a_full_recipe():
-    recipes = [file.recipe.selects for file in catalogue().files if file.method == "distillbev"]
+    recipes = [pair.head.selects for pair in catalogue().pairs if "distillbev" in pair.sections]
     pairs = {(row.teacher.lower(), row.student.lower()) for row in PAPER.combinations if row.teacher != "none"}
     assert len(pairs) == 8
     larger = {(teacher, f"{student}-r101") for teacher, student in pairs if student in ("bevdepth", "bevformer")}
@@ -58,10 +59,15 @@ def test_every_pair_of_the_paper_has_a_tiny_and_a_full_recipe():
     for dataset, wanted in (("synthetic", pairs), ("nuscenes", pairs | larger)):
         assert {(it.teacher, it.student) for it in recipes if it.dataset == dataset} == wanted
     assert all(published(*pair) for pair in pairs | larger)
-    assert published("centerpoint", "bevdepth-r101") == "nuScenes val: mAP 40.7 -> 43.6, NDS 52.2 -> 53.6"
-    assert published("mvp", "bevdepth-swin-b") == "nuScenes test: mAP 52.5, NDS 61.2"
-    assert published("mvp", "bevformer") == "nuScenes val: mAP 32.3 -> 36.7, NDS 43.4 -> 47.6"
-    assert published("mvp", "fastbev") == ""
+    larger_student = in_one_line(published("centerpoint", "bevdepth-r101"))
+    assert larger_student == "nuScenes val: mAP 40.7 -> 43.6, NDS 52.2 -> 53.6"
+    assert in_one_line(published("mvp", "bevdepth-swin-b")) == "nuScenes test: mAP 52.5, NDS 61.2"
+    assert in_one_line(published("mvp", "bevformer")) == "nuScenes val: mAP 32.3 -> 36.7, NDS 43.4 -> 47.6"
+    assert [row.setting for row in published("mvp", "bevformer")] == [
+        "BEVFormer, student alone",
+        "MVP to BEVFormer",
+    ]
+    assert published("mvp", "fastbev") == published("pointpillars", "bevformer") == []
 
 
 def test_every_other_row_of_the_papers_ablations_stands_beside_one_of_ours():
@@ -69,5 +75,6 @@ def test_every_other_row_of_the_papers_ablations_stands_beside_one_of_ours():
     rows = published_ablations()
     assert set(rows) <= set(SPEC.ablations)
     assert len(rows) == sum(len(table) for table in PAPER.ablations.values()) - 2 == 9
-    assert rows["layers_b0_b1_b2_h"] == "BEVDet4D mAP 34.4, NDS 46.6"
-    assert rows["fgbg_attention"] == "BEVDet4D mAP 34.6, NDS 46.5"
+    assert rows["layers_b0_b1_b2_h"].setting == "BEVDet4D, B0+B1+B2+H"
+    assert rows["layers_b0_b1_b2_h"].metrics == {"mAP": 34.4, "NDS": 46.6}
+    assert rows["fgbg_attention"].metrics == {"mAP": 34.6, "NDS": 46.5}

@@ -1,16 +1,44 @@
 """Recipes of published size, held to the settings of the released scripts."""
 
-import pytest
-from bevkd_common.config.recipes import catalogue
+import json
+from hashlib import sha256
+from pathlib import Path
 
+import pytest
+from bevkd_common.config.reading.loading import parse_recipe
+from bevkd_common.config.recipes import Choice, catalogue
+
+CHOICES = [Choice(("distillbev",), pair) for pair in catalogue().pairs if "distillbev" in pair.sections]
 RECIPES = {
-    (file.recipe.selects.teacher, file.recipe.selects.student): file.recipe
-    for file in catalogue().files
-    if file.method == "distillbev" and file.recipe.selects.dataset == "nuscenes"
+    (recipe.selects.teacher, recipe.selects.student): recipe
+    for recipe in (choice.load() for choice in CHOICES)
+    if recipe.selects.dataset == "nuscenes"
 }
 TEACHERS = ("centerpoint", "mvp")
 CONVOLUTIONS = ("bevdet", "bevdet4d", "bevdepth")
 PAIRS = [(teacher, student) for teacher in TEACHERS for student in (*CONVOLUTIONS, "bevformer")]
+
+
+COMPOSED = Path(__file__).parent / "composed_recipes.json"
+
+
+def test_pairs_and_sections_compose_to_the_recipes_that_were_one_file_each():
+    """Hashes of what each recipe sets; after a deliberate change, commit what the failing test prints."""
+    hashes = {}
+    for choice in CHOICES:
+        written = choice.load().model_dump(mode="json", exclude_unset=True)
+        hashes[choice.pair.name] = sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
+    assert len(hashes) == 21
+    assert hashes == json.loads(COMPOSED.read_text()), json.dumps(hashes, indent=1)
+
+
+def test_every_recipe_is_copied_as_one_complete_file_with_its_comments():
+    for choice in CHOICES:
+        text = choice.text()
+        assert parse_recipe(text, choice.name) == choice.load()
+        comments = [line for line in choice.header.splitlines() if line != "#"]
+        assert len(comments) >= 5
+        assert set(comments) <= set(text.splitlines())
 
 
 def test_every_recipe_of_published_size_is_here():

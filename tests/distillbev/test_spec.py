@@ -9,7 +9,7 @@ import pytest
 from bevkd_common.config.detectors.bevdet import BevDetConfig
 from bevkd_common.config.detectors.bevformer import BevFormerConfig
 from bevkd_common.config.plugins import load
-from bevkd_common.config.recipes import catalogue
+from bevkd_common.config.recipes import Choice, catalogue
 from distillbev.build import build
 from distillbev.config import DistillBevConfig
 from distillbev.spec import _SENTENCES, RELEASED_FOR_QUERIES, SPEC, departures
@@ -109,9 +109,9 @@ def test_recipes_of_published_size_depart_where_the_preset_mends_the_released_co
     box = "A box without a sample point gets its centre's cell; in the released code it vanishes."
     channels = "No channel attention weighs the false positives; the released code has it, the paper does not."
     recipes = [
-        file.recipe
-        for file in catalogue().files
-        if file.method == "distillbev" and file.recipe.selects.dataset == "nuscenes"
+        Choice(("distillbev",), pair).load()
+        for pair in catalogue().pairs
+        if "distillbev" in pair.sections and pair.head.selects.dataset == "nuscenes"
     ]
     assert len(recipes) == 13
     for recipe in recipes:

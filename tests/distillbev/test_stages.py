@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import distillbev.losses
 import pytest
-from bevkd_common.config.reading.loading import load_recipe
-from bevkd_common.config.recipes import recipe_path
+from bevkd_common.config.recipes import load_named
 from bevkd_common.engine import train
 from bevkd_common.experiment import sources
 from bevkd_common.experiment.arms import baseline_arm, distilled_arm, teacher_arm
@@ -20,7 +19,7 @@ from bevkd_common.report import tables
 @pytest.fixture
 def stages(tmp_path):
     """Fingerprints of the stages by arm."""
-    recipe = load_recipe(recipe_path("distillbev/centerpoint-bevdet.synthetic"))
+    recipe = load_named("distillbev/centerpoint-bevdet.synthetic")
     dataset = SimpleNamespace(fingerprint="data", classes=("car",))
     lab = Laboratory(recipe, dataset, seed=0, root=tmp_path, reporter=None, accelerator=None)
 

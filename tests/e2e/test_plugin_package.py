@@ -26,7 +26,7 @@ def bevkd(toy_package, tmp_path):
 
 
 def test_it_runs_evaluates_and_reports(bevkd, tmp_path):
-    assert "toy_method/toy" in bevkd("recipes", "ls")
+    assert "toy to toy\ttoy_method\t" in bevkd("recipes", "ls")
     flags = ("run", "toy_method", "--teacher", "big", "--student", "small", "--dataset", "toy", "--seeds", "2")
     output = bevkd(*flags)
     assert "hit rate" in output

@@ -1,4 +1,4 @@
-"""`bevkd config`: check and compare recipes, and print their schema, without running anything."""
+"""`bevkd config`: check and compare recipes, and print their schema."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bevkd.display import print_table
 
 app = typer.Typer(help="Check, compare and explain recipes.", no_args_is_help=True, rich_markup_mode=None)
 
-WHAT_A_RECIPE_IS = "A file, or the name of an installed recipe."
+WHAT_A_RECIPE_IS = "A file, or the name of an installed recipe (METHOD/RECIPE)."
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key; may be repeated."),
@@ -22,11 +22,10 @@ Overrides = Annotated[
 def check(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=WHAT_A_RECIPE_IS)], overrides: Overrides = None
 ) -> None:
-    """Say everything that is wrong with a recipe, or that nothing is."""
-    from bevkd_common.config.reading.loading import load_recipe
-    from bevkd_common.config.recipes import recipe_path
+    """Check a recipe and print every problem."""
+    from bevkd_common.config.recipes import load_named
 
-    loaded = load_recipe(recipe_path(recipe), overrides or ())
+    loaded = load_named(recipe, overrides or ())
     typer.echo(f"{recipe}: ok: {loaded.summary}")
 
 
@@ -44,9 +43,9 @@ def compare(
     after: Annotated[str, typer.Argument(metavar="B", help="As A.")],
 ) -> None:
     """Print every setting in which two recipes differ, defaults included."""
-    from bevkd_common.config.reading.loading import diff, load_recipe
-    from bevkd_common.config.recipes import recipe_path
+    from bevkd_common.config.reading.loading import diff
+    from bevkd_common.config.recipes import load_named
 
-    changes = diff(load_recipe(recipe_path(before)), load_recipe(recipe_path(after)))
+    changes = diff(load_named(before), load_named(after))
     rows = [(change.key, json.dumps(change.before), json.dumps(change.after)) for change in changes]
     print_table(("key", before, after), rows)

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what they mean."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ import typer
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from bevkd_common.config.recipe import Recipe
-    from bevkd_common.config.recipes import RecipeFile
 
-MethodOrNone = Annotated[
-    str | None, typer.Argument(metavar="METHOD", help="A method that is installed; not needed with --from.")
+METHOD = "An installed method, such as distillbev; a+b adds the losses of several."
+MethodOrNone = Annotated[str | None, typer.Argument(metavar="METHOD", help=f"{METHOD} Not needed with --from.")]
+Method = Annotated[str, typer.Argument(metavar="METHOD", help=METHOD)]
+Teacher = Annotated[str | None, typer.Option(help="Teacher, as `bevkd recipes ls` lists it.")]
+Student = Annotated[str | None, typer.Option(help="Student, as `bevkd recipes ls` lists it.")]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(help="Data set, as `bevkd recipes ls` lists it.", show_default="data that can be made"),
 ]
-Method = Annotated[str, typer.Argument(metavar="METHOD", help="A method that is installed, such as distillbev.")]
-Teacher = Annotated[str | None, typer.Option(help="Teacher, as a recipe names it.")]
-Student = Annotated[str | None, typer.Option(help="Student, as a recipe names it.")]
-DatasetName = Annotated[str | None, typer.Option(help="Data set, as a recipe names it.", show_default="synthetic")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set; data that can be made need none.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the data set; not needed for data that can be made.")
+]
 RecipeOption = Annotated[
     str | None,
     typer.Option(
         "--recipe",
         "--from",
-        help="A recipe's name or file, instead of the flags above; config.yaml of a run repeats it.",
+        help="Name or file of a recipe, instead of the flags above; the config.yaml of a run repeats the run.",
     ),
 ]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b=c changes one value of the recipe.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b=c sets one value of the recipe.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; runs/<recipe> where not given.")]
 Seed = Annotated[int | None, typer.Option(help="One of the recipe's seeds; the first where not given.")]
 Seeds = Annotated[int | None, typer.Option(min=2, help="Run that many of the recipe's seeds, and its controls.")]
@@ -42,14 +45,14 @@ Restart = Annotated[
     bool,
     typer.Option(
         "--restart",
-        help="Throw away an earlier run of this name and its trained stages, also those that other runs share.",
+        help="Delete an earlier run of this name and its stages, also those that other runs share.",
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/NAME.")]
 
 
 def launch(gpus: int | None, nodes: int | None = None) -> None:
-    """Start the same command once a process, through torchrun, unless that has been done or one is enough."""
+    """Start the same command in several processes with torchrun, where several are asked for."""
     from bevkd_common.errors import UserError
 
     processes, machines = gpus or 1, nodes or 1
@@ -79,32 +82,42 @@ def resolve_recipe(
 ) -> tuple[str, Recipe]:
     """Name and content of the recipe that the flags select.
 
+    `--recipe FILE` is a complete recipe, whose method METHOD may repeat but not replace.
+
     Raises:
         UserError: If they select none.
     """
-    from bevkd_common.config.plugins import MethodSpec, installed
+    from bevkd_common.config.methods import kinds_of
     from bevkd_common.config.reading.loading import load_recipe
-    from bevkd_common.config.recipes import catalogue, recipe_path
+    from bevkd_common.config.recipes import Choice, catalogue, choose, method_kinds, path_of
     from bevkd_common.errors import UserError
 
+    path = None if name is None else path_of(name)
     if name is not None:
         flags = {"--teacher": teacher, "--student": student, "--dataset": dataset}
         if given := [flag for flag, value in flags.items() if value is not None]:
             raise UserError(f"{name} names the recipe: leave out {', '.join(given)}")
-        path = recipe_path(name)
+    if path is not None:
         loaded = load_recipe(path, overrides or ())
-        own = installed(MethodSpec).of(loaded.method)
-        if method is not None and own.kind != installed(MethodSpec).find(method).kind:
-            raise UserError(f"{name} is a recipe of {own.kind}, not of {method}: say {own.kind} for METHOD")
-        return Path(str(path)).stem, loaded
-    if method is None:
-        raise UserError("say a METHOD, such as distillbev, or which run to repeat: --from runs/NAME/config.yaml")
-    file: RecipeFile = catalogue().find(method, teacher=teacher, student=student, dataset=dataset or "synthetic")
-    return file.name.replace("/", "-"), load_recipe(file.path, overrides or ())
+        own = "+".join(kinds_of(loaded.method))
+        if method is not None and "+".join(method_kinds(method)) != own:
+            raise UserError(
+                f"{path} is a recipe of {own}, not of {method}: leave out METHOD, or replace the method with"
+                " --set 'method={kind: ...}'"
+            )
+        return path.stem, loaded
+    if name is not None:
+        choice = choose(name, method)
+    elif method is None:
+        raise UserError("name a METHOD, such as distillbev, or the run to repeat: --from runs/NAME/config.yaml")
+    else:
+        kinds = method_kinds(method)
+        choice = Choice(kinds, catalogue().find(teacher=teacher, student=student, dataset=dataset))
+    return choice.name.replace("/", "-"), choice.load(overrides or ())
 
 
 def default_out(recipe: str, overrides: list[str] | None) -> Path:
-    """runs/<recipe>; a recipe that is changed on the command line gets a name of its own."""
+    """runs/<recipe>, with a suffix where the command line changes the recipe."""
     from hashlib import sha256
 
     changed = f"-{sha256(' '.join(overrides).encode()).hexdigest()[:6]}" if overrides else ""
@@ -131,9 +144,9 @@ def seeds_of(recipe: Recipe, seed: int | None, count: int | None) -> tuple[int, 
 
 
 def accelerator_of(gpus: int | None) -> Accelerator:
-    """Device and processes of this command."""
+    """The accelerator of this command: its device and processes."""
     import torch
     from accelerate import Accelerator
 
-    # Without a GPU it must be told so, or several processes would not find each other.
+    # Without `cpu=True`, several processes on a machine without a GPU do not find each other.
     return Accelerator(cpu=gpus == 0 or not torch.cuda.is_available())

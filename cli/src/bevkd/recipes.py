@@ -1,4 +1,4 @@
-"""`bevkd recipes`: look at the recipes that come with the installed methods, and take one home."""
+"""`bevkd recipes`: list, show and copy the installed recipes."""
 
 from __future__ import annotations
 
@@ -11,34 +11,43 @@ from bevkd.display import print_table, warn
 
 app = typer.Typer(help="List, show and copy recipes.", no_args_is_help=True, rich_markup_mode=None)
 
-RecipeName = Annotated[str, typer.Argument(metavar="NAME", help="As `bevkd recipes ls` prints it.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="METHOD/RECIPE; METHOD may be left out where one method has settings for the recipe."
+    ),
+]
 
 
 @app.command("ls")
 def list_recipes() -> None:
-    """List the recipes of all installed methods."""
-    from bevkd_common.config.plugins import MethodSpec, installed, load
+    """List the installed recipes, the methods that have settings for them, and the papers' numbers."""
+    from bevkd_common.config.methods import published
+    from bevkd_common.config.published_rows import in_one_line
     from bevkd_common.config.recipes import catalogue
 
     shelf = catalogue()
     rows = []
-    for file in shelf.files:
-        chosen, spec = file.recipe.selects, installed(MethodSpec).find(file.method)
-        paper = load(spec.published)(chosen.teacher, chosen.student) if spec.published else ""
-        rows.append((file.name, chosen.teacher, chosen.student, chosen.dataset, file.recipe.summary, paper))
-    print_table(("recipe", "--teacher", "--student", "--dataset", "summary", "paper"), rows)
+    for pair in shelf.pairs:
+        chosen, kinds = pair.head.selects, list(pair.sections)
+        papers = {kind: in_one_line(published([kind], chosen.teacher, chosen.student)) for kind in kinds}
+        paper = "; ".join(f"{kind}: {line}" for kind, line in papers.items() if line)
+        rows.append(
+            (pair.name, chosen.teacher, chosen.student, chosen.dataset, pair.head.summary, ", ".join(kinds), paper)
+        )
+    print_table(("recipe", "--teacher", "--student", "--dataset", "summary", "methods", "paper"), rows)
     for name, reason in shelf.broken.items():
         warn(f"{name} cannot be used: {reason}")
 
 
 @app.command("show")
 def show(name: RecipeName) -> None:
-    """Print a recipe's comment and all its settings, defaults written out."""
-    from bevkd_common.config.reading.loading import dump, read_text
-    from bevkd_common.config.recipes import catalogue, header
+    """Print the comments of a recipe and all its settings, defaults included."""
+    from bevkd_common.config.reading.loading import dump
+    from bevkd_common.config.recipes import choose
 
-    file = catalogue().named(name)
-    typer.echo(f"{header(read_text(file.path))}\n\n{dump(file.recipe)}", nl=False)
+    choice = choose(name)
+    typer.echo(f"{choice.header}\n\n{dump(choice.load())}", nl=False)
 
 
 @app.command("copy")
@@ -48,16 +57,17 @@ def copy(
         Path | None, typer.Argument(metavar="DEST", help="File or folder; the current folder where not given.")
     ] = None,
 ) -> None:
-    """Copy a recipe's file, to change it and run it with `--recipe`."""
-    from bevkd_common.config.recipes import catalogue
+    """Write a recipe to one complete file, to be changed and run with `--recipe`."""
+    from bevkd_common.config.recipes import choose
     from bevkd_common.errors import UserError
 
-    source = catalogue().named(name).path
+    choice = choose(name)
     target = destination or Path()
-    target = target / source.name if target.is_dir() else target
+    target = target / f"{choice.name.replace('/', '-')}.yaml" if target.is_dir() else target
+    text = choice.text()
     try:
-        with target.open("xb") as file:
-            file.write(source.read_bytes())
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
     except FileExistsError:
         raise UserError(f"{target} exists already; name another file") from None
     except OSError as error:

@@ -104,12 +104,15 @@ def ablate(
     list_only: Annotated[bool, typer.Option("--list", help="Print the method's ablations and stop.")] = False,
 ) -> None:
     """Train a method's own ablations beside the recipe itself; teacher and baseline are shared."""
-    from bevkd_common.config.plugins import MethodSpec, installed, load
+    from bevkd_common.config.methods import ablations, published_ablations
+    from bevkd_common.config.published_rows import in_one_line
+    from bevkd_common.config.recipes import method_kinds
 
-    spec = installed(MethodSpec).find(method)
+    kinds = method_kinds(method)
+    found = ablations(kinds)
     if list_only:
-        paper = load(spec.published_ablations)() if spec.published_ablations else {}
-        rows = [(name, row.summary, paper.get(name, "")) for name, row in spec.ablations.items()]
+        paper = {name: f"{row.setting}: {in_one_line([row])}" for name, row in published_ablations(kinds).items()}
+        rows = [(name, row.summary, paper.get(name, "")) for name, row in found.items()]
         print_table(("ablation", "what changes", "paper"), rows)
         return
     from bevkd_common.experiment.run import Request
@@ -119,7 +122,7 @@ def ablate(
         out=out or Path(f"{default_out(chosen, overrides)}-ablation"),
         data_root=data_root,
         seeds=seeds_of(loaded, seed, None),
-        ablations=tuple(names or spec.ablations),
+        ablations=tuple(names or found),
         restart=restart,
     )
     launch(gpus, nodes)

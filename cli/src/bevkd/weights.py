@@ -72,15 +72,15 @@ def import_file(
 def _detector(kind: str, recipe: str | None, overrides: list[str]) -> tuple[Config, tuple[str, ...]]:
     """The detector's configuration, and the classes of its data."""
     from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, installed
-    from bevkd_common.config.reading.loading import load_detector, load_recipe
-    from bevkd_common.config.recipes import recipe_path
+    from bevkd_common.config.reading.loading import load_detector
+    from bevkd_common.config.recipes import load_named
     from bevkd_common.errors import UserError
 
     if recipe is None:
         if kind in ("teacher", "student"):
             raise UserError(f"--as {kind}: name the recipe of this {kind} with --recipe")
         return load_detector(kind, overrides), installed(DatasetSpec).find("nuscenes").classes
-    loaded = load_recipe(recipe_path(recipe), overrides)
+    loaded = load_named(recipe, overrides)
     sections = {"teacher": loaded.teacher, "student": loaded.student}
     detectors = installed(DetectorSpec)
     named = [config for name, config in sections.items() if kind in (name, detectors.of(config).kind)]

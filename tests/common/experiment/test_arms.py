@@ -1,5 +1,6 @@
 import pytest
 from bevkd_common.config.plugins import Ablation
+from bevkd_common.config.published_rows import PaperRow
 from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipe import Control
 from bevkd_common.config.training import OptimizerConfig, TrainingConfig
@@ -87,9 +88,11 @@ def test_an_arm_of_its_own_length_stays_as_it_is(recipe):
 
 def test_an_ablation_changes_the_method(recipe):
     ablation = Ablation("No imitation.", {"weight": 0.0})
-    arm = ablation_arm(recipe, "no_weight", ablation, "")
+    arm = ablation_arm(recipe, "no_weight", ablation, None)
     assert (arm.name, arm.title, arm.role, arm.summary) == ("no_weight", "no weight", "control", "No imitation.")
-    assert ablation_arm(recipe, "no_weight", ablation, "mAP 32.9").summary == "No imitation. Published: mAP 32.9."
+    row = PaperRow("BEVDet4D", "nuScenes val", {"mAP": 32.9}, "table 3")
+    summary = ablation_arm(recipe, "no_weight", ablation, row).summary
+    assert summary == "No imitation. Published: BEVDet4D, nuScenes val: mAP 32.9."
     assert arm.method.weight == 0.0
     assert arm.training == recipe.student_training
 

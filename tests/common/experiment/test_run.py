@@ -76,7 +76,7 @@ def test_without_baseline_and_with_an_ablation(make_recipe, request_for, reporte
     assert list(folder.read()["stages"]["0"]) == ["teacher", "distilled", "off"]
     shown = report_input(folder, reporter, accelerator)
     assert [arm.name for arm in shown.arms] == ["teacher", "distilled", "off"]
-    assert shown.arms[2].summary == "No imitation. Published: mAP 12.3."
+    assert shown.arms[2].summary == "No imitation. Published: toy to toy, no imitation, toys: mAP 12.3."
 
 
 def test_equal_time_needs_the_baseline(make_recipe, request_for, reporter, accelerator):

@@ -4,8 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from bevkd_common.config.reading.loading import load_recipe
-from bevkd_common.config.recipes import recipe_path
+from bevkd_common.config.recipes import load_named
 from bevkd_common.data.virtual_points.files import VirtualPointFolder
 from bevkd_common.experiment.arms import baseline_arm, teacher_arm
 from bevkd_common.experiment.build import reads_virtual_points
@@ -34,7 +33,7 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def open_lab(runs, tmp_path, reporter, accelerator):
     def make(name="mvp-bevdet.synthetic", *overrides):
-        recipe = load_recipe(recipe_path(f"distillbev/{name}"), (*SMALL, *overrides))
+        recipe = load_named(f"distillbev/{name}", (*SMALL, *overrides))
         dataset = open_dataset(recipe, 0, data_root=runs, runs=runs, reporter=reporter)
         return Laboratory(recipe, dataset, seed=0, root=tmp_path, reporter=reporter, accelerator=accelerator)
 

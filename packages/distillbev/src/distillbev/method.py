@@ -17,7 +17,7 @@ from bevkd_common.models.detector import Deferred, HeatmapTargets, Losses, Outpu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distillbev.inheritance import Inheritance, inherit_head
+from distillbev.inheritance import PATHS, Inheritance, inherit_head
 from distillbev.losses import (
     AttentionMap,
     AttentionSource,
@@ -176,6 +176,7 @@ class DistillBev(nn.Module):
         head = {"head"} if any(layer.false_positives for layer in layers) else set()
         self.teacher_taps = frozenset(layer.teacher_tap for layer in layers) | head
         self.student_taps = frozenset(layer.student_tap for layer in layers)
+        self.student_parts = frozenset() if inherit == "none" else frozenset({PATHS[inherit]})
 
     def forward(self, teacher: Outputs, student: Outputs, targets: object, batch: Batch) -> Losses:
         """Equation 9 without the detection losses.

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from bevkd_common.config.model import Config
+from bevkd_common.config.published_rows import PaperRow
 from pydantic import model_validator
 
 
@@ -98,18 +99,21 @@ class Paper(Config):
 @cache
 def load_paper() -> Paper:
     """Read the tables that come with the package."""
-    return Paper.model_validate(yaml.safe_load(files("distillbev").joinpath("paper.yaml").read_text("utf-8")))
+    text = files("distillbev").joinpath("paper.yaml").read_text("utf-8")
+    # libyaml, where PyYAML is built with it, is several times as fast, which `bevkd recipes ls` gains.
+    return Paper.model_validate(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
-def published(teacher: str, student: str) -> str:
-    """Scores of a student alone and under a teacher, named as recipes select them; nothing for other pairs."""
-    scores = _scores()
-    alone, distilled = scores.get(("none", student)), scores.get((teacher, student))
-    if distilled is None:
-        return ""
-    if alone is None:
-        return f"nuScenes test: mAP {distilled.mAP:g}, NDS {distilled.NDS:g}"
-    return f"nuScenes val: mAP {alone.mAP:g} -> {distilled.mAP:g}, NDS {alone.NDS:g} -> {distilled.NDS:g}"
+PAPER = "DistillBEV (ICCV 2023)"
+README = "README of the released DistillBEV checkpoints"
+
+
+def published(teacher: str, student: str) -> list[PaperRow]:
+    """The rows of a student alone and under a teacher, named as recipes select them; empty for other pairs."""
+    rows = _rows()
+    if (teacher, student) not in rows:
+        return []
+    return [rows[pair] for pair in (("none", student), (teacher, student)) if pair in rows]
 
 
 _ROWS = {
@@ -125,24 +129,42 @@ _ROWS = {
 }
 
 
-def published_ablations() -> dict[str, str]:
-    """Scores of the paper's rows, by ablation, on nuScenes val."""
+def published_ablations() -> dict[str, PaperRow]:
+    """The paper's rows by ablation."""
     tables = load_paper().ablations
-    scores = {name: tables[table][row] for name, (table, row) in _ROWS.items()}
-    return {name: f"BEVDet4D mAP {score.mAP:g}, NDS {score.NDS:g}" for name, score in scores.items()}
+    return {
+        name: _row(tables[table][row], f"BEVDet4D, {row}", f"ablation of {table}")
+        for name, (table, row) in _ROWS.items()
+    }
 
 
-def _scores() -> dict[tuple[str, str], Combination | Competitor | Score]:
+@cache
+def _rows() -> dict[tuple[str, str], PaperRow]:
     """By teacher and student, as recipes name them: R50 from the paper, R101 from the released checkpoints.
 
     Of Swin-B there is one test score, whose teacher is not named: the better one is assumed.
     """
     paper = load_paper()
-    scores: dict[tuple[str, str], Combination | Competitor | Score] = {
-        (row.teacher.lower(), row.student.lower()): row for row in paper.combinations
+    rows = {
+        (row.teacher.lower(), row.student.lower()): _row(row, _setting(row.teacher, row.student), "main table")
+        for row in paper.combinations
     }
-    for student, rows in paper.checkpoints["R101"].items():
-        scores |= {(teacher.lower(), f"{student.lower()}-r101"): score for teacher, score in rows.items()}
+    for student, scores in paper.checkpoints["R101"].items():
+        for teacher, score in scores.items():
+            setting = _setting(teacher, f"{student}-R101")
+            rows[teacher.lower(), f"{student.lower()}-r101"] = _row(score, setting, source=README)
     [swin] = [row for row in paper.comparison["test"] if row.method == "DistillBEV-BEVDepth"]
-    scores["mvp", "bevdepth-swin-b"] = swin
-    return scores
+    setting = _setting("MVP", "BEVDepth-Swin-B")
+    rows["mvp", "bevdepth-swin-b"] = _row(swin, setting, "comparison on the test set", split="test")
+    return rows
+
+
+def _setting(teacher: str, student: str) -> str:
+    return f"{student}, student alone" if teacher == "none" else f"{teacher} to {student}"
+
+
+def _row(
+    scores: Combination | Competitor | Score, setting: str, table: str = "", *, split: str = "val", source: str = ""
+) -> PaperRow:
+    metrics = {"mAP": scores.mAP, "NDS": scores.NDS}
+    return PaperRow(setting, f"nuScenes {split}", metrics, source or f"{PAPER}, {table}")

@@ -1,10 +1,10 @@
-"""What the command line needs to know of DistillBEV; torch-free."""
+"""The plug-in spec of DistillBEV: its ablations and its departures from the released runs; torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bevkd_common.config.detectors.bevformer import BevFormerConfig
+from bevkd_common.config.detectors.detr_head import DetrHeadConfig
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import Ablation, MethodSpec
 
@@ -31,7 +31,7 @@ RELEASED_FOR_QUERIES = DistillBevConfig(
     sample_point="center",
     false_positive_channel_attention=False,
 )
-"""The recipe of the released runs for BEVFormer, whose head inherits a decoder."""
+"""The recipe of the released runs for BEVFormer, whose query head inherits the decoder."""
 
 _NO_FALSE_POSITIVES = {"false_positive_layers": "none"}
 _NO_SCALING = {**_NO_FALSE_POSITIVES, "adaptive_scaling": False}
@@ -148,7 +148,7 @@ _SENTENCES: dict[str, str | dict[str | bool, str]] = {
 
 def departures(config: DistillBevConfig, student: Config) -> list[str]:
     """One sentence for each setting that differs from the released recipe for the student's kind of head."""
-    queries = isinstance(student, BevFormerConfig)
+    queries = isinstance(getattr(student, "head", None), DetrHeadConfig)
     released, part = (RELEASED_FOR_QUERIES, "decoder") if queries else (RELEASED, "branches")
     sentences = list(_layer_departures(config, released))
     for key, sentence in _SENTENCES.items():

@@ -107,14 +107,16 @@ class MethodSpec:
         paper: Citation in one line.
         config: Its configuration.
         build: "module:function" of `build(config, teacher: Taps, student: Taps) -> nn.Module` (a `Method`).
-        recipes: Package that holds the recipes as YAML resources ("distillbev.recipes").
+        recipes: Package that holds the method's sections for pair recipes as YAML resources ("distillbev.recipes"),
+            each named after its pair; a pair without a section is distilled with the defaults of `config`.
         ablations: The method's own ablations by name.
         departures: "module:function" of `departures(config, student) -> list[str]`, torch-free: one sentence for
             each setting that differs from the paper's recipe for students like this one, given its configuration.
-        published: "module:function" of `published(teacher, student) -> str`, torch-free: the paper's numbers for
-            the pair that a recipe selects, in a few words, or nothing.
-        published_ablations: "module:function" of `published_ablations() -> dict[str, str]`, torch-free: the paper's
-            numbers for some of `ablations`, by name, in a few words.
+        published: "module:function" of `published(teacher, student) -> list[PaperRow]`, torch-free: the paper's
+            rows for the pair that a recipe selects, the student alone first; empty for pairs not in the paper.
+        published_ablations: "module:function" of `published_ablations() -> Mapping[str, PaperRow]`, torch-free: the
+            paper's rows for some of `ablations`, by name.
+        parts: For a stack of methods, the configurations of its parts.
     """
 
     kind: str
@@ -122,11 +124,12 @@ class MethodSpec:
     paper: str
     config: type[Config]
     build: str
-    recipes: str
+    recipes: str | None = None
     ablations: Mapping[str, Ablation] = field(default_factory=dict)
     departures: str | None = None
     published: str | None = None
     published_ablations: str | None = None
+    parts: Callable[[Any], tuple[Config, ...]] | None = None
 
     @property
     def summary(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from pydantic.annotated_handlers import GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 from bevkd_common.config.model import Config
-from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, PluginSpec, installed, load
+from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, Spec, installed, load
 from bevkd_common.config.training import CheckpointConfig, Precision, TrainingConfig
 
 
@@ -43,15 +43,21 @@ def _unique_names(controls: tuple[Control, ...]) -> tuple[Control, ...]:
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=60)]
 
 
-def _kind_of(spec_type: type[PluginSpec]) -> GetPydanticSchema:
-    """Discriminates on `kind` among what is installed when the model is first used."""
+def kind_of(spec_type: type[Spec], *, where: Callable[[Spec], bool] = lambda _: True) -> GetPydanticSchema:
+    """Discriminates on `kind` among what is installed when the model is first used.
+
+    Args:
+        spec_type: Sort of plug-in.
+        where: Selects among the installed specs.
+    """
 
     def none_found(section: Any) -> None:
         kind = section.get("kind") if isinstance(section, dict) else section
         raise ValueError(installed(spec_type).why_not(str(kind)))
 
     def schema(_: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        choices = {kind: handler.generate_schema(spec.config) for kind, spec in installed(spec_type).found.items()}
+        found = installed(spec_type).found
+        choices = {kind: handler.generate_schema(spec.config) for kind, spec in found.items() if where(spec)}
         if not choices:
             return core_schema.no_info_before_validator_function(none_found, core_schema.none_schema())
         return core_schema.tagged_union_schema(choices, discriminator="kind")
@@ -63,16 +69,20 @@ class Selects(Config):
     """The names by which `bevkd run METHOD --teacher --student --dataset` finds a recipe."""
 
     teacher: Name
+    """Value of `--teacher`."""
     student: Name
+    """Value of `--student`."""
     dataset: Name
+    """Value of `--dataset`."""
 
 
 class EvaluationConfig(Config):
     """How the trained detectors are scored."""
 
     batch: PositiveInt = 8
+    """Samples that a device scores at once."""
     workers: Annotated[int, Field(ge=0, le=64)] = 0
-    """Loader processes a device."""
+    """Loader processes of a device."""
     bootstrap: NonNegativeInt = 1000
     """Resamples of the scenes for the paired intervals; 0 leaves the intervals out."""
 
@@ -81,6 +91,7 @@ class Control(Config):
     """One more training of the student, reported beside the baseline and the distilled student."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+    """Name of the arm."""
     base: Literal["baseline", "distilled"]
     """The arm that this one changes."""
     steps_factor: PositiveFloat = 1.0
@@ -114,32 +125,41 @@ class Recipe(Config):
     summary: Annotated[str, Field(min_length=1, max_length=120)]
     """One line for listings."""
     selects: Selects
+    """The names by which the command line finds the recipe."""
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(_unique)] = (0,)
     """Seeds of the experiment: initial weights, order of the data, augmentation."""
     world_seeds: tuple[NonNegativeInt, ...] | None = None
     """Seed of the data for each of `seeds`, where the data can be made; None keeps the data set's own seed."""
-    dataset: Annotated[Config, _kind_of(DatasetSpec)]
-    teacher: Annotated[Config, _kind_of(DetectorSpec)]
+    dataset: Annotated[Config, kind_of(DatasetSpec)]
+    """The data set."""
+    teacher: Annotated[Config, kind_of(DetectorSpec)]
+    """The detector that is distilled from."""
     teacher_pretraining: TrainingConfig | None = None
     """Pretraining of a part of the teacher, before `teacher_training`; the detector defines which part."""
     teacher_training: TrainingConfig | None = None
+    """Training of the teacher; None where it is loaded from `teacher_checkpoint` or comes with its weights."""
     teacher_checkpoint: Path | None = None
     """Loaded instead of training the teacher; a relative path starts at the working directory."""
     teacher_precision: Precision | None = None
-    """Of the teacher's forward pass while the student learns; None takes that of the student's training."""
+    """Precision of the teacher's forward pass in distillation; None takes that of the student's training."""
     teacher_cache: bool = False
-    """Keep on disk what the teacher sees, for data whose augmentation is a finite set, such as mirrors alone."""
-    student: Annotated[Config, _kind_of(DetectorSpec)]
+    """Cache the teacher's outputs on disk, for data whose augmentation is a finite set, such as flips alone."""
+    student: Annotated[Config, kind_of(DetectorSpec)]
+    """The detector that is trained with and without distillation."""
     student_pretraining: TrainingConfig | None = None
     """Pretraining of a part of the student, shared by all its arms; the detector defines which part."""
     student_training: TrainingConfig
-    """Of the baseline and of the distilled student alike."""
-    method: Annotated[Config, _kind_of(MethodSpec)]
+    """Training of the baseline and of the distilled student."""
+    method: Annotated[Config, kind_of(MethodSpec)]
+    """The distillation method, or a stack of methods."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """Scoring of the trained detectors."""
     checkpoints: CheckpointConfig = CheckpointConfig()
+    """How often a training writes a checkpoint."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Where the metrics of a training go beside its `metrics.jsonl`."""
+    """Trackers that receive the metrics of a training, beside its `metrics.jsonl`."""
     controls: Annotated[tuple[Control, ...], AfterValidator(_unique_names)] = ()
+    """Further arms, which `--seeds` trains."""
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -182,7 +202,7 @@ class Recipe(Config):
         return _with_value(self.dataset, seed_key.split("."), self.world_seeds[self.seeds.index(seed)])
 
     def misfits(self) -> list[tuple[str, str]]:
-        """What each detector finds unfit in the data: a dotted key and a reason."""
+        """What of each detector does not fit the data: a dotted key and a reason."""
         found = []
         for role, detector in (("teacher", self.teacher), ("student", self.student)):
             spec = installed(DetectorSpec).of(detector)

@@ -1,4 +1,4 @@
-"""Turns of phrase that error messages share."""
+"""Phrases that error messages share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def one_of(choices: Iterable[str]) -> str:
         return "nothing"
     *most, last = quoted
     return f"{', '.join(most)} or {last}" if most else last
+
+
+def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
+    """The choices that are most similar to a name, the most similar first."""
+    return get_close_matches(name, list(choices), n=count, cutoff=0.0)
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -58,10 +58,12 @@ class Method(Protocol):
     Attributes:
         teacher_taps: Taps of the teacher that are read.
         student_taps: Taps of the student that are read.
+        student_parts: Parts of the student that `prepare` overwrites or freezes; `head` contains `head.decoder`.
     """
 
     teacher_taps: frozenset[str]
     student_taps: frozenset[str]
+    student_parts: frozenset[str]
 
     def __call__(self, teacher: Outputs, student: Outputs, targets: object, batch: Batch) -> Losses:
         """Compute the loss terms of one step."""

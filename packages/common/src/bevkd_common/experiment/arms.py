@@ -8,6 +8,7 @@ from typing import Any
 
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import Ablation
+from bevkd_common.config.published_rows import PaperRow, in_one_line
 from bevkd_common.config.reading.loading import override
 from bevkd_common.config.recipe import Control, Recipe
 from bevkd_common.config.training import TrainingConfig
@@ -100,11 +101,12 @@ def control_arm(recipe: Recipe, control: Control) -> Arm:
     )
 
 
-def ablation_arm(recipe: Recipe, name: str, ablation: Ablation, published: str) -> Arm:
+def ablation_arm(recipe: Recipe, name: str, ablation: Ablation, published: PaperRow | None) -> Arm:
     """The distilled student with some of the method's settings changed; `published` is what the paper reports."""
     values = {f"method.{key}": value for key, value in ablation.overrides.items()}
     changed = override(recipe, values, f"ablation {name}")
-    summary = f"{ablation.summary} Published: {published}." if published else ablation.summary
+    paper = f" Published: {published.setting}, {in_one_line([published])}." if published is not None else ""
+    summary = ablation.summary + paper
     return replace(distilled_arm(changed), name=name, title=name.replace("_", " "), role="control", summary=summary)
 
 

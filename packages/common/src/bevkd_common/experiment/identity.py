@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bevkd_common.config.methods import parts_of
 from bevkd_common.config.model import Config
 from bevkd_common.config.training import TrainingConfig
 from bevkd_common.data.dataset import VirtualPointDataset
@@ -40,7 +41,8 @@ def arm_stage(lab: Laboratory, arm: Arm, teacher: Stage | None) -> Stage:
     kind: str = "baseline" if arm.method is None else "distilled"
     if arm.method is not None:
         assert teacher is not None
-        modules += [_module(detector_spec(lab.recipe.teacher).build), _module(method_spec(arm.method).build)]
+        methods = dict.fromkeys(method_spec(config).build for config in (arm.method, *parts_of(arm.method)))
+        modules += map(_module, (detector_spec(lab.recipe.teacher).build, *methods))
         inputs |= {
             "method": dumped(arm.method),
             "teacher": teacher.fingerprint,

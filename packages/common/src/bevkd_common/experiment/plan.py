@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from bevkd_common.config.methods import paper, title
 from bevkd_common.config.model import Config
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.training import TrainingConfig
@@ -17,7 +18,6 @@ from bevkd_common.experiment.build import (
     build_pretraining,
     dataset_spec,
     detector_spec,
-    method_spec,
     parameter_count,
 )
 
@@ -29,7 +29,6 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
         UserError: If teacher, student and method do not fit, or the batch cannot be split.
     """
     data = dataset_spec(recipe.dataset)
-    method = method_spec(recipe.method)
     teacher = build_detector(recipe.teacher, data.classes, seed=0)
     student = build_detector(recipe.student, data.classes, seed=0)
     for arm in arms:
@@ -39,7 +38,7 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
         if config is not None:
             grouped_parameters(detector, config.optimizer.lr_factors)
     return [
-        f"method   {method.title} ({method.paper})",
+        f"method   {title(recipe.method)} ({paper(recipe.method)})",
         f"data     {data.kind}: {data.summary}",
         f"teacher  {_described(recipe.selects.teacher, recipe.teacher, teacher)}; {_fetched(recipe, processes)}",
         f"student  {_described(recipe.selects.student, recipe.student, student)};"

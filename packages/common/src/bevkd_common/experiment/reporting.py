@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 
-from bevkd_common.config.plugins import load
+from bevkd_common.config.methods import departures, kinds_of, paper, title
 from bevkd_common.config.reading.loading import diff, dump
 from bevkd_common.config.recipe import Recipe
-from bevkd_common.config.recipes import catalogue
+from bevkd_common.config.recipes import Choice, catalogue
 from bevkd_common.data.dataset import Dataset, VirtualPointDataset
 from bevkd_common.data.samples import Batch, collate
 from bevkd_common.distill.method import Panel
@@ -23,7 +23,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.evaluation.results import Results
 from bevkd_common.experiment.arms import Arm
-from bevkd_common.experiment.build import build_evaluator, build_pretraining, method_spec, reads_virtual_points
+from bevkd_common.experiment.build import build_evaluator, build_pretraining, reads_virtual_points
 from bevkd_common.experiment.finished import FinishedRun, open_run
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
@@ -47,7 +47,6 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
     run = open_run(folder, reporter, accelerator)
     if not any(arm.role == "distilled" for arm in run.arms):
         raise UserError(f"{folder.path} is not finished: run it again, what is done is not done twice")
-    spec = method_spec(run.recipe.method)
     seed, lab = next(iter(run.laboratories.items()))
     evaluator = build_evaluator(run.recipe.dataset, lab.dataset, "val")
     arms = [_arm(arm, run, evaluator) for arm in run.arms]
@@ -55,8 +54,8 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
     data = {f"data, seed {seed}": fingerprint for seed, fingerprint in run.data.items()}
     return inputs.ReportInput(
         run=folder.path.name,
-        method=spec.title,
-        paper=spec.paper,
+        method=title(run.recipe.method),
+        paper=paper(run.recipe.method),
         dataset=_data_sentence(run.recipe, lab.dataset),
         synthetic=lab.dataset.synthetic,
         classes=lab.dataset.classes,
@@ -79,8 +78,7 @@ def _data_sentence(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def _departures(recipe: Recipe, classes: tuple[str, ...]) -> list[str]:
-    spec = method_spec(recipe.method)
-    found: list[str] = load(spec.departures)(recipe.method, recipe.student) if spec.departures else []
+    found = departures(recipe.method, recipe.student)
     if recipe.student_pretraining is not None:
         learned = build_pretraining(recipe.student, classes, seed=0).summary
         found.append(
@@ -101,15 +99,12 @@ def _changes(recipe: Recipe) -> list[str]:
     """How a recipe differs from the one that comes with the method for the same pair and data, if there is one."""
     selects = recipe.selects
     try:
-        shipped = catalogue().find(
-            method_spec(recipe.method).kind,
-            teacher=selects.teacher,
-            student=selects.student,
-            dataset=selects.dataset,
-        )
+        pair = catalogue().find(teacher=selects.teacher, student=selects.student, dataset=selects.dataset)
+        shipped = Choice(kinds_of(recipe.method), pair)
+        original = shipped.load()
     except UserError:
         return []
-    found = [change for change in diff(shipped.recipe, recipe) if not change.key.startswith(HARMLESS)]
+    found = [change for change in diff(original, recipe) if not change.key.startswith(HARMLESS)]
     batches = [
         f"Non-standard batch: {change.key} is {change.after}, in the recipe {change.before}; the learning rate was"
         " not changed with it."

@@ -9,7 +9,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from bevkd_common.config.plugins import MethodSpec, installed, load
+from bevkd_common.config.methods import ablations, kinds_of, published_ablations
+from bevkd_common.config.plugins import MethodSpec, installed
 from bevkd_common.config.reading.loading import dump
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.wording import one_of
@@ -167,16 +168,15 @@ def student_arms(recipe: Recipe, request: Request) -> list[Arm]:
     """
     arms = [baseline_arm(recipe)] if request.baseline else []
     arms.append(distilled_arm(recipe))
-    spec = method_spec(recipe.method)
     if request.controls:
         arms += [control_arm(recipe, control) for control in recipe.controls]
-    paper = load(spec.published_ablations)() if request.ablations and spec.published_ablations else {}
+    kinds = kinds_of(recipe.method)
+    choices = ablations(kinds)
+    paper = published_ablations(kinds) if request.ablations else {}
     for name in request.ablations:
-        if name not in spec.ablations:
-            raise UserError(
-                f"{spec.kind} has no ablation `{name}`: choose from {', '.join(sorted(spec.ablations))}"
-            )
-        arms.append(ablation_arm(recipe, name, spec.ablations[name], paper.get(name, "")))
+        if name not in choices:
+            raise UserError(f"{'+'.join(kinds)} has no ablation `{name}`: choose from {', '.join(sorted(choices))}")
+        arms.append(ablation_arm(recipe, name, choices[name], paper.get(name)))
     if not request.baseline and (paced := [arm.name for arm in arms if arm.as_long_as is not None]):
         raise UserError(f"{one_of(paced)} takes its pace from the baseline: leave out --no-baseline")
     return arms

@@ -8,6 +8,7 @@ from torch import nn
 class ToyMethod(nn.Module):
     teacher_taps = frozenset({"features"})
     student_taps = frozenset({"features"})
+    student_parts = frozenset()
 
     def __init__(self, weight, teacher_channels, student_channels):
         super().__init__()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -67,10 +68,15 @@ def read_text(path: Path | Traversable) -> str:
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """As `load_recipe`, from text that messages call `source`."""
+    with one_message(source):
+        return recipe_of(parse(text, source), overrides)
+
+
+@contextmanager
+def one_message(source: str) -> Iterator[None]:
+    """Turn all problems of a text into one `UserError` that names `source`."""
     try:
-        root = parse(text, source)
-        changes = [parse_override(override) for override in overrides]
-        return _recipe(applied(root, changes))
+        yield
     except Problems as found:
         raise UserError(_message(source, found.problems)) from None
 
@@ -82,13 +88,12 @@ def load_detector(kind: str, overrides: Sequence[str] = ()) -> Config:
         UserError: If no such detector is installed, or with every problem of the overrides.
     """
     spec = installed(DetectorSpec).find(kind)
-    try:
+    with one_message(kind):
         root = applied(planted({"kind": kind}, Place(kind)), [parse_override(text) for text in overrides])
-        return spec.config.model_validate_json(json.dumps(plain(root)), strict=True)
-    except ValidationError as error:
-        raise UserError(_message(kind, explain(error, root))) from None
-    except Problems as found:
-        raise UserError(_message(kind, found.problems)) from None
+        try:
+            return spec.config.model_validate_json(json.dumps(plain(root)), strict=True)
+        except ValidationError as error:
+            raise Problems(explain(error, root)) from None
 
 
 def override(recipe: Recipe, values: Mapping[str, JsonValue], source: str) -> Recipe:
@@ -102,10 +107,8 @@ def override(recipe: Recipe, values: Mapping[str, JsonValue], source: str) -> Re
     Raises:
         UserError: If the result is no valid recipe.
     """
-    try:
+    with one_message(source):
         return _overridden(recipe, values, Place(source))
-    except Problems as found:
-        raise UserError(_message(source, found.problems)) from None
 
 
 def _overridden(recipe: Recipe, values: Mapping[str, JsonValue], place: Place) -> Recipe:
@@ -113,14 +116,20 @@ def _overridden(recipe: Recipe, values: Mapping[str, JsonValue], place: Place) -
     return _fitting(applied(written, [Override(key, planted(value, place)) for key, value in values.items()]))
 
 
-def _recipe(root: Node) -> Recipe:
+def recipe_of(root: Node, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a tree of nodes under overrides, with every control checked.
+
+    Raises:
+        Problems: With every problem of tree and overrides.
+    """
+    root = applied(root, [parse_override(text) for text in overrides])
     recipe = _fitting(root)
     problems = []
-    for index, arm in enumerate(recipe.controls):
+    for index, control in enumerate(recipe.controls):
         key = f"controls.{index}.overrides"
         place = _place(root, key)
         try:
-            _overridden(recipe, arm.overrides, place)
+            _overridden(recipe, control.overrides, place)
         except Problems as found:
             problems += [Problem(place, key, f"{inner.key}: {inner.reason}") for inner in found.problems]
     if problems:
@@ -137,15 +146,25 @@ def _fitting(root: Node) -> Recipe:
 
 
 def _validated(root: Node) -> Recipe:
-    if not isinstance(root.value, dict):
-        given = "empty" if root.value is None else "a list" if isinstance(root.value, list) else "a single value"
-        raise Problems([Problem(root.place, "", f"is {given}; a recipe is a section of keys")])
+    sections_of(root)
     try:
         return Recipe.model_validate_json(json.dumps(plain(root)), strict=True)
     except ValidationError as error:
         raise Problems(explain(error, root)) from None
     except ArithmeticError as error:  # a check that computes with numbers far outside of any use
         raise Problems([Problem(root.place, "", f"its numbers cannot be computed with: {error}")]) from None
+
+
+def sections_of(root: Node) -> dict[str, Node]:
+    """The keys at the top of a recipe.
+
+    Raises:
+        Problems: If it is no section of keys.
+    """
+    if isinstance(root.value, dict):
+        return root.value
+    given = "empty" if root.value is None else "a list" if isinstance(root.value, list) else "a single value"
+    raise Problems([Problem(root.place, "", f"is {given}; a recipe is a section of keys")])
 
 
 def _place(root: Node, key: str) -> Place:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,13 +92,15 @@ def planted(data: Any, place: Place) -> Node:
     return Node(data, place)
 
 
-def parse(text: str, source: str, *, lines: bool = True) -> Node:
+def parse(text: str, source: str, *, lines: bool = True, until: Collection[str] = ()) -> Node:
     """Read one YAML document.
 
     Args:
         text: The document.
         source: What error messages call it.
         lines: Whether places name the line.
+        until: Keys at the top of the document; reading stops when all of them are read. Where none is given, the
+            whole document is read.
 
     Raises:
         Problems: If it is no YAML, or says what a recipe may not say.
@@ -107,7 +109,7 @@ def parse(text: str, source: str, *, lines: bool = True) -> Node:
         raise Problems(
             [Problem(Place(source), "", f"is larger than {MAX_CHARACTERS} characters, which no recipe is")]
         )
-    reader = _Reader(text, source, lines)
+    reader = _Reader(text, source, lines, frozenset(until))
     try:
         root = reader.document()
     except yaml.MarkedYAMLError as error:
@@ -130,8 +132,8 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 class _Reader:
     """Builds nodes from YAML events; its problems come in the order of the text."""
 
-    def __init__(self, text: str, source: str, lines: bool) -> None:
-        self.source, self.lines = source, lines
+    def __init__(self, text: str, source: str, lines: bool, until: frozenset[str]) -> None:
+        self.source, self.lines, self.until = source, lines, until
         self.problems: list[Problem] = []
         self.events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
 
@@ -148,6 +150,8 @@ class _Reader:
                     self._refuse(event, "", "a second document starts; a recipe is one document")
                     break
                 root = replace(root, value=self._node(next(self.events), "", 0).value)
+                if self.until and isinstance(root.value, dict) and self.until <= root.value.keys():
+                    break
         return root
 
     def _refuse(self, event: yaml.Event, key: str, reason: str) -> None:
@@ -191,6 +195,8 @@ class _Reader:
                 self._refuse(event, path, f"is written twice, first at {sections[name].place}")
             else:
                 sections[name] = replace(child, place=self.place(event.start_mark))
+            if not key and self.until and self.until <= sections.keys():
+                break
         return sections
 
     def _scalar(self, event: yaml.ScalarEvent, key: str) -> Scalar:

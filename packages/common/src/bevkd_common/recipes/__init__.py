@@ -1,0 +1,1 @@
+"""Pair recipes: data, teacher, student and their trainings, as YAML files."""
