@@ -124,7 +124,7 @@ def plain_method() -> Callable[..., DistillBev]:
 
 
 class ToyHead(nn.Module):
-    """The two parts of a centre head that inheritance knows."""
+    """The two parts of a centre head that a student can inherit."""
 
     def __init__(self, in_channels: int, channels: int = 8) -> None:
         super().__init__()
@@ -160,6 +160,7 @@ class ToyDetector(nn.Module):
         )
         self.neck = nn.Conv2d(3, neck, 3, padding=1)
         self.head = ToyHead(neck)
+        self.parts = {"head.task_heads": self.head.task_heads, "head": self.head}
         grid = square(cells)
         coarse = square(cells // block_stride, float(block_stride))
         self.taps = {

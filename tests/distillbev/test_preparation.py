@@ -100,8 +100,8 @@ def test_a_head_with_other_modules_cannot_be_inherited(pair):
 def test_a_detector_without_a_head(pair):
     teacher, student, build_method = pair
     method = build_method(taps=[BLOCK])
-    del student.head
-    with pytest.raises(UserError, match=r"needs a `head.task_heads`, which ToyDetector does not have"):
+    student.parts = {}
+    with pytest.raises(UserError, match=r"ToyDetector has no part `head.task_heads`, it names no parts; give"):
         method.prepare(teacher, student, [])
 
 
@@ -293,6 +293,7 @@ class QueryDetector(nn.Module):
         config = DetrHeadConfig(queries=queries, layers=2, hidden_channels=hidden_channels)
         self.head = build_detr_head(config, 8, Grid(-4.0, -4.0, 1.0, 8, 8), ("car", "bus"))
         self.taps = {"head": self.head.maps}
+        self.parts = self.head.parts
 
 
 def inherit_decoder(teacher: nn.Module, student: nn.Module, part: str = "decoder") -> None:
@@ -323,5 +324,5 @@ def test_a_decoder_of_another_size_cannot_be_inherited():
     with pytest.raises(UserError) as caught:
         inherit_decoder(teacher, student)
     message = str(caught.value)
-    assert "head.decoder.layers.0.feed_forward.0.bias: (16,) and (12,) (6 in all)" in message
+    assert "first head.decoder.layers.0.feed_forward.0.bias: (16,) and (12,) (6 in all)" in message
     assert "give both heads the same sizes, or set `inherit: none`" in message

@@ -275,3 +275,19 @@ def test_only_a_frame_before_makes_velocities_displacements():
         "bevdepth",
     }
     assert len(motions) == 11
+
+
+def test_parts_have_shared_names():
+    names = {name: set(build(name).parts) for name in SHIPPED}
+    camera = {"image_backbone", "image_neck"}
+    lidar = {"reader", "backbone"}
+    for name, parts in names.items():
+        spec = SHIPPED[name][0]
+        points = spec in (specs.CENTERPOINT, specs.CENTERPOINT_VOXEL, specs.MVP, specs.LIDARFORMER)
+        queries = spec in (specs.LIDARFORMER, specs.BEVFORMER)
+        head = {"encoder", "encoder.bev_queries", "head.decoder"} if queries else {"bev_neck", "head.task_heads"}
+        lift = set() if points or queries else {"depth_net"}
+        learned = {"head.queries"} if queries and name != "lidarformer from peaks" else set()
+        assert {part for part in parts if "norm" not in part} == {
+            "head", *head, *(lidar if points else camera), *lift, *learned
+        }, name  # fmt: skip

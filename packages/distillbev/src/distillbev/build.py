@@ -13,9 +13,15 @@ from bevkd_common.models.taps import BevMap, HeadMaps, Queries, Taps
 from torch import nn
 
 from distillbev.config import DistillBevConfig, TapPair
-from distillbev.inheritance import Part
 from distillbev.method import DistillBev, Layer, LayerWeights
 
+PARTS: Mapping[str, str | None] = {
+    "none": None,
+    "task_heads": "head.task_heads",
+    "head": "head",
+    "decoder": "head.decoder",
+}
+"""Names in `Detector.parts`, by the value of `inherit`."""
 DECODER: Mapping[str, str] = {name: name for name in ("classes", "layers", "channels")}
 """Attributes of `Queries` that give decoders weights of equal shapes."""
 
@@ -31,7 +37,7 @@ def build(config: DistillBevConfig, teacher: Taps, student: Taps) -> DistillBev:
         _check_heads(config.inherit, teacher, student)
     return DistillBev(
         [_layer(config, tap, teacher, student) for tap in config.active_taps],
-        inherit=config.inherit,
+        inherit=PARTS[config.inherit],
         weight=config.weight,
         region_decomposition=config.region_decomposition,
         adaptive_scaling=config.adaptive_scaling,
@@ -102,7 +108,7 @@ def _check_heatmaps(who: str, role: str, taps: Taps, grid: Grid) -> None:
         )
 
 
-def _check_heads(part: Part, teacher: Taps, student: Taps) -> None:
+def _check_heads(part: str, teacher: Taps, student: Taps) -> None:
     if part == "decoder":
         _check_equal(part, Queries, DECODER, teacher, student)
     elif part == "head" and isinstance(student.specs.get("head"), Queries):
@@ -111,7 +117,7 @@ def _check_heads(part: Part, teacher: Taps, student: Taps) -> None:
         _check_equal(part, HeadMaps, {"tasks": "tasks", "branches": "layout"}, teacher, student)
 
 
-def _check_equal(part: Part, kind: type[Spec], compared: Mapping[str, str], teacher: Taps, student: Taps) -> None:
+def _check_equal(part: str, kind: type[Spec], compared: Mapping[str, str], teacher: Taps, student: Taps) -> None:
     """Refuse heads that are not of a kind, or differ in one of the attributes compared, given by their words."""
     ours, theirs = (
         require_tap(taps, "head", kind, f"distillbev `inherit: {part}`, {role}")

@@ -6,10 +6,11 @@ Source: DistillBEV, ICCV 2023, arXiv 2309.15109.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from bevkd_common.data.samples import Batch
+from bevkd_common.distill.inherit import copy_part
 from bevkd_common.distill.method import Panel, ParamGroup
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.grid import Grid
@@ -17,7 +18,6 @@ from bevkd_common.models.detector import Deferred, HeatmapTargets, Losses, Outpu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distillbev.inheritance import PATHS, Inheritance, inherit_head
 from distillbev.losses import (
     AttentionMap,
     AttentionSource,
@@ -38,6 +38,9 @@ from distillbev.losses import (
     squared_error,
     teacher_heatmap,
 )
+
+if TYPE_CHECKING:
+    from bevkd_common.models.detector import DetectorModule
 
 LEGEND = ("background", "foreground: in a ground-truth box", "false positive: only the teacher sees an object")
 
@@ -122,7 +125,7 @@ class DistillBev(nn.Module):
 
     Args:
         layers: The pairs of maps.
-        inherit: What the student's head copies from the teacher's.
+        inherit: Name in `Detector.parts` of what starts as the teacher's; None leaves the student as it is.
         weight: Factor on all terms.
         region_decomposition: Whether regions are weighted apart.
         adaptive_scaling: Whether foreground cells count by the size of their object.
@@ -142,7 +145,7 @@ class DistillBev(nn.Module):
         self,
         layers: Sequence[Layer],
         *,
-        inherit: Inheritance,
+        inherit: str | None,
         weight: float,
         region_decomposition: bool,
         adaptive_scaling: bool,
@@ -176,7 +179,7 @@ class DistillBev(nn.Module):
         head = {"head"} if any(layer.false_positives for layer in layers) else set()
         self.teacher_taps = frozenset(layer.teacher_tap for layer in layers) | head
         self.student_taps = frozenset(layer.student_tap for layer in layers)
-        self.student_parts = frozenset() if inherit == "none" else frozenset({PATHS[inherit]})
+        self.student_parts = frozenset() if inherit is None else frozenset({inherit})
 
     def forward(self, teacher: Outputs, student: Outputs, targets: object, batch: Batch) -> Losses:
         """Equation 9 without the detection losses.
@@ -193,8 +196,13 @@ class DistillBev(nn.Module):
         }
         return Losses(terms, Deferred(lambda: _all_metrics(comparisons)))
 
-    def prepare(self, teacher: nn.Module, student: nn.Module, calibration: Iterable[Batch]) -> None:
+    def prepare(self, teacher: DetectorModule, student: DetectorModule, calibration: Iterable[Batch]) -> None:
         """Copy the head, and measure the teacher's maps that are to be normalised.
+
+        Source: the released code copies the branches of convolutional students and leaves the shared convolution,
+        whose input differs, alone; for BEVFormer it copies the decoder and leaves the queries alone. A temporal
+        student regresses displacements where the teacher regresses velocities; its velocity branch is merely
+        initialised.
 
         Args:
             teacher: The trained detector, in eval mode.
@@ -205,8 +213,10 @@ class DistillBev(nn.Module):
             UserError: If the student's head does not have the teacher's shapes, or a map is zero everywhere.
             ValueError: If the teacher is in training mode, or batches are needed and there are none.
         """
-        if self.inherit != "none":
-            inherit_head(teacher, student, self.inherit)
+        if self.inherit is not None:
+            smaller = "task_heads" if self.inherit == "head" else "none"
+            remedy = f"give both heads the same sizes, or set `inherit: {smaller}`"
+            copy_part(teacher, student, self.inherit, "distillbev `inherit`", remedy)
         normalized = [layer for layer in self._layers if layer.teacher_rms is not None]
         if normalized:
             names = frozenset(layer.teacher_tap for layer in normalized)

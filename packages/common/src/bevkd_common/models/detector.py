@@ -169,10 +169,19 @@ class Detector(Protocol):
     Attributes:
         taps: Descriptions of the taps by name.
         needs: Data that a batch must hold.
+        parts: Named parts that a method may copy or freeze and that tap descriptions refer to; `head` contains
+            `head.decoder`. Shared names: `image_backbone`, `image_neck`, `depth_net`, `reader`, `backbone`,
+            `encoder`, `encoder.bev_queries`, `bev_neck`, `head`; of a centre-point head `head.task_heads`; of a
+            query head `head.decoder` and `head.queries`.
     """
 
     taps: Mapping[str, TapSpec]
     needs: DataNeeds
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module | nn.Parameter]:
+        """See above; a new mapping to the modules as they are now."""
+        ...
 
     def __call__(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
         """Run one forward pass that computes the taps `want`."""

@@ -26,6 +26,7 @@ class ToyDetector(nn.Module):
         super().__init__()
         self.features = nn.Conv2d(1, channels, 3, padding=1)
         self.heatmap = nn.Conv2d(channels, 1, 1)
+        self.parts = {"features": self.features}
         self.taps = {
             "features": BevMap(channels, GRID),
             "head": HeadMaps(GRID, (("thing",),), ()),

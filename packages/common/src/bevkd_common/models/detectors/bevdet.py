@@ -160,6 +160,17 @@ class BevDet(nn.Module):
         features = self.image_neck(self.image_backbone(images))
         return features.unflatten(0, cameras.images.shape[:2])
 
+    @property
+    def parts(self) -> dict[str, nn.Module | nn.Parameter]:
+        """See `Detector`."""
+        return {
+            "image_backbone": self.image_backbone,
+            "image_neck": self.image_neck,
+            "depth_net": self.lift_splat.depth_net,
+            "bev_neck": self.bev_neck,
+            **self.head.parts,
+        }
+
     def targets(self, outputs: Outputs, batch: Batch) -> CenterTargets:
         """Heat maps and box codes of the batch's boxes."""
         batch = self.in_own_axes(batch)

@@ -128,6 +128,17 @@ class BevFormer(nn.Module):
                     memory = BevMemory.of(bev, moment, scenes)
         return memory
 
+    @property
+    def parts(self) -> dict[str, nn.Module | nn.Parameter]:
+        """See `Detector`."""
+        return {
+            "image_backbone": self.image_backbone,
+            "image_neck": self.image_neck,
+            "encoder": self.encoder,
+            "encoder.bev_queries": self.encoder.queries,
+            **self.head.parts,
+        }
+
     def targets(self, outputs: Outputs, batch: Batch) -> SetTargets:
         """See `DetrHead.targets`."""
         return self.head.targets(outputs.head, batch.boxes, batch.labels)

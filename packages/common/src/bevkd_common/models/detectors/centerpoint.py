@@ -83,6 +83,11 @@ class CenterPoint(nn.Module):
             head = self.head(maps["bev_neck"])
         return Outputs(taps={name: value for name, value in maps.items() if name in want}, head=head)
 
+    @property
+    def parts(self) -> dict[str, nn.Module | nn.Parameter]:
+        """See `Detector`."""
+        return {"reader": self.reader, "backbone": self.backbone, "bev_neck": self.neck, **self.head.parts}
+
     def targets(self, outputs: Outputs, batch: Batch) -> CenterTargets:
         """Heat maps and box codes of the batch's boxes."""
         return self.head.targets(batch.boxes, batch.labels)

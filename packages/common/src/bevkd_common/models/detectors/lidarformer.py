@@ -72,6 +72,17 @@ class LidarFormer(nn.Module):
             head = self.head(maps["bev_neck"])
         return Outputs(taps={name: value for name, value in maps.items() if name in want}, head=head)
 
+    @property
+    def parts(self) -> dict[str, nn.Module | nn.Parameter]:
+        """See `Detector`."""
+        return {
+            "reader": self.reader,
+            "backbone": self.backbone,
+            "encoder": self.encoder,
+            "encoder.bev_queries": self.encoder.queries.get_parameter("weight"),
+            **self.head.parts,
+        }
+
     def targets(self, outputs: Outputs, batch: Batch) -> SetTargets:
         """Which query learns which box of the batch."""
         return self.head.targets(outputs.head, batch.boxes, batch.labels)

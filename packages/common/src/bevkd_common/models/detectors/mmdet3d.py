@@ -68,15 +68,12 @@ class Mmdet3dDetector(nn.Module):
         self.register_buffer("labels", labels, persistent=False)
 
     @property
-    def head(self) -> nn.Module:
-        """The head, where methods look for it.
-
-        Raises:
-            AttributeError: If the configuration describes none.
-        """
+    def parts(self) -> dict[str, nn.Module | nn.Parameter]:
+        """The head and its task heads, if the configuration describes the head; see `Detector`."""
         if HEAD not in self.sources:
-            raise AttributeError("this detector has no described head")
-        return self.model.get_submodule(self.sources[HEAD].module)
+            return {}
+        head = self.model.get_submodule(self.sources[HEAD].module)
+        return {HEAD: head, "head.task_heads": head.task_heads}
 
     def forward(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
         """The taps wanted; with "head" the boxes too, as `extras`.

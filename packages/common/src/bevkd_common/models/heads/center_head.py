@@ -107,6 +107,11 @@ class CenterHead(nn.Module):
         shared = self.shared_conv(x)
         return [task(shared) for task in self.task_heads]
 
+    @property
+    def parts(self) -> dict[str, nn.Module | nn.Parameter]:
+        """See `Detector`."""
+        return {"head": self, "head.task_heads": self.task_heads}
+
     def targets(self, boxes: Boxes, labels: Tensor) -> CenterTargets:
         """What to predict for boxes [B, M, 9] with labels [B, M], negative where there is no box."""
         present = labels >= 0

@@ -137,6 +137,15 @@ class DetrHead(nn.Module):
             reference = self.reference_points(position).sigmoid()
         return self._decoded(Start(content, position, reference), bev)
 
+    @property
+    def parts(self) -> dict[str, nn.Module | nn.Parameter]:
+        """See `Detector`."""
+        return {
+            "head": self,
+            "head.decoder": self.decoder,
+            **({"head.queries": self.queries} if self.heatmap_queries is None else {}),
+        }
+
     def targets(self, predictions: Sequence[Mapping[str, Tensor]], boxes: Boxes, labels: Tensor) -> SetTargets:
         """Which query learns which of the boxes [B, M, 9] with labels [B, M], negative where there is no box.
 
