@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from bevkd_common.geometry.boxes import Boxes, points_in_boxes, points_in_boxes_bev
+from bevkd_common.geometry.boxes import Boxes, folded, points_in_boxes, points_in_boxes_bev
 from bevkd_common.geometry.transforms import (
     inverse,
     reflection,
@@ -315,3 +315,13 @@ def test_points_drawn_inside_a_box_are_in_it_and_drawn_outside_are_not(random_bo
 def test_no_boxes_or_no_points():
     assert points_in_boxes(torch.zeros(7, 3), Boxes.empty()).shape == (0, 7)
     assert points_in_boxes_bev(torch.zeros(0, 2), Boxes(torch.zeros(3, 9))).shape == (3, 0)
+
+
+def test_boxes_whose_front_is_like_their_rear_are_folded():
+    yaws = torch.tensor([0.0, 1.5, 2.0, -2.0, 3.0, 2.0])
+    boxes = Boxes.from_parts(torch.zeros(6, 3), torch.ones(6, 3), yaws, torch.ones(6, 2))
+    turned = folded(boxes, torch.tensor([True] * 5 + [False]))
+    expected = [0.0, 1.5, 2.0 - math.pi, math.pi - 2.0, 3.0 - math.pi, 2.0]
+    assert turned.yaw.tolist() == pytest.approx(expected, abs=1e-5)
+    assert torch.equal(turned.velocity, boxes.velocity)
+    assert torch.equal(turned.size, boxes.size)

@@ -108,6 +108,15 @@ def test_labels_find_their_task_and_channel_by_name():
     assert (targets.heatmaps[1][0] == 1).nonzero().tolist() == [[0, 10, 15], [1, 10, 12], [2, 10, 7]]
 
 
+def test_headings_of_symmetric_classes_are_learned_up_to_half_a_turn():
+    head = head_of(symmetric_classes=("bus",))
+    rows = [box(0, 0, yaw=2.0), box(2, 0, yaw=2.0), box(4, 0, yaw=1.0)]
+    targets = head.targets(Boxes(torch.tensor([rows])), torch.tensor([[1, 2, 2]]))
+    # Only the bus that looks back is turned: sin 2 and cos 2 change their signs.
+    expected = [[0.909297, -0.416147], [-0.909297, 0.416147], [0.841471, 0.540302]]
+    assert targets.regression[0][0, :, 6:8].tolist() == [pytest.approx(pair, abs=1e-5) for pair in expected]
+
+
 def test_losses_divide_each_task_by_its_own_positives():
     head = head_of(code_weights=(1.0,) * 10)
     rows = [box(0, 0), box(2, 0), box(6, 0)]

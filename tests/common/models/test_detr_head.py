@@ -273,6 +273,19 @@ def test_losses_and_gradients_against_a_loop():
             torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-6)
 
 
+def test_headings_of_symmetric_classes_are_learned_up_to_half_a_turn():
+    head = small(symmetric_classes=("barrier",))
+    boxes = torch.tensor([[[0.0, 0, 0, 1, 1, 1, 2.0, 3, 0], [4.0, 0, 0, 1, 1, 1, 2.0, 3, 0]]])
+    targets = head.targets(head(torch.randn(1, 16, 16, 32)), Boxes(boxes), torch.tensor([[0, 2]]))
+    assert targets.code[0, 0, 6:].tolist() == pytest.approx([0.909297, -0.416147, 3, 0], abs=1e-5)
+    assert targets.code[0, 1, 6:].tolist() == pytest.approx([-0.909297, 0.416147, 3, 0], abs=1e-5)
+
+
+def test_unknown_symmetric_classes_are_refused():
+    with pytest.raises(UserError, match="names bollard, which the data set does not have; it has car, pedestrian"):
+        small(symmetric_classes=("bollard",))
+
+
 def test_boxes_have_no_order():
     head = small()
     boxes, labels = boxes_of(count=6)

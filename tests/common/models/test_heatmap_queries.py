@@ -29,8 +29,10 @@ def test_queries_start_at_the_peaks(queries):
     bev[0, 0, 1, 5] = 1.5  # its flank, higher than the next peaks
     bev[0, 1, 3, 0] = 1.0  # a pedestrian in a corner
     bev[0, 1, 1, 6] = 0.5  # another where the car is
-    start, logits = queries(bev)
-    assert torch.equal(logits, bev[:, :2])
+    start, maps = queries(bev)
+    assert set(maps) == {"heatmap"}
+    assert start.heading is None
+    assert torch.equal(maps["heatmap"], bev[:, :2])
     # Cells (6, 1), (0, 3), (6, 1) of 8 x 4, by their centres.
     expected = [[6.5 / 8, 1.5 / 4, 0.5], [0.5 / 8, 3.5 / 4, 0.5], [6.5 / 8, 1.5 / 4, 0.5]]
     torch.testing.assert_close(start.reference, torch.tensor([expected]))
@@ -93,3 +95,60 @@ def test_the_rest_of_the_head_does_not_know_where_queries_come_from():
         "queries.weight", "reference_points.weight", "reference_points.bias",
     }  # fmt: skip
     assert {name.split(".")[0] for name in peaks if name not in learned} == {"heatmap_queries"}
+
+
+@pytest.fixture
+def turning() -> HeatmapQueries:
+    """The same, whose headings are the last two channels."""
+    torch.manual_seed(0)
+    made = HeatmapQueries(4, GRID, 2, count=3, headings=True)
+    made.heatmap, made.headings = (torch.nn.Conv2d(4, 2, 1, bias=False) for _ in range(2))
+    made.heatmap.weight.data, made.headings.weight.data = torch.eye(4)[:, :, None, None].split(2)
+    return made
+
+
+def test_queries_start_from_the_heading_of_their_cell(turning):
+    bev = torch.full((1, 4, 4, 8), -5.0)
+    bev[0, 0, 1, 6], bev[0, 1, 3, 0] = 2.0, 1.0
+    bev[0, 2:, 1, 6], bev[0, 2:, 3, 0] = torch.tensor([0.6, 0.8]), torch.tensor([-1.0, 0.0])
+    start, maps = turning(bev.requires_grad_())
+    assert torch.equal(maps["headings"], bev[:, 2:])
+    torch.testing.assert_close(start.heading[0, :2], torch.tensor([[0.6, 0.8], [-1.0, 0.0]]))
+    assert not start.heading.requires_grad
+
+
+def test_the_loss_of_headings_worked_out_by_hand(turning):
+    headings = torch.zeros(1, 2, 4, 8)
+    headings[0, :, 1, 6] = torch.tensor([0.5, 0.25])
+    code = torch.zeros(1, 3, 10)
+    # Columns x + 4, rows y + 2: the first box is in cell (6, 1), the second in (0, 3), the third does not count.
+    code[0, :, :2] = torch.tensor([[2.9, -0.1], [-3.5, 1.5], [50.0, 50.0]])
+    code[0, :, 6:8] = torch.tensor([[1.0, 0.0], [0.0, -1.0], [9.0, 9.0]])
+    loss = turning.heading_loss(headings, code, torch.tensor([[True, True, False]]))
+    assert loss.item() == pytest.approx(0.5 + 0.25 + 1.0)
+
+
+def test_the_decoder_corrects_headings_layer_by_layer():
+    made = head(queries_from="heatmap", heading_weight=2.0)
+    with torch.no_grad():
+        for branch in made.decoder.box_branches:
+            branch[-1].weight.zero_()
+            branch[-1].bias.zero_()
+            branch[-1].bias[6:8] = torch.tensor([0.25, -0.5])
+    predictions = made(torch.randn(2, 8, 4, 8))
+    start = made.heatmap_queries
+    dense = predictions[0]["headings"].flatten(2)
+    for layer, prediction in enumerate(predictions, start=1):
+        begun = prediction["box_code"][..., 6:8] - layer * torch.tensor([0.25, -0.5])
+        # Each is that of some cell.
+        assert ((begun[:, :, None] - dense.transpose(1, 2)[:, None]).abs().sum(-1).min(-1).values < 1e-5).all()
+    boxes = torch.tensor([[-1.5, 0.5, 0, 2, 1, 1, 0, 0, 0], [2.5, -1.5, 0, 1, 1, 1, 0, 0, 0]]).expand(2, 2, 9)
+    targets = made.targets(predictions, Boxes(boxes), torch.tensor([[1, 0], [1, -1]]))
+    term = made.losses(predictions, targets)["headings"]
+    alone = start.heading_loss(predictions[0]["headings"], targets.code, targets.labels >= 0)
+    assert (term.weight, term.value.item()) == (2.0, pytest.approx(alone.item() / 3))
+
+
+def test_headings_to_start_from_need_a_heat_map():
+    with pytest.raises(ValueError, match="needs `queries_from: heatmap`"):
+        DetrHeadConfig(heading_weight=1.0)

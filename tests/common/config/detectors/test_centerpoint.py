@@ -57,6 +57,7 @@ def test_impossible_detectors_are_refused(changes, message):
         ({"tasks": (("car",), ("bus", "car"))}, "name a class twice: car, bus, car"),
         ({"tasks": (("car", "bus"),)}, "1 tasks, 6 rules"),
         ({"code_weights": (1.0,) * 9}, "must be 10 numbers, got 9"),
+        ({"symmetric_classes": ("bollard",)}, "names bollard, which no task has"),
         (
             {"tasks": (("car", "bus"),), "nms": (NmsConfig(kind="rotate", threshold=0.2, size_factors=(1.0,)),)},
             "of task car, bus must be 2 numbers",

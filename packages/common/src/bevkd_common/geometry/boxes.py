@@ -206,6 +206,15 @@ class Boxes:
         return Boxes.from_parts(self.centers, self.size, wrap_angle(self.yaw), self.velocity)
 
 
+def folded(boxes: Boxes, symmetric: Tensor) -> Boxes:
+    """The boxes [..., M, 9], those marked [..., M] turned by half a turn where their yaw is not in [-π/2, π/2).
+
+    For things whose front is like their rear: the two yaws are one and the same.
+    """
+    yaw = torch.where(symmetric, torch.remainder(boxes.yaw + torch.pi / 2, torch.pi) - torch.pi / 2, boxes.yaw)
+    return Boxes.from_parts(boxes.centers, boxes.size, yaw, boxes.velocity)
+
+
 def bev_corners(bev: Tensor) -> Tensor:
     """Corners [..., 4, 2] of footprints x, y, l, w, yaw [..., 5], counter-clockwise from front left."""
     x, y, length, width, yaw = bev.unbind(-1)

@@ -63,6 +63,10 @@ class CenterHeadConfig(Config):
     box_weight: NonNegativeFloat = 0.25
     code_weights: tuple[NonNegativeFloat, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2)
     """Weights of dx, dy, z, log l, log w, log h, sin yaw, cos yaw, vx, vy in the box loss."""
+    symmetric_classes: tuple[str, ...] = ()
+    """Classes whose front is like their rear: of their two headings, half a turn apart, one is learned, that in
+    [-π/2, π/2). As annotated, nothing tells the two apart. Source: the metric of nuScenes, which scores barriers by
+    their heading up to half a turn, and cones by none."""
     score_threshold: Fraction = 0.1
     max_candidates: PositiveInt = 500
     """Best cells of a task that are decoded."""
@@ -84,6 +88,8 @@ class CenterHeadConfig(Config):
             raise ValueError(f"`channels` must be a multiple of 4 with `deformable`, got {self.channels}")
         if len(self.code_weights) != 10:
             raise ValueError(f"`code_weights` must be 10 numbers, got {len(self.code_weights)}")
+        if unknown := set(self.symmetric_classes) - set(names):
+            raise ValueError(f"`symmetric_classes` names {', '.join(sorted(unknown))}, which no task has")
         if len(self.nms) != len(self.tasks):
             raise ValueError(f"`nms` must have one rule a task: {len(self.tasks)} tasks, {len(self.nms)} rules")
         for task, rule in zip(self.tasks, self.nms, strict=True):

@@ -25,6 +25,11 @@ class DetrHeadConfig(Config):
     map of the classes, as in TransFusion (arXiv 2203.11496), without which a training of minutes learns nothing."""
     heatmap_weight: NonNegativeFloat = 1.0
     """Weight of the heat map's loss."""
+    heading_weight: NonNegativeFloat | None = None
+    """Weight of the loss of headings that cells predict for things centred in them, with `queries_from: heatmap`;
+    the decoder corrects them layer by layer, as it does the places. None leaves headings to the decoder, as in
+    BEVFormer, where a training of minutes learns none. Source: the dense regression of CenterPoint; Deformable DETR
+    with two stages, whose queries start from boxes."""
     layers: PositiveInt = 6
     """Layers of the decoder; each is trained to predict boxes."""
     attention_heads: PositiveInt = 8
@@ -43,6 +48,10 @@ class DetrHeadConfig(Config):
     """Weight of the boxes' distance in the matching."""
     code_weights: tuple[NonNegativeFloat, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2)
     """Weights of x, y, log w, log l, z, log h, sin yaw, cos yaw, vx, vy in the box loss."""
+    symmetric_classes: tuple[str, ...] = ()
+    """Classes whose front is like their rear: of their two headings, half a turn apart, one is learned, that in
+    [-π/2, π/2). As annotated, nothing tells the two apart. Source: the metric of nuScenes, which scores barriers by
+    their heading up to half a turn, and cones by none."""
     max_detections: PositiveInt = 300
     """Best pairs of query and class that become boxes."""
     center_range: Box6 = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
@@ -52,6 +61,8 @@ class DetrHeadConfig(Config):
     def _check(self) -> DetrHeadConfig:
         if len(self.code_weights) != 10:
             raise ValueError(f"`code_weights` must be 10 numbers, got {len(self.code_weights)}")
+        if self.heading_weight is not None and self.queries_from != "heatmap":
+            raise ValueError("`heading_weight` needs `queries_from: heatmap`: learned queries start at no cell")
         if self.z_range[0] == self.z_range[1]:
             raise ValueError(f"`z_range` is empty: both borders are {self.z_range[0]:g}")
         return self

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bevkd_common.config.detectors.center_head import CenterHeadConfig
 from bevkd_common.errors import UserError
-from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.boxes import Boxes, folded
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.deform_conv import DeformConv
 from bevkd_common.models.detector import CenterTargets, Detections, Term
@@ -41,6 +41,7 @@ class CenterHead(nn.Module):
         heatmap_weight: Weight of the heat maps' loss.
         box_weight: Weight of the boxes' loss.
         code_weights: Weights of the ten numbers of a box code.
+        symmetric_classes: Classes whose headings are learned up to half a turn, see `folded`.
         score_threshold: Boxes must score more.
         max_candidates: Best cells of a task that are decoded.
         center_range: Lower x, y, z and upper x, y, z in metres of decoded centres.
@@ -75,6 +76,7 @@ class CenterHead(nn.Module):
         max_detections: int,
         deformable: bool = False,
         motion: Meaning = Meaning.VELOCITY,
+        symmetric_classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.maps = HeadMaps(grid=grid, tasks=tasks, branches=branches_of(motion))
@@ -95,6 +97,8 @@ class CenterHead(nn.Module):
         self._constant("task_of_label", torch.tensor([place[name][0] for name in classes]))
         self._constant("channel_of_label", torch.tensor([place[name][1] for name in classes]))
         self._constant("label_of_channel", torch.tensor([classes.index(name) for task in tasks for name in task]))
+        self.symmetric: Tensor
+        self._constant("symmetric", torch.tensor([name in symmetric_classes for name in classes]))
         self._constant("code_weights", torch.tensor(list(code_weights)))
         self._constant("center_range", torch.tensor(list(center_range)))
 
@@ -117,7 +121,7 @@ class CenterHead(nn.Module):
         present = labels >= 0
         index = labels.clamp(min=0)
         return center_targets(
-            boxes,
+            folded(boxes, self.symmetric[index] & present),
             task=torch.where(present, self.task_of_label[index], -1),
             channel=self.channel_of_label[index],
             class_counts=[len(task) for task in self.maps.tasks],
@@ -267,4 +271,5 @@ def build_center_head(
         max_detections=config.max_detections,
         deformable=config.deformable,
         motion=motion,
+        symmetric_classes=config.symmetric_classes,
     )

@@ -22,6 +22,8 @@ MATCHED_CHANNELS = 8
 """Of these the first ones, all but the velocity, are compared when queries are matched with boxes."""
 CENTER = [0, 1, 4]
 """Where x, y, z stand in a code."""
+HEADING = slice(6, 8)
+"""Where sin yaw and cos yaw stand in a code."""
 EDGE = 1e-5
 """Shares nearer to 0 or 1 than this are taken to be there, so that their logits stay finite."""
 
@@ -47,6 +49,11 @@ def decode(code: Tensor) -> Boxes:
 def with_center(code: Tensor, center: Tensor) -> Tensor:
     """The codes [..., 10] with other centres [..., 3]."""
     return torch.cat([center[..., :2], code[..., 2:4], center[..., 2:], code[..., 5:]], dim=-1)
+
+
+def turned(code: Tensor, heading: Tensor) -> Tensor:
+    """The codes [..., 10] whose sines and cosines are corrections of those of a heading [..., 2]."""
+    return torch.cat([code[..., : HEADING.start], code[..., HEADING] + heading, code[..., HEADING.stop :]], dim=-1)
 
 
 def inverse_sigmoid(share: Tensor) -> Tensor:

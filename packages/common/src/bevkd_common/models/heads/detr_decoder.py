@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bevkd_common.models.attention import DeformableAttention, feed_forward, xavier
-from bevkd_common.models.heads.detr_code import CENTER, CODE_CHANNELS, inverse_sigmoid, with_center
+from bevkd_common.models.heads.detr_code import CENTER, CODE_CHANNELS, HEADING, inverse_sigmoid, turned, with_center
 
 CLASS_BIAS = -4.595
 """A sigmoid of 0.01: nearly all queries are background."""
@@ -88,7 +88,9 @@ class Decoder(nn.Module):
         self.class_branches = nn.ModuleList(_class_branch(channels, classes) for _ in range(layers))
         self.box_branches = nn.ModuleList(_box_branch(channels) for _ in range(layers))
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, bev: Tensor) -> list[dict[str, Tensor]]:
+    def forward(
+        self, x: Tensor, position: Tensor, reference: Tensor, bev: Tensor, heading: Tensor | None = None
+    ) -> list[dict[str, Tensor]]:
         """For each layer `class_logits` [B, Q, K] and `box_code` [B, Q, 10], its centres as shares of the range.
 
         Boxes are computed in float32 or wider, also under autocast: bfloat16 would round metres to halves.
@@ -98,6 +100,7 @@ class Decoder(nn.Module):
             position: [B, Q, C] their positions.
             reference: [B, Q, 3] where they start, (x, y, z) as shares of the range.
             bev: [B, C, Y, X].
+            heading: [B, Q, 2] sine and cosine that one layer after the other corrects; None predicts them anew.
         """
         memory, shape = bev.flatten(2).transpose(1, 2), (bev.shape[2], bev.shape[3])
         predictions = []
@@ -107,6 +110,9 @@ class Decoder(nn.Module):
             x = layer(x, position, memory, shape, reference[..., :2])
             with torch.autocast(x.device.type, enabled=False):
                 code = box_branch(x.to(reference.dtype))
+            if heading is not None:
+                code = turned(code, heading)
+                heading = code[..., HEADING].detach()
             center = (inverse_sigmoid(reference) + code[..., CENTER]).sigmoid()
             predictions.append({"class_logits": class_branch(x), "box_code": with_center(code, center)})
             # Each layer learns its own step.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bevkd_common.config.detectors.detr_head import DetrHeadConfig
 from bevkd_common.errors import UserError
-from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.geometry.boxes import Boxes, folded
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections, SetTargets, Term
 from bevkd_common.models.heads.center_decode import collect, within
@@ -45,6 +45,9 @@ class DetrHead(nn.Module):
         class_cost: Weight of the classes in the matching.
         box_cost: Weight of the boxes in the matching.
         code_weights: Weights of the ten numbers of a box code in the loss.
+        heading_weight: Weight of the loss of headings that queries from a heat map start from; None leaves
+            headings to the decoder alone.
+        symmetric_classes: Classes whose headings are learned up to half a turn, see `folded`.
         max_detections: Best pairs of query and class that become boxes.
         center_range: Lower x, y, z and upper x, y, z in metres of decoded centres.
         heatmap_weight: Weight of the heat map's loss; None learns the queries' places instead.
@@ -75,6 +78,8 @@ class DetrHead(nn.Module):
         max_detections: int,
         center_range: Sequence[float],
         heatmap_weight: float | None,
+        heading_weight: float | None = None,
+        symmetric_classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.maps = Queries(
@@ -99,13 +104,17 @@ class DetrHead(nn.Module):
         self.center_range: Tensor
         self._constant("low", low)
         self._constant("extent", high - low)
+        self.symmetric: Tensor
+        self._constant("symmetric", torch.tensor([name in symmetric_classes for name in classes]))
         self._constant("code_weights", torch.tensor(list(code_weights)))
         self._constant("center_range", torch.tensor(list(center_range)))
 
         self.heatmap_weight = heatmap_weight
+        self.heading_weight = heading_weight
         self.heatmap_queries: HeatmapQueries | None = None
         if heatmap_weight is not None:
-            self.heatmap_queries = HeatmapQueries(channels, grid, len(classes), queries)
+            headings = heading_weight is not None
+            self.heatmap_queries = HeatmapQueries(channels, grid, len(classes), queries, headings)
         else:
             self.queries = nn.Embedding(queries, 2 * channels)
             self.reference_points = nn.Linear(channels, 3)
@@ -126,12 +135,13 @@ class DetrHead(nn.Module):
 
         Returns:
             For each layer `class_logits` [B, Q, K] and `box_code` [B, Q, 10], see `encode`; the first also has the
-            `heatmap` [B, K, Y, X] of logits if the queries come from one.
+            `heatmap` [B, K, Y, X] of logits if the queries come from one, and the `headings` [B, 2, Y, X] if they
+            start from such.
         """
         if self.heatmap_queries is not None:
-            start, heatmap = self.heatmap_queries(bev)
+            start, maps = self.heatmap_queries(bev)
             first, *later = self._decoded(start, bev)
-            return [first | {"heatmap": heatmap}, *later]
+            return [first | maps, *later]
         position, content = self.queries.weight.expand(len(bev), -1, -1).chunk(2, dim=-1)
         with torch.autocast(bev.device.type, enabled=False):
             reference = self.reference_points(position).sigmoid()
@@ -154,7 +164,8 @@ class DetrHead(nn.Module):
         offset = boxes.centers - self.low
         inside = ((offset >= 0) & (offset < self.extent))[..., :2].all(dim=-1)
         learned = (labels >= 0) & inside & (boxes.size > 0).all(dim=-1)
-        code = torch.where(learned[..., None], encode(boxes), 0.0)
+        facing = folded(boxes, self.symmetric[labels.clamp(min=0)])
+        code = torch.where(learned[..., None], encode(facing), 0.0)
         labels = torch.where(learned, labels, BACKGROUND)
         with torch.no_grad():
             costs = [
@@ -174,7 +185,8 @@ class DetrHead(nn.Module):
     def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: SetTargets) -> dict[str, Term]:
         """Terms `classes` and `boxes`, each layer divided by its matched queries, summed over layers.
 
-        And `heatmap`, divided by the number of peaks, if the queries come from one.
+        And `heatmap`, divided by the number of peaks, if the queries come from one, and `headings`, divided by the
+        number of boxes, if they start from such.
         """
         matched = torch.stack([(boxes != BACKGROUND).sum() for boxes in targets.matched]).float()
         counts = mean_over_ranks(matched).clamp(min=1)
@@ -192,6 +204,12 @@ class DetrHead(nn.Module):
             peaks = mean_over_ranks((targets.heatmap == 1).sum().float()).clamp(min=1)
             heat = gaussian_focal_loss(predictions[0]["heatmap"], targets.heatmap)
             terms["heatmap"] = Term(heat / peaks, self.heatmap_weight)
+        if self.heading_weight is not None:
+            assert self.heatmap_queries is not None
+            learned = targets.labels != BACKGROUND
+            boxes = mean_over_ranks(learned.sum().float()).clamp(min=1)
+            turn = self.heatmap_queries.heading_loss(predictions[0]["headings"], targets.code, learned)
+            terms["headings"] = Term(turn / boxes, self.heading_weight)
         return terms
 
     @torch.no_grad()
@@ -206,7 +224,7 @@ class DetrHead(nn.Module):
         return collect(boxes, scores, flat % classes, within(boxes, self.center_range))
 
     def _decoded(self, start: Start, bev: Tensor) -> list[dict[str, Tensor]]:
-        predictions = self.decoder(*start, bev)
+        predictions = self.decoder(start.content, start.position, start.reference, bev, start.heading)
         return [prediction | {"box_code": self._in_metres(prediction["box_code"])} for prediction in predictions]
 
     def _in_metres(self, code: Tensor) -> Tensor:
@@ -230,8 +248,13 @@ def build_detr_head(config: DetrHeadConfig, channels: int, grid: Grid, classes: 
     """Unpack a configuration.
 
     Raises:
-        UserError: If the attention heads cannot share the channels.
+        UserError: If the attention heads cannot share the channels, or a symmetric class is unknown.
     """
+    if unknown := set(config.symmetric_classes) - set(classes):
+        raise UserError(
+            f"`head.symmetric_classes` names {', '.join(sorted(unknown))}, which the data set does not have; "
+            f"it has {', '.join(classes)}"
+        )
     if channels % config.attention_heads:
         raise UserError(
             f"the {channels} channels of the bird's-eye-view map cannot be shared by {config.attention_heads} "
@@ -256,4 +279,6 @@ def build_detr_head(config: DetrHeadConfig, channels: int, grid: Grid, classes: 
         max_detections=config.max_detections,
         center_range=config.center_range,
         heatmap_weight=config.heatmap_weight if config.queries_from == "heatmap" else None,
+        heading_weight=config.heading_weight,
+        symmetric_classes=config.symmetric_classes,
     )
