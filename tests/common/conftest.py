@@ -1,9 +1,10 @@
-"""Boxes as tools with other conventions write them, for the tests that must recognise each."""
+"""What tests of several rooms share: boxes in other conventions, and a KITTI result."""
 
 import math
 
 import pytest
 import torch
+from bevkd_common.evaluation.results import PERCENT, Counts, Metric, Results, Table
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.conventions import opposite_yaw, to_mmdet3d_old_info
 from bevkd_common.geometry.transforms import rigid, rotation_z, transform_vectors
@@ -43,3 +44,31 @@ def wrong_conventions():
         "velocity": in_global_axes,
         "heading": lambda boxes, pose: parts(boxes, yaw=opposite_yaw(boxes.yaw)),
     }
+
+
+@pytest.fixture
+def kitti_results() -> Results:
+    """Class, difficulty, view and recall positions, in percent; no scenes, no bands, no NDS."""
+    classes, levels = ("Pedestrian", "Cyclist", "Car"), ("easy", "moderate", "hard")
+    names = [f"{view} AP_{recalls}" for view in ("3D", "BEV") for recalls in ("R40", "R11")]
+    return Results(
+        protocol="KITTI, IoU 0.7 for cars and 0.5 for others",
+        primary="3D AP_R40 moderate",
+        headline={
+            f"{name} moderate": Metric(value=60.0 + place, unit=PERCENT, higher_is_better=True)
+            for place, name in enumerate(names)
+        },
+        tables=tuple(
+            Table(
+                title=name,
+                rows=classes,
+                columns=levels,
+                units=(PERCENT,) * 3,
+                values=((70.0, 60.5, 50.25),) * 3,
+                compared="moderate",
+            )
+            for name in names
+        ),
+        counts=Counts(samples=3769, predictions=9, ground_truths=9),
+        groups="samples",
+    )

@@ -40,6 +40,9 @@ def test_the_readme_experiment(bevkd, tmp_path):
     assert report["synthetic"] is True
     assert len(report["departures"]) >= 3
     assert set(report["gain_over_baseline"]) == {"mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE"}
+    # The teacher reads one sweep, the student two key frames: the velocity of the teacher cannot be observed.
+    observed = {name: arm["headline"]["mAVE"] is not None for name, arm in report["arms"].items()}
+    assert observed == {"teacher": False, "baseline": True, "distilled": True}
     page = (tmp_path / "runs" / "smoke" / "report" / "index.html").read_text()
     assert page.count("data:image/png") >= 9
     assert "SYNTHETIC DATA" in page

@@ -240,6 +240,7 @@ def _evaluate_submission(
     from bevkd_common.data.nuscenes.tables import only_version
     from bevkd_common.errors import UserError
     from bevkd_common.evaluation.nuscenes.foreign import devkit_headline, score_submission
+    from bevkd_common.evaluation.nuscenes.metric import AVERAGE_PRECISION
 
     if data_root is None:
         raise UserError(f"{path} is a file: name the folder of its data set with --data-root")
@@ -258,8 +259,9 @@ def _evaluate_submission(
         return
     with reporter.bar("samples scored", 1) as bar:
         scored = score_submission(index, split, path, bar.update)
-    _print_scores({name: metric.value for name, metric in scored.results.headline.items()})
-    precision = scored.results.tables["average precision"]
+    headline = scored.results.headline
+    _print_scores({name: metric.value for name, metric in headline.items() if metric.value is not None})
+    precision = scored.results.table(AVERAGE_PRECISION)
     rows = zip(precision.rows, precision.values, strict=True)
     print_table(
         ("class", *(f"AP {column}" for column in precision.columns)),

@@ -20,6 +20,7 @@ from bevkd_common.data.synthetic.dataset import build as build_synthetic
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.evaluation.nuscenes.benchmark import build as build_submission
+from bevkd_common.evaluation.nuscenes.metric import AVERAGE_PRECISION, BY_DISTANCE, ERRORS_BY_CLASS
 from bevkd_common.evaluation.nuscenes.split import build as build_evaluator
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.transforms import quaternion_to_rotation
@@ -76,6 +77,10 @@ def _noisy(batch, rng):
     return found
 
 
+TWO_SWEEPS = DataNeeds(sweeps=2)
+"""From which a velocity can be observed."""
+
+
 def _submitted(config, dataset, detect, needs=LIDAR) -> dict:
     submission: Submission = build_submission(config, dataset, "val")
     for batch in evaluation_batches(dataset.source("val", needs), batch=2):
@@ -106,13 +111,13 @@ def _devkit_scores(nuscenes, split, submission, folder):
 
 
 def _assert_equal(evaluator, theirs, by_class):
-    results = evaluator.compute()
+    results = evaluator.compute(TWO_SWEEPS)
     ours = {name: metric.value for name, metric in results.headline.items()}
     assert set(ours) == set(theirs)
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(value, abs=1e-9, nan_ok=True), name
     for name, value in by_class.items():
-        assert results.tables["average precision"].at(name, "mean") == pytest.approx(value, abs=1e-9)
+        assert results.table(AVERAGE_PRECISION).at(name, "mean") == pytest.approx(value, abs=1e-9)
 
 
 def test_noisy_detections_score_as_in_the_devkit(small, devkit, tmp_path):
@@ -122,8 +127,8 @@ def test_noisy_detections_score_as_in_the_devkit(small, devkit, tmp_path):
     scores, by_class = _devkit_scores(devkit, "small_val", submission, tmp_path)
     assert 0.05 < scores["mAP"] < 0.6
     _assert_equal(evaluator, scores, by_class)
-    counts = evaluator.compute().counts
-    assert (counts.scenes, counts.samples) == (1, 3)
+    counts = evaluator.compute(TWO_SWEEPS).counts
+    assert counts.samples == 3
     # Three of car, truck, cyclist, two of bus and barrier (the third is 32 m away), one person; no cone for want
     # of points, no bicycle in the rack, no dog, no far car.
     assert counts.ground_truths == 14
@@ -140,7 +145,7 @@ def test_ranges_are_measured_from_the_ego_not_from_the_lidar(own_world):
     config = NuScenesConfig(
         version="v1.0-small", train_split="small_train", val_split="small_val", point_range=WIDE
     )
-    results = _evaluated(config, build(config, own_world.root), _truth).compute()
+    results = _evaluated(config, build(config, own_world.root), _truth).compute(TWO_SWEEPS)
     assert results.counts.ground_truths == 15
 
 
@@ -154,7 +159,7 @@ def test_ground_truth_of_a_generated_world_scores_perfectly(synthetic, tmp_path)
     present = [value for value in by_class.values() if value > 0]
     assert len(present) >= 8
     assert present == pytest.approx([1.0] * len(present), abs=1e-9)
-    table = evaluator.compute().tables["true-positive errors"]
+    table = evaluator.compute(TWO_SWEEPS).table(ERRORS_BY_CLASS)
     checked = 0
     for name, value in by_class.items():
         errors = {error: table.at(name, error) for error in ("ATE", "ASE", "AOE", "AVE")}
@@ -172,19 +177,19 @@ def test_the_evidence_resamples_scenes(synthetic, tmp_path):
     evidence = evaluator.load_evidence(tmp_path / "evidence.npz")
     assert evidence.groups == tuple(dict.fromkeys(synthetic[1].source("val", DataNeeds()).scenes))
     whole = evidence.headline(np.ones(2))
-    assert whole["mAP"] == pytest.approx(evaluator.compute().headline["mAP"].value)
+    assert whole["mAP"] == pytest.approx(evaluator.compute(TWO_SWEEPS).headline["mAP"].value)
 
 
 def test_a_limited_range_limits_truth_and_bands(synthetic):
     config, dataset = synthetic
     near = config.model_copy(update={"max_range": 24.0})
-    results = _evaluated(near, dataset, _truth).compute()
-    assert results.bands.rows == ("0-8 m", "8-16 m", "16-24 m")
-    everything = _evaluated(config, dataset, _truth).compute()
-    assert everything.bands.rows == ("0-20 m", "20-30 m", "30-50 m")
+    results = _evaluated(near, dataset, _truth).compute(TWO_SWEEPS)
+    assert results.table(BY_DISTANCE).rows == ("0-8 m", "8-16 m", "16-24 m")
+    everything = _evaluated(config, dataset, _truth).compute(TWO_SWEEPS)
+    assert everything.table(BY_DISTANCE).rows == ("0-20 m", "20-30 m", "30-50 m")
     assert 0 < results.counts.ground_truths < everything.counts.ground_truths
     far = config.model_copy(update={"max_range": 60.0})
-    assert _evaluated(far, dataset, _truth).compute() == everything
+    assert _evaluated(far, dataset, _truth).compute(TWO_SWEEPS) == everything
 
 
 def test_a_submission_names_the_sensors_that_were_used(small):
@@ -219,9 +224,27 @@ def test_suspicious_scores_are_commented(small):
         return [Detections(Boxes.empty(), torch.empty(0), torch.empty(0, dtype=torch.int64)) for _ in batch.tokens]
 
     sound, silent = _evaluated(*small, _truth), _evaluated(*small, nothing)
-    assert sound.findings(sound.compute()) == []
-    assert silent.findings(silent.compute())[0].startswith("No prediction is left to score")
+    assert sound.findings(sound.compute(TWO_SWEEPS)) == []
+    assert silent.findings(silent.compute(TWO_SWEEPS))[0].startswith("No prediction is left to score")
     assert {len(boxes) for boxes in _submitted(*small, nothing)["results"].values()} == {0}
+
+
+def test_a_detector_of_one_sweep_has_no_error_of_velocity_and_no_warning_of_it(small):
+    def still(batch):
+        found = _truth(batch)
+        for one in found:
+            one.boxes.tensor[:, 7:] = 0.0
+        return found
+
+    evaluator = _evaluated(*small, still)
+    one, two = evaluator.compute(DataNeeds(sweeps=1)), evaluator.compute(TWO_SWEEPS)
+    assert one.headline["mAVE"].value is None
+    assert two.headline["mAVE"].value > 0
+    assert one.headline["NDS"] == two.headline["NDS"]
+    blind = two.headline["mAVE"].model_copy(update={"value": 1.0})
+    warned = two.model_copy(update={"headline": two.headline | {"mAVE": blind}})
+    assert len(evaluator.findings(warned)) == 1
+    assert evaluator.findings(one) == []
 
 
 def test_misuse_of_the_evaluator(small):
@@ -236,7 +259,7 @@ def test_misuse_of_the_evaluator(small):
         evaluator.update(batch, _truth(batch))
     submission = build_submission(config, dataset, "val")
     submission.update(batch, _truth(batch))
-    for ask in (evaluator.compute, evaluator.evidence, submission.content):
+    for ask in (lambda: evaluator.compute(TWO_SWEEPS), evaluator.evidence, submission.content):
         with pytest.raises(ValueError, match="2 of 3 samples of the split were evaluated"):
             ask()
     with pytest.raises(ValueError, match="is not of this split"):

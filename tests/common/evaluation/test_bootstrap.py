@@ -103,11 +103,11 @@ def test_pairs_scenes_by_name_not_by_order(arm) -> None:
 
 
 def test_other_scenes_cannot_be_paired(arm) -> None:
-    with pytest.raises(ValueError, match="b was evaluated on other scenes than a"):
+    with pytest.raises(ValueError, match="b was evaluated on other groups than a"):
         paired_bootstrap({"a": arm(1.0), "b": arm(1.0, (0, 1, 2))})
 
 
 def test_one_scene_says_nothing_about_spread(arm) -> None:
-    with pytest.raises(UserError, match="one scene only"):
+    with pytest.raises(UserError, match="one scene or sample only"):
         paired_bootstrap({"a": arm(1.0, (0,))})
     assert paired_bootstrap({"a": arm(1.0, (0, 1))}, resamples=5).samples["a"]["mAP"].shape == (5,)

@@ -35,7 +35,7 @@ def test_two_seeds_with_controls_from_data_to_report(make_recipe, request_for, r
     assert set(shown.arms[1].runs[0].other_results) == {"raw"}
     assert shown.arms[1].runs[0].curve[-1]["step"] == 3
     changed, *others = shown.warnings
-    assert changed.startswith("This is not toy_method/")
+    assert changed.startswith("Settings differ from toy_method/")
     assert "teacher_training.steps = 4, student_training.steps = 3" in changed
     assert others[0] == "teacher (big), seed 0: Toy scores prove nothing."
     assert len(others) == 12
@@ -187,7 +187,7 @@ def test_another_batch_is_stamped(make_recipe, request_for, reporter, accelerato
     overrides = ("student_training.batch=6", "student_training.micro_batch=3", "checkpoints.minutes=1")
     folder = run_experiment(make_recipe(*overrides), request_for(), reporter, accelerator)
     stamp, changed, *_ = report_input(folder, reporter, accelerator).warnings
-    assert stamp.startswith("Non-standard batch: student_training.batch is 6, in the recipe 4; the learning rate")
+    assert stamp.startswith("Batch changed: student_training.batch is 6, in the shipped recipe 4; the learning rate")
     assert "student_training.micro_batch = 3" in changed
     assert "checkpoints" not in changed
 

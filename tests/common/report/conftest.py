@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from bevkd_common.distill.method import Panel
-from bevkd_common.evaluation.results import Counts, Metric, Results, Table
+from bevkd_common.distill.panels import MapPanel, MatrixPanel, PointPanel, RegionPanel
+from bevkd_common.evaluation.results import COUNT, FRACTION, Counts, Metric, Results, Table
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.detector import Detections
-from bevkd_common.report.inputs import Arm, ArmRun, ReportInput, Scene
+from bevkd_common.report.inputs import ArmReport, ArmRun, ReportInput, Scene
 
+UNSEEN = "not observable: one sweep, one key frame"
 TITLES = {"teacher": "the teacher", "baseline": "student alone", "distilled": "student distilled"}
 
 
@@ -29,17 +30,39 @@ class ByScene:
         return {"score": mean, "error": 1.0 - mean}
 
 
-def _results(score):
-    by_class = Table(rows=("car", "bus"), columns=("score", "error"), values=((score, 1 - score), (None, None)))
+def _results(score, unseen):
+    by_class = Table(
+        title="score by class",
+        rows=("car", "bus"),
+        columns=("score", "error"),
+        units=(FRACTION, "m"),
+        values=((score, 1 - score), (None, None)),
+        compared="score",
+    )
+    error = Metric(value=1 - score, unit="m", higher_is_better=False)
     return Results(
-        protocol="Mean over scenes.",
+        protocol="Mean over scenes",
+        primary="score",
         headline={
-            "score": Metric(value=score, unit="", higher_is_better=True),
-            "error": Metric(value=1 - score, unit="m", higher_is_better=False),
+            "score": Metric(value=score, unit=FRACTION, higher_is_better=True),
+            "error": error.model_copy(update={"value": None, "why": UNSEEN}) if unseen else error,
         },
-        tables={"score": by_class, "errors": by_class},
-        bands=Table(rows=("0-10 m", "10 m and more"), columns=("score",), values=((score,), (None,))),
-        counts=Counts(scenes=4, samples=8, predictions=100, ground_truths=20),
+        tables=(
+            by_class,
+            Table(
+                title="score by distance",
+                rows=("0-10 m", "10 m and more"),
+                columns=("score",),
+                units=(FRACTION,),
+                values=((score,), (None,)),
+                compared="score",
+                note="Metres from the ego.",
+            ),
+            by_class.model_copy(update={"title": "AP and errors", "compared": None}),
+            Table(title="boxes", rows=("car",), columns=("all",), units=(COUNT,), values=((20.0,),)),
+        ),
+        counts=Counts(samples=8, predictions=100, ground_truths=20),
+        groups="scenes",
     )
 
 
@@ -52,10 +75,10 @@ def _curve(role):
 
 @pytest.fixture
 def make_arm():
-    def make(role, scenes_by_seed, *, name=None, parameters=1_500_000, steps=20):
+    def make(role, scenes_by_seed, *, name=None, parameters=1_500_000, steps=20, unseen=False):
         runs = {
             seed: ArmRun(
-                results=_results(float(np.mean(scenes))),
+                results=_results(float(np.mean(scenes)), unseen),
                 other_results={},
                 evidence=ByScene(scenes),
                 curve=_curve(role),
@@ -65,7 +88,7 @@ def make_arm():
             )
             for seed, scenes in scenes_by_seed.items()
         }
-        return Arm(name or role, TITLES.get(role, name), role, f"What {name or role} is.", parameters, runs)
+        return ArmReport(name or role, TITLES.get(role, name), role, f"What {name or role} is.", parameters, runs)
 
     return make
 
@@ -109,10 +132,20 @@ def scene():
     )
 
 
-REGIONS = Panel(
-    "Regions", "Where what is.", "regions", torch.tensor([[0, 1], [2, 1]]), (-1.0, 1.0, -1.0, 1.0), ("a", "b", "c")
+EXTENT = (-1.0, 1.0, -1.0, 1.0)
+REGIONS = RegionPanel("Regions", "Labels.", torch.tensor([[0, 1], [2, 1]]), ("a", "b", "c"), EXTENT)
+MAP = MapPanel("Strength", "Magnitudes.", torch.rand(3, 4), EXTENT)
+MATRIX = MatrixPanel("Relations", "Cosines.", torch.arange(6.0).reshape(2, 3), rows="teacher", columns="student")
+POINTS = PointPanel(
+    "Samples",
+    "Sampling points.",
+    torch.tensor([[0.5, -0.5], [0.25, 0.75], [-0.5, 0.0]]),
+    torch.tensor([0.1, 0.9, 0.4]),
+    "metres",
+    sizes=torch.tensor([1.0, 2.0, 0.5]),
+    background=torch.zeros(4, 4),
+    extent=EXTENT,
 )
-MAP = Panel("Strength", "How strong.", "map", torch.rand(3, 4), (-1.0, 1.0, -1.0, 1.0))
 
 
 @pytest.fixture
@@ -126,19 +159,29 @@ def strength():
 
 
 @pytest.fixture
+def matrix():
+    return MATRIX
+
+
+@pytest.fixture
+def points():
+    return POINTS
+
+
+@pytest.fixture
 def make_report(make_arm, scene):
     """Teacher at 0.8, student alone at 0.5, distilled 0.1 better in every scene of every seed."""
 
-    def make(*, seeds=(0,), gain=(0.1, 0.1, 0.1, 0.1), baseline=True, controls=(), **changes):
+    def make(*, seeds=(0,), gain=(0.1, 0.1, 0.1, 0.1), baseline=True, controls=(), unseen=False, **changes):
         alone = [0.3, 0.5, 0.5, 0.7]
         arms = [make_arm("teacher", {seed: [0.8] * 4 for seed in seeds}, parameters=10_000_000, steps=40)]
         if baseline:
-            arms.append(make_arm("baseline", dict.fromkeys(seeds, alone)))
+            arms.append(make_arm("baseline", dict.fromkeys(seeds, alone), unseen=unseen))
         distilled = {
             seed: [value + (1 + 0.1 * index) * plus for value, plus in zip(alone, gain, strict=True)]
             for index, seed in enumerate(seeds)
         }
-        arms += [make_arm("distilled", distilled), *controls]
+        arms += [make_arm("distilled", distilled, unseen=unseen), *controls]
         content = {
             "run": "try",
             "method": "Method",
@@ -151,7 +194,8 @@ def make_report(make_arm, scene):
             "warnings": [],
             "recipe": "summary: try",
             "environment": {"python": "3.11"},
-            "panels": [REGIONS, MAP],
+            "published": [],
+            "panels": [REGIONS, MAP, MATRIX, POINTS],
             "scenes": [scene],
             "bootstrap": 100,
         }

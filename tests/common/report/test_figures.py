@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from bevkd_common.report import figures
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgba
@@ -81,6 +82,12 @@ def test_a_box_behind_a_camera_is_not_drawn_in_its_image(make_report, scene):
     assert (pixels.min(), pixels.max()) == pytest.approx((17.5, 22.5))
 
 
+def test_one_camera_takes_one_row(make_report, scene):
+    one = replace(scene, images=scene.images[:1], camera_names=("FRONT",), img_T_lidar=scene.img_T_lidar[:1])
+    (axes,) = figures.cameras(one, make_report().arms[1]).axes
+    assert axes.get_gridspec().get_geometry() == (1, 1)
+
+
 def test_without_cameras_there_is_no_picture(make_report, scene):
     assert figures.cameras(replace(scene, images=None), make_report().arms[1]) is None
     assert figures.cameras(replace(scene, img_T_lidar=None), make_report().arms[1]) is None
@@ -103,6 +110,58 @@ def test_a_panel_of_a_map_has_a_scale(strength):
     assert axes.get_legend() is None
     assert axes.get_title() == "Strength"
     assert len(scale.collections) > 0
+
+
+def test_a_panel_of_a_matrix_has_its_first_row_at_the_top(matrix):
+    axes, _scale = figures.panel(matrix).axes
+    (image,) = axes.images
+    assert image.get_array().tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert image.origin == "upper"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("student", "teacher")
+
+
+def _drawn(axes):
+    (scatter,) = (part for part in axes.collections if isinstance(part, PathCollection))
+    return scatter
+
+
+def test_points_on_the_ground_lie_over_their_map(points):
+    axes, _scale = figures.panel(points).axes
+    scatter = _drawn(axes)
+    assert scatter.get_offsets().tolist() == points.points.tolist()
+    assert scatter.get_array().tolist() == pytest.approx([0.1, 0.9, 0.4])
+    # Areas are proportional to the sizes.
+    assert scatter.get_sizes().tolist() == pytest.approx([figures.LARGEST_AREA * part for part in (0.5, 1.0, 0.25)])
+    (image,) = axes.images
+    assert (image.origin, image.get_extent()) == ("lower", [-1.0, 1.0, -1.0, 1.0])
+    assert (axes.get_xlim(), axes.get_ylim()) == ((-1.0, 1.0), (-1.0, 1.0))
+
+
+def test_points_in_an_image_have_v_down_and_labels_a_legend(points):
+    image = torch.zeros(20, 40, 3, dtype=torch.uint8)
+    labelled = replace(
+        points, unit="pixels", values=torch.tensor([0, 1, 1]), legend=("teacher", "student"), extent=None
+    )
+    for shown in (replace(labelled, background=image), replace(labelled, background=None)):
+        (axes,) = figures.panel(shown).axes
+        bottom, top = axes.get_ylim()
+        assert bottom > top
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["teacher", "student"]
+        colors = [to_rgba(figures.POINTS[value]) for value in (0, 1, 1)]
+        assert _drawn(axes).get_facecolors().tolist() == [list(color) for color in colors]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"values": torch.zeros(2)}, "do not fit"),
+        ({"sizes": torch.zeros(2)}, "3 points have sizes of shape"),
+        ({"extent": None}, "needs an extent"),
+    ],
+)
+def test_a_panel_of_points_whose_parts_do_not_fit_is_refused(points, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(points, **change)
 
 
 def test_figures_are_saved_as_png(strength, tmp_path):

@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from bevkd_common.config.published_rows import PaperRow
 from bevkd_common.errors import UserError
 from bevkd_common.report.render import write_report
 
@@ -11,7 +12,8 @@ def test_the_page_holds_its_pictures_and_markdown_points_at_them(make_report, tm
     page = write_report(make_report(), tmp_path / "report")
     assert page == tmp_path / "report" / "index.html"
     names = {path.stem for path in (tmp_path / "report" / "pictures").iterdir()}
-    expected = {"curves", "scene-0-above", "scene-0-baseline", "scene-0-distilled", "panel-0", "panel-1"}
+    expected = {"curves", "scene-0-above", "scene-0-baseline", "scene-0-distilled"}
+    expected |= {f"panel-{index}" for index in range(4)}
     assert names == expected
     html = page.read_text()
     assert html.count("data:image/png;base64,") == len(expected)
@@ -25,16 +27,18 @@ def test_the_numbers_are_there_for_programs(make_report, tmp_path):
     write_report(make_report(seeds=(0, 1)), tmp_path)
     numbers = json.loads((tmp_path / "report.json").read_text())
     assert set(numbers["arms"]) == {"teacher", "baseline", "distilled"}
-    assert numbers["answer"].startswith("Distillation bought")
+    assert numbers["answer"].startswith("Distillation changes score by")
     text = json.dumps(numbers)
-    assert '"bootstrap_over_scenes"' in text
+    assert '"bootstrap_over_groups"' in text
+    assert (numbers["primary"], numbers["groups"]) == ("score", "scenes")
+    assert numbers["units"] == {"score": "fraction", "error": "m"}
     assert '"t_interval_over_seeds"' in text
 
 
 def test_without_a_baseline_or_pictures_there_is_still_a_page(make_report, scene, tmp_path):
     bare = replace(scene, images=None, img_T_lidar=None)
     page = write_report(make_report(baseline=False, scenes=[bare], panels=[]), tmp_path)
-    assert "without a baseline" in page.read_text()
+    assert "no baseline: gain unknown" in page.read_text()
     assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {"curves", "scene-0-above"}
 
 
@@ -75,3 +79,23 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(make_report, tmp_path):
     (tmp_path / "report").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written to"):
         write_report(make_report(scenes=[], panels=[]), tmp_path / "report")
+
+
+def test_published_rows_stand_apart_on_the_page(make_report, tmp_path):
+    row = PaperRow("student alone", "nuScenes val", {"NDS": 38.9}, "Somebody 2023, table 1")
+    page = write_report(make_report(published=[row], scenes=[], panels=[]), tmp_path)
+    html, text = page.read_text(), (tmp_path / "report.md").read_text()
+    assert html.count('<div class="published">') == 1
+    for part in ("Published numbers", "nuScenes val", "38.9", "Somebody 2023, table 1"):
+        assert part in html
+        assert part in text
+    assert json.loads((tmp_path / "report.json").read_text())["published"][0]["metrics"] == {"NDS": 38.9}
+    assert "Published" not in write_report(make_report(scenes=[], panels=[]), tmp_path).read_text()
+
+
+def test_a_metric_that_is_not_observable_is_null_for_programs(make_report, tmp_path):
+    page = write_report(make_report(unseen=True, scenes=[], panels=[]), tmp_path)
+    arms = json.loads((tmp_path / "report.json").read_text())["arms"]
+    assert arms["baseline"]["headline"]["error"] is None
+    assert arms["teacher"]["headline"]["error"] == {"0": pytest.approx(0.2)}
+    assert "not observable: one sweep, one key frame" in page.read_text()

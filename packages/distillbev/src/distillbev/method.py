@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from bevkd_common.data.samples import Batch
 from bevkd_common.distill.inherit import copy_part
-from bevkd_common.distill.method import Panel, ParamGroup
+from bevkd_common.distill.method import ParamGroup
+from bevkd_common.distill.panels import MapPanel, Panel, RegionPanel
 from bevkd_common.errors import UserError
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Deferred, HeatmapTargets, Losses, Outputs, Term
@@ -374,21 +375,19 @@ def _panels(comparison: Comparison, attention: Tensor) -> list[Panel]:
     parts = regions.foreground[0].long() + 2 * regions.false_positive[0].long()
 
     def magnitude(features: Tensor, title: str, caption: str) -> Panel:
-        return Panel(f"{layer.name}: {title}", caption, "map", features[0].abs().mean(dim=0).cpu(), extent)
+        return MapPanel(f"{layer.name}: {title}", caption, features[0].abs().mean(dim=0).cpu(), extent)
 
     return [
-        Panel(
+        RegionPanel(
             f"{layer.name}: regions",
-            "Foreground, false positives and background are imitated with weights of their own.",
-            "regions",
+            "Foreground, false positives and background have loss weights of their own.",
             parts.cpu(),
-            extent,
             LEGEND,
+            extent,
         ),
-        Panel(
+        MapPanel(
             f"{layer.name}: attention",
             "Factor on each cell's error; its mean is one.",
-            "map",
             attention[0].cpu(),
             extent,
         ),

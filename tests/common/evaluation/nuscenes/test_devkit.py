@@ -8,6 +8,8 @@ import pytest
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.evaluation.nuscenes.metric import (
     ATTRIBUTES,
+    AVERAGE_PRECISION,
+    ERRORS_BY_CLASS,
     NO_ATTRIBUTE,
     Cuboids,
     DetectionArrays,
@@ -264,7 +266,7 @@ def _number(value: float | None) -> float:
 def _assert_equal(ours: Results, devkit: DetectionMetrics, config: NuScenesMetricConfig) -> None:
     compared = []
     details = devkit.serialize()
-    ap, errors = ours.tables["average precision"], ours.tables["true-positive errors"]
+    ap, errors = ours.table(AVERAGE_PRECISION), ours.table(ERRORS_BY_CLASS)
     for name in CLASSES:
         for threshold in config.distance_thresholds:
             compared.append((ap.at(name, f"{threshold:g} m"), details["label_aps"][name][threshold]))

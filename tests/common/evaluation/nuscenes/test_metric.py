@@ -5,8 +5,18 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from bevkd_common.data.needs import AdjacentFrames, DataNeeds, KeyframeQueue
 from bevkd_common.errors import UserError
-from bevkd_common.evaluation.nuscenes.metric import CLASSES, NuScenesEvaluator, NuScenesMetricConfig
+from bevkd_common.evaluation.nuscenes.metric import (
+    AVERAGE_PRECISION,
+    BY_DISTANCE,
+    CLASSES,
+    ERRORS_BY_CLASS,
+    GROUND_TRUTHS,
+    NuScenesEvaluator,
+    NuScenesMetricConfig,
+    observable,
+)
 from bevkd_common.evaluation.results import Results
 
 THRESHOLDS = ("0.5 m", "1 m", "2 m", "4 m")
@@ -15,12 +25,12 @@ FAR_OFF = {"xy": (-30.0, 20.0)}
 
 
 def _ap(results: Results, name: str = "car") -> list[float | None]:
-    table = results.tables["average precision"]
+    table = results.table(AVERAGE_PRECISION)
     return [table.at(name, threshold) for threshold in THRESHOLDS]
 
 
 def _errors(results: Results, name: str = "car") -> list[float | None]:
-    table = results.tables["true-positive errors"]
+    table = results.table(ERRORS_BY_CLASS)
     return [table.at(name, error) for error in ("ATE", "ASE", "AOE", "AVE", "AAE")]
 
 
@@ -43,7 +53,7 @@ def _errors(results: Results, name: str = "car") -> list[float | None]:
 def test_average_precision_by_hand(make_evaluator, make_truth, predictions, truths, expected) -> None:
     results = make_evaluator([(predictions, make_truth(truths))]).compute()
     assert _ap(results) == pytest.approx([expected] * 4, abs=1e-12)
-    assert results.tables["average precision"].at("car", "mean") == pytest.approx(expected, abs=1e-12)
+    assert results.table(AVERAGE_PRECISION).at("car", "mean") == pytest.approx(expected, abs=1e-12)
     assert results.headline["mAP"].value == pytest.approx(expected / 10, abs=1e-12)
 
 
@@ -165,7 +175,9 @@ def test_headline_says_what_each_number_is(make_evaluator, make_truth) -> None:
     headline = make_evaluator([([EXACT], make_truth([EXACT]))]).compute().headline
     assert list(headline) == ["mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE"]
     assert [metric.higher_is_better for metric in headline.values()] == [True, True] + [False] * 5
-    assert [metric.unit for metric in headline.values()] == ["", "", "m", "1 - IoU", "rad", "m/s", "1 - accuracy"]
+    assert [metric.unit for metric in headline.values()] == [
+        *("fraction", "fraction", "m", "1 - IoU", "rad", "m/s", "1 - accuracy")
+    ]
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -218,45 +230,95 @@ def test_distance_bands(make_evaluator, make_truth) -> None:
         {"xy": (19.9, 0.0), "score": 0.7},
     ]
     results = make_evaluator([(found, make_truth(truths))]).compute()
-    assert results.bands.rows == ("0-20 m", "20-30 m", "30-50 m")
-    assert results.bands.columns == ("mAP", *CLASSES)
-    near, middle, far = (results.bands.at(row, "car") for row in results.bands.rows)
+    assert results.table(BY_DISTANCE).rows == ("0-20 m", "20-30 m", "30-50 m")
+    assert results.table(BY_DISTANCE).columns == ("mAP", *CLASSES)
+    near, middle, far = (results.table(BY_DISTANCE).at(row, "car") for row in results.table(BY_DISTANCE).rows)
     # Below 0.5 m the prediction at 19.9 m misses, which makes it the second wrong one of the near band.
     assert near == pytest.approx((80.5 * 3 + 80.1 + 1 / 3 - 0.1) / 81 / 4)
     assert middle == pytest.approx(3 / 4 * 40 / 90)
     assert far == 0.0
-    assert results.bands.at("0-20 m", "mAP") == near
-    assert results.bands.at("0-20 m", "truck") is None
-    assert [results.tables["ground truths"].at("car", row) for row in ("all", *results.bands.rows)] == [4, 1, 2, 1]
-    assert results.tables["ground truths"].at("bus", "all") == 0
+    assert results.table(BY_DISTANCE).at("0-20 m", "mAP") == near
+    assert results.table(BY_DISTANCE).at("0-20 m", "truck") is None
+    assert [results.table(GROUND_TRUTHS).at("car", row) for row in ("all", *results.table(BY_DISTANCE).rows)] == [
+        4,
+        1,
+        2,
+        1,
+    ]
+    assert results.table(GROUND_TRUTHS).at("bus", "all") == 0
 
 
 def test_a_band_without_annotations_has_no_score(make_evaluator, make_truth) -> None:
-    bands = make_evaluator([([EXACT], make_truth([EXACT]))]).compute().bands
+    bands = make_evaluator([([EXACT], make_truth([EXACT]))]).compute().table(BY_DISTANCE)
     assert bands.values[1] == (None,) * 11
     assert bands.values[0] == (pytest.approx(1.0), pytest.approx(1.0), *(None,) * 9)
 
 
 def test_band_average_is_over_the_classes_present(make_evaluator, make_truth) -> None:
     boxes = [EXACT, {"xy": (0.0, 5.0), "name": "truck"}]
-    bands = make_evaluator([(boxes[:1], make_truth(boxes))]).compute().bands
+    bands = make_evaluator([(boxes[:1], make_truth(boxes))]).compute().table(BY_DISTANCE)
     assert [bands.at("0-20 m", column) for column in ("mAP", "car", "truck")] == pytest.approx([0.5, 1.0, 0.0])
 
 
 def test_a_band_begins_at_its_near_edge(make_evaluator, make_truth) -> None:
     results = make_evaluator([([], make_truth([{"xy": (20.0, 0.0)}]))]).compute()
-    assert results.tables["ground truths"].at("car", "0-20 m") == 0
-    assert results.tables["ground truths"].at("car", "20-30 m") == 1
+    assert results.table(GROUND_TRUTHS).at("car", "0-20 m") == 0
+    assert results.table(GROUND_TRUTHS).at("car", "20-30 m") == 1
 
 
 def test_counts_and_protocol(make_evaluator, make_truth) -> None:
     samples = [([EXACT], make_truth([EXACT, FAR_OFF], scene=scene)) for scene in ("a", "b", "a")]
     results = make_evaluator(samples).compute()
     counts = results.counts
-    assert (counts.scenes, counts.samples, counts.predictions, counts.ground_truths) == (2, 3, 3, 6)
+    assert (counts.samples, counts.predictions, counts.ground_truths) == (3, 3, 6)
+    assert (results.primary, results.groups) == ("mAP", "scenes")
+    assert [(table.title, table.compared) for table in results.tables] == [
+        (AVERAGE_PRECISION, "mean"),
+        (BY_DISTANCE, "mAP"),
+        (ERRORS_BY_CLASS, None),
+        (GROUND_TRUTHS, None),
+    ]
     assert "0.5 m, 1 m, 2 m, 4 m" in results.protocol
     assert "car 50 m" in results.protocol
     assert "traffic_cone 30 m" in results.protocol
+
+
+ONE_KEY_FRAME = "not observable: one key frame"
+ONE_SWEEP = "not observable: one sweep, one key frame"
+
+
+@pytest.mark.parametrize(
+    ("needs", "why"),
+    [
+        (DataNeeds(sweeps=1), ONE_SWEEP),
+        (DataNeeds(cameras=True, sweeps=1), ONE_SWEEP),
+        (DataNeeds(cameras=True), ONE_KEY_FRAME),
+        (DataNeeds(sweeps=2), None),
+        (DataNeeds(cameras=True, history=AdjacentFrames()), None),
+        (DataNeeds(cameras=True, history=KeyframeQueue(recurrent=True)), None),
+    ],
+)
+def test_motion_is_observable_from_more_than_one_instant(make_evaluator, make_truth, needs, why) -> None:
+    still = EXACT | {"velocity": (0.0, 0.0)}
+    moving = EXACT | {"velocity": (3.0, 4.0)}
+    scored = make_evaluator([([still], make_truth([moving]))]).compute()
+    results = observable(scored, needs)
+    if why is None:
+        assert results == scored
+        assert scored.table(ERRORS_BY_CLASS).at("car", "AVE") == 5.0
+        return
+    hidden = {name: metric.why for name, metric in results.headline.items() if metric.value is None}
+    assert hidden == {"mAVE": why, "mAAE": why}
+    # The others, and NDS with its official formula, are as they were scored.
+    assert {name for name, metric in results.headline.items() if metric == scored.headline[name]} == {
+        *("mAP", "NDS", "mATE", "mASE", "mAOE")
+    }
+    errors = results.table(ERRORS_BY_CLASS)
+    assert [errors.at("car", name) for name in errors.columns] == [0.0, 0.0, 0.0, None, None]
+    assert errors.note == f"mAVE and mAAE: {why}."
+    assert [table for table in results.tables if table != errors] == [
+        table for table in scored.tables if table.title != ERRORS_BY_CLASS
+    ]
 
 
 def test_results_survive_json(make_evaluator, make_truth) -> None:

@@ -2,19 +2,19 @@
 
 import pytest
 from bevkd_common.evaluation.nuscenes.score_checks import findings
-from bevkd_common.evaluation.results import Counts, Metric, Results, Table
-
-EMPTY = Table(rows=(), columns=(), values=())
+from bevkd_common.evaluation.results import FRACTION, Counts, Metric, Results
 
 
 def _results(predictions: int = 10, ground_truths: int = 10, **scores: float) -> Results:
     values = {"mAP": 0.3, "NDS": 0.4, "mATE": 0.5, "mASE": 0.3, "mAOE": 0.5, "mAVE": 0.4, "mAAE": 0.2} | scores
     return Results(
         protocol="",
-        headline={name: Metric(value=value, unit="", higher_is_better=True) for name, value in values.items()},
-        tables={},
-        bands=EMPTY,
-        counts=Counts(scenes=1, samples=1, predictions=predictions, ground_truths=ground_truths),
+        primary="mAP",
+        headline={
+            name: Metric(value=value, unit=FRACTION, higher_is_better=True) for name, value in values.items()
+        },
+        counts=Counts(samples=1, predictions=predictions, ground_truths=ground_truths),
+        groups="scenes",
     )
 
 
@@ -39,7 +39,7 @@ def _results(predictions: int = 10, ground_truths: int = 10, **scores: float) ->
         ({"mAP": 0.001}, []),
         ({"mAP": 0.0, "predictions": 0}, ["No prediction is left to score"]),
         ({"predictions": 1}, []),
-        ({"mAP": 0.0, "predictions": 0, "ground_truths": 0}, ["No annotated box is left to score"]),
+        ({"mAP": 0.0, "predictions": 0, "ground_truths": 0}, ["No ground-truth box is left to score"]),
         ({"ground_truths": 1}, []),
     ],
 )
@@ -47,3 +47,10 @@ def test_likely_causes(scores: dict[str, float], causes: list[str]) -> None:
     found = findings(_results(**scores))
     assert len(found) == len(causes)
     assert all(cause in sentence for cause, sentence in zip(causes, found, strict=True))
+
+
+def test_a_velocity_that_is_not_observable_is_not_checked() -> None:
+    results = _results(mAVE=1.0)
+    assert len(findings(results)) == 1
+    hidden = Metric(value=None, unit="m/s", higher_is_better=False, why="not observable: one sweep, one key frame")
+    assert findings(results.model_copy(update={"headline": results.headline | {"mAVE": hidden}})) == []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from bevkd_common.data.samples import Batch
+from bevkd_common.distill.panels import Panel
 from bevkd_common.models.detector import Losses, Outputs
 
 if TYPE_CHECKING:
@@ -22,28 +23,6 @@ class ParamGroup:
     parameters: Sequence[nn.Parameter]
     lr_factor: float = 1.0
     weight_decay: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One figure that explains the method; the report draws it from its kind alone.
-
-    Attributes:
-        title: Shown above the figure.
-        caption: One sentence that says what the figure shows.
-        kind: "regions" is an integer map whose values index `legend`; "map" is a continuous map; "matrix" is a
-            square of pairwise values.
-        values: [Y, X] on the CPU.
-        extent: x0, x1, y0, y1 in metres for maps that lie on the ground.
-        legend: Names of the values of a "regions" panel.
-    """
-
-    title: str
-    caption: str
-    kind: Literal["regions", "map", "matrix"]
-    values: Tensor
-    extent: tuple[float, float, float, float] | None = None
-    legend: tuple[str, ...] = ()
 
 
 class Method(Protocol):

@@ -1,4 +1,4 @@
-"""How far a difference between two models depends on the scenes that happened to be in the split."""
+"""Paired bootstrap: how far a difference between two models depends on the groups of samples in the split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Interval:
-    """A number computed on the split as it is, and the central 95 % of its values on resampled scenes."""
+    """A number computed on the whole split, and the central 95 % of its values on resampled groups."""
 
     estimate: float
     low: float
@@ -26,11 +26,11 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """Headline metrics of several arms on the same resampled scenes.
+    """Headline metrics of several arms on the same resampled groups.
 
     Attributes:
-        estimates: metrics of the split as it is, by arm and metric.
-        samples: [N] metrics of N resamples, by arm and metric; element n of every arm saw the same scenes.
+        estimates: Metrics of the whole split, by arm and metric.
+        samples: [N] metrics of N draws, by arm and metric; element n of every arm is from the same groups.
     """
 
     estimates: Mapping[str, Mapping[str, float]]
@@ -41,7 +41,7 @@ class Bootstrap:
         return _interval(self.estimates[arm][metric], self.samples[arm][metric])
 
     def difference(self, arm: str, reference: str, metric: str) -> Interval:
-        """Return the interval of `arm` minus `reference`, paired: scene by scene the same for both."""
+        """Return the interval of `arm` minus `reference`, paired: each draw has the same groups for both."""
         return _interval(
             self.estimates[arm][metric] - self.estimates[reference][metric],
             self.samples[arm][metric] - self.samples[reference][metric],
@@ -49,34 +49,38 @@ class Bootstrap:
 
 
 def paired_bootstrap(arms: Mapping[str, Evidence], resamples: int = 1000, seed: int = 0) -> Bootstrap:
-    """Score every arm on the same scenes, drawn with replacement as many as there are.
+    """Score every arm on the same groups, drawn with replacement as many as there are.
 
-    Scenes and not samples are drawn, because the key frames of a scene show the same objects. A class that is
-    missing from a draw scores as the metric scores a missing class, for all arms alike; so classes that few
-    scenes contain pull the interval of a difference towards zero.
+    Groups are the independent units of a split. They are scenes where a data set has scenes, because the key frames
+    of one scene show the same objects, and samples elsewhere. A class that is missing from a draw scores as the
+    metric scores a missing class, for all arms alike; so classes that occur in few groups pull the interval of a
+    difference towards zero. Each arm is scored once, in time linear in the number of groups.
 
     Args:
-        arms: what was matched, by name of the arm.
-        resamples: number of draws.
-        seed: of the draws.
+        arms: Matches by name of the arm.
+        resamples: Number of draws.
+        seed: Of the draws.
 
     Raises:
-        UserError: There are fewer than two scenes.
-        ValueError: The arms were evaluated on different scenes.
+        UserError: There are fewer than two groups.
+        ValueError: The arms were evaluated on different groups.
     """
-    scenes = next(iter(arms.values())).groups
+    reference, first = next(iter(arms.items()))
+    place = {group: column for column, group in enumerate(first.groups)}
     for name, evidence in arms.items():
-        if set(evidence.groups) != set(scenes):
-            raise ValueError(f"{name} was evaluated on other scenes than {next(iter(arms))}")
-    if len(scenes) < 2:
+        if evidence.groups != first.groups and set(evidence.groups) != place.keys():
+            raise ValueError(f"{name} was evaluated on other groups than {reference}")
+    count = len(place)
+    if count < 2:
         raise UserError(
-            "The split has one scene only, so nothing says how the scores vary; evaluate on two or more."
+            "The split has one scene or sample only, so the spread of the scores is unknown: evaluate on two or"
+            " more, or set evaluation.bootstrap to 0."
         )
-    draws = np.random.default_rng(seed).multinomial(len(scenes), np.full(len(scenes), 1 / len(scenes)), resamples)
-    weights = np.concatenate([np.ones((1, len(scenes))), draws])
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
+    weights = np.concatenate([np.ones((1, count)), draws])
     estimates, samples = {}, {}
     for name, evidence in arms.items():
-        scored = evidence.headlines(weights[:, [scenes.index(scene) for scene in evidence.groups]])
+        scored = evidence.headlines(weights[:, [place[group] for group in evidence.groups]])
         estimates[name] = {metric: float(values[0]) for metric, values in scored.items()}
         samples[name] = {metric: values[1:] for metric, values in scored.items()}
     return Bootstrap(estimates, samples)

@@ -9,50 +9,69 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.evaluation.results import Results
 from bevkd_common.models.detector import Detections
 
 
 class Evidence(Protocol):
-    """What was matched, kept so that scenes can be resampled without matching again.
+    """Matches of one model, from which resampled splits are scored without matching again.
 
     Attributes:
-        groups: The independent units (scenes), in order.
+        groups: Names of the G independent groups of samples, in order: scenes where the data set has scenes, single
+            samples where it has none.
     """
 
     groups: tuple[str, ...]
 
     def headlines(self, weights: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
-        """The headline metrics, [N] each, with group g counted `weights[n, g]` times.
+        """Headline metrics [N] with group g counted `weights[n, g]` times.
+
+        Metrics that cannot be computed from resampled groups are left out; the primary metric must be there.
 
         Args:
-            weights: [N, G], one row a draw.
+            weights: [N, G] whole numbers, one row a draw.
         """
         ...
 
     def save(self, path: Path) -> None:
-        """Write to one file that can be read without unpickling."""
+        """Write one file that can be read without unpickling."""
         ...
 
 
 class Evaluator(Protocol):
-    """Streams detections; keeps a few dozen bytes a prediction."""
+    """Scores the detections of one split as they come; keeps a few dozen bytes a detection.
+
+    An evaluator asks neither for scenes nor for an order of time: where samples are independent, its groups are the
+    samples. A data set whose primary metric cannot be computed from resampled groups sets `Results.groups` to None;
+    then `evidence` and `load_evidence` are never called, and the report shows no interval for one seed.
+    """
 
     def update(self, batch: Batch, detections: Sequence[Detections]) -> None:
-        """Take the detections of an unaugmented batch, in the LiDAR axes."""
+        """Take the detections of an unaugmented batch, in the LiDAR axes.
+
+        Args:
+            batch: B samples. What the sensors recorded may have been dropped from it.
+            detections: One entry a sample.
+        """
         ...
 
-    def compute(self) -> Results:
-        """Score what was seen."""
+    def compute(self, needs: DataNeeds) -> Results:
+        """Score the whole split.
+
+        Args:
+            needs: What the detector reads. A metric that cannot be observed from it has no value but a reason, such
+                as an error of velocity for a detector that reads one instant.
+        """
         ...
 
     def evidence(self) -> Evidence:
-        """What a paired bootstrap over scenes resamples."""
+        """Matches for the paired bootstrap."""
         ...
 
     def load_evidence(self, path: Path) -> Evidence:
-        """Read what an `Evidence` of this evaluator saved.
+        """Read a file of `Evidence.save`.
 
         Raises:
             UserError: If the file is missing or damaged.
@@ -60,7 +79,7 @@ class Evaluator(Protocol):
         ...
 
     def findings(self, results: Results) -> list[str]:
-        """One sentence for each likely mistake outside the model that the scores betray."""
+        """One sentence for each score that points to a mistake outside the model."""
         ...
 
 

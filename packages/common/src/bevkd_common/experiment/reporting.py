@@ -1,33 +1,33 @@
-"""From a run folder to what its report is made of."""
+"""From a run folder to the input of its report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 
-from bevkd_common.config.methods import departures, kinds_of, paper, title
+from bevkd_common.config.methods import departures, kinds_of, paper, published, title
 from bevkd_common.config.reading.loading import diff, dump
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.recipes import Choice, catalogue
 from bevkd_common.data.dataset import Dataset, VirtualPointDataset
 from bevkd_common.data.samples import Batch, collate
-from bevkd_common.distill.method import Panel
+from bevkd_common.distill.panels import Panel
 from bevkd_common.engine.checkpoint import read_json
 from bevkd_common.engine.tasks import HEAD
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
-from bevkd_common.evaluation.results import Results
 from bevkd_common.experiment.arms import Arm
 from bevkd_common.experiment.build import build_evaluator, build_pretraining, reads_virtual_points
 from bevkd_common.experiment.finished import FinishedRun, open_run
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.scenes import scene_of
+from bevkd_common.experiment.scoring import evidence_file, score
 from bevkd_common.models.taps import HeadMaps, Queries
 from bevkd_common.progress import Reporter
 from bevkd_common.report import inputs
@@ -39,14 +39,14 @@ PICTURED_SAMPLES = 2
 
 
 def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator) -> inputs.ReportInput:
-    """Everything the report of a run shows.
+    """Content of the report of a run; models without scores of this version are evaluated first.
 
     Raises:
         UserError: If the run or one of its stages is incomplete.
     """
     run = open_run(folder, reporter, accelerator)
     if not any(arm.role == "distilled" for arm in run.arms):
-        raise UserError(f"{folder.path} is not finished: run it again, what is done is not done twice")
+        raise UserError(f"{folder.path} is not finished: run it again, finished stages are reused")
     seed, lab = next(iter(run.laboratories.items()))
     evaluator = build_evaluator(run.recipe.dataset, lab.dataset, "val")
     arms = [_arm(arm, run, evaluator) for arm in run.arms]
@@ -60,6 +60,9 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
         synthetic=lab.dataset.synthetic,
         classes=lab.dataset.classes,
         arms=arms,
+        published=published(
+            kinds_of(run.recipe.method), run.recipe.selects.teacher, run.recipe.selects.student
+        ),
         plan=run.plan,
         departures=_departures(run.recipe, lab.dataset.classes),
         warnings=[*_changes(run.recipe), *_warnings(arms, evaluator)],
@@ -83,20 +86,20 @@ def _departures(recipe: Recipe, classes: tuple[str, ...]) -> list[str]:
         learned = build_pretraining(recipe.student, classes, seed=0).summary
         found.append(
             f"In every arm the student starts from weights that have learned {learned}, on the same training split;"
-            " this stands in for the pre-trained weights of published students."
+            " this replaces the pretrained weights of published students."
         )
     return found
 
 
 HARMLESS = ("checkpoints.", "trackers", "evaluation.workers", "seeds", "world_seeds")
-"""Beginnings of keys that change no number, or none that the report does not show itself."""
+"""Prefixes of keys that change no number, or only numbers that the report shows itself."""
 
 SHOWN = 12
-"""Changed settings that a warning lists before it counts the rest."""
+"""Number of changed settings that a warning lists; the others are counted."""
 
 
 def _changes(recipe: Recipe) -> list[str]:
-    """How a recipe differs from the one that comes with the method for the same pair and data, if there is one."""
+    """Differences from the shipped recipe of the same pair and data, where there is one."""
     selects = recipe.selects
     try:
         pair = catalogue().find(teacher=selects.teacher, student=selects.student, dataset=selects.dataset)
@@ -106,8 +109,8 @@ def _changes(recipe: Recipe) -> list[str]:
         return []
     found = [change for change in diff(original, recipe) if not change.key.startswith(HARMLESS)]
     batches = [
-        f"Non-standard batch: {change.key} is {change.after}, in the recipe {change.before}; the learning rate was"
-        " not changed with it."
+        f"Batch changed: {change.key} is {change.after}, in the shipped recipe {change.before}; the learning rate"
+        " was not scaled."
         for change in found
         if change.key.endswith("_training.batch")
     ]
@@ -115,43 +118,49 @@ def _changes(recipe: Recipe) -> list[str]:
         return []
     settings = ", ".join(f"{change.key} = {json.dumps(change.after)}" for change in found[:SHOWN])
     settings += f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return [*batches, f"This is not {shipped.name} as it comes: {settings}."]
+    return [*batches, f"Settings differ from {shipped.name}: {settings}."]
 
 
-def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.Arm:
+def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.ArmReport:
     runs = {}
     parameters = 0
     for seed, stages in run.stages.items():
         path = stages[arm.name]
         trained = read_json(path / "trained.json")
-        scores = read_json(path / "results.json")
-        results = {kind: Results.model_validate(value) for kind, value in scores["results"].items()}
+        scores = score(run.laboratories[seed], arm, path)
+        results = scores.results[scores.primary]
         curve = path / "metrics.jsonl"
+        evidence = evidence_file(path, scores.primary)
         runs[seed] = inputs.ArmRun(
-            results=results[scores["primary"]],
-            other_results={kind: value for kind, value in results.items() if kind != scores["primary"]},
-            evidence=evaluator.load_evidence(path / f"evidence-{scores['primary']}.npz"),
+            results=results,
+            other_results={kind: value for kind, value in scores.results.items() if kind != scores.primary},
+            evidence=None if results.groups is None else evaluator.load_evidence(evidence),
             curve=[json.loads(line) for line in curve.read_text().splitlines()] if curve.is_file() else [],
             steps=trained["steps"],
             seconds=trained["seconds"],
             run_id=path.name,
-            skipped=trained.get("skipped", 0),
-            unlifted=trained.get("unlifted", 0),
+            notes=_notes(trained),
         )
         parameters = trained["parameters"]
-    return inputs.Arm(arm.name, arm.title, arm.role, arm.summary, parameters, runs)
+    return inputs.ArmReport(arm.name, arm.title, arm.role, arm.summary, parameters, runs)
 
 
-def _warnings(arms: list[inputs.Arm], evaluator: Evaluator) -> list[str]:
+def _notes(trained: Mapping[str, Any]) -> list[str]:
     found = []
-    for arm in arms:
-        for seed, run in arm.runs.items():
-            found += [f"{arm.title}, seed {seed}: {finding}" for finding in evaluator.findings(run.results)]
-            if run.skipped:
-                found.append(f"{arm.title}, seed {seed}: {run.skipped} damaged samples were skipped in training.")
-            if run.unlifted:
-                found.append(f"{arm.title}, seed {seed}: {run.unlifted} sweeps were read without virtual points.")
+    if skipped := trained.get("skipped"):
+        found.append(f"{skipped} damaged samples were skipped in training.")
+    if unlifted := trained.get("unlifted"):
+        found.append(f"{unlifted} sweeps were read without virtual points.")
     return found
+
+
+def _warnings(arms: list[inputs.ArmReport], evaluator: Evaluator) -> list[str]:
+    return [
+        f"{arm.title}, seed {seed}: {sentence}"
+        for arm in arms
+        for seed, run in arm.runs.items()
+        for sentence in (*evaluator.findings(run.results), *run.notes)
+    ]
 
 
 @torch.no_grad()

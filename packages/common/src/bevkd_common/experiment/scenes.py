@@ -1,4 +1,4 @@
-"""A loaded key frame as the report draws it."""
+"""From a loaded batch to the sample that a report draws."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def scene_of(
     cameras_in_order: tuple[str, ...],
     extent: tuple[float, float, float, float],
 ) -> inputs.Scene:
-    """The first sample of a batch, with what models found in it.
+    """The first sample of a batch with the detections of several models.
 
     Args:
-        batch: With the matrices that the models were given.
+        batch: Input of the models.
         found: Detections by name of the arm.
-        cameras_in_order: Names of the cameras, if the batch has any.
+        cameras_in_order: Names of the cameras, in the order of the images.
         extent: x0, x1, y0, y1 of the picture from above, metres.
     """
     truth = Detections(Boxes(batch.boxes.tensor[0]), torch.ones(batch.labels.shape[1]), batch.labels[0])

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bevkd_common.config.model import Config
 from bevkd_common.data.dataset import Dataset
@@ -13,12 +14,15 @@ from bevkd_common.engine.checkpoint import read_json, write_atomically
 from bevkd_common.engine.evaluate import evaluate
 from bevkd_common.engine.train import AUTOCAST
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
-from bevkd_common.evaluation.results import Results
+from bevkd_common.evaluation.results import Results, show
 from bevkd_common.experiment.arms import Arm
 from bevkd_common.experiment.build import build_evaluator, build_submission
 from bevkd_common.experiment.identity import evaluation_fingerprint
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.stages import stage_weights
+
+if TYPE_CHECKING:
+    from bevkd_common.models.detector import DetectorModule
 
 WEIGHT_KINDS = ("raw", "ema")
 
@@ -65,14 +69,19 @@ def submission(lab: Laboratory, arm: Arm, folder: Path, config: Config, dataset:
         UserError: If the data set has no official submission.
     """
     collected = build_submission(config, dataset, "val")
-    _run(lab, arm, folder, None, dataset, collected)
+    _run(lab, arm, lab.detector(arm.detector, folder), None, dataset, collected)
     return collected.content()
 
 
 def score_line(arm: Arm, scores: Scores) -> str:
     """The headline of one arm as a line of text."""
     results = scores.results[scores.primary]
-    return f"{arm.title}: " + ", ".join(f"{name} {metric.value:.3f}" for name, metric in results.headline.items())
+    numbers = [
+        f"{name} {show(metric.value, metric.unit)}"
+        for name, metric in results.headline.items()
+        if metric.value is not None
+    ]
+    return f"{arm.title}: {', '.join(numbers)}"
 
 
 def _scored(lab: Laboratory, folder: Path) -> Scores | None:
@@ -80,8 +89,9 @@ def _scored(lab: Laboratory, folder: Path) -> Scores | None:
     saved = read_json(path) if path.is_file() else None
     if saved is None or saved["evaluation"] != evaluation_fingerprint(lab):
         return None
-    results = {kind: Results.model_validate(value) for kind, value in saved["results"].items()}
-    return Scores(saved["primary"], results)
+    read = {kind: Results.of_this_version(value) for kind, value in saved["results"].items()}
+    results = {kind: result for kind, result in read.items() if result is not None}
+    return Scores(saved["primary"], results) if len(results) == len(read) else None
 
 
 def _score(lab: Laboratory, arm: Arm, folder: Path) -> Scores:
@@ -98,21 +108,27 @@ def _score(lab: Laboratory, arm: Arm, folder: Path) -> Scores:
 
 def _evaluate(lab: Laboratory, arm: Arm, folder: Path, kind: str) -> Results:
     evaluator = build_evaluator(lab.recipe.dataset, lab.dataset, "val")
-    _run(lab, arm, folder, kind, lab.dataset, evaluator)
-    if lab.accelerator.is_main_process:
-        evaluator.evidence().save(folder / f"evidence-{kind}.npz")
-    return evaluator.compute()
+    detector = lab.detector(arm.detector, folder, kind)
+    _run(lab, arm, detector, kind, lab.dataset, evaluator)
+    results = evaluator.compute(detector.needs)
+    if results.groups is not None and lab.accelerator.is_main_process:
+        evaluator.evidence().save(evidence_file(folder, kind))
+    return results
+
+
+def evidence_file(folder: Path, kind: str) -> Path:
+    """Where a stage keeps the `Evidence` of one kind of weights."""
+    return folder / f"evidence-{kind}.npz"
 
 
 def _run(
     lab: Laboratory,
     arm: Arm,
-    folder: Path,
+    detector: DetectorModule,
     kind: str | None,
     dataset: Dataset,
     evaluator: Evaluator | Submission,
 ) -> None:
-    detector = lab.detector(arm.detector, folder, kind)
     evaluate(
         detector,
         dataset.source("val", detector.needs.at_test),

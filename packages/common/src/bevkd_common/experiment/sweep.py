@@ -330,8 +330,8 @@ def collect(
 
 def _main_score(lab: Laboratory, arm: Arm, stage: str) -> tuple[str, float]:
     scores = score(lab, arm, lab.root / STAGES / stage)
-    name, metric = next(iter(scores.results[scores.primary].headline.items()))
-    return name, metric.value
+    results = scores.results[scores.primary]
+    return results.primary, results.score
 
 
 def write_table(metric: str, rows: Sequence[Row], out: Path, name: str = "sweep") -> list[tuple[str, ...]]:

@@ -1,26 +1,29 @@
-"""Pictures of a report, as PNG files: curves, key frames, and the method's panels."""
+"""Pictures of a report: loss curves, samples with boxes, and the method's panels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from bevkd_common.distill.method import Panel
+from bevkd_common.distill.panels import MapPanel, MatrixPanel, Panel, PointPanel, RegionPanel
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.detector import Detections
-from bevkd_common.report.inputs import Arm, Scene
+from bevkd_common.report.inputs import ArmReport, Scene
 
 COLORS = {"truth": "#1a9850", "teacher": "#3b6ea5", "baseline": "#d98c00", "distilled": "#c2304b"}
 REGIONS = ("#eceef1", "#c2304b", "#edae49", "#3b6ea5", "#66a182")
+POINTS = ("#c2304b", "#3b6ea5", "#edae49", "#66a182", "#7b5aa6")
+POINT_AREA = 14.0
+LARGEST_AREA = 90.0
+"""Areas of markers in square points."""
 SMOOTHING = 5
 NEAREST = 0.5
 """Metres in front of a camera from which boxes are drawn."""
@@ -38,8 +41,8 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def curves(arms: Sequence[Arm]) -> Figure:
-    """Loss terms over the steps: one axes a group of terms, one line an arm, seeds in the same colour."""
+def curves(arms: Sequence[ArmReport]) -> Figure:
+    """Loss terms over the steps: one axes per group of terms, one line per arm and seed, one colour per arm."""
     shown = [arm for arm in arms if arm.role != "control"]
     groups = sorted(
         {name.partition("/")[0] for arm in shown for run in arm.runs.values() for name in _terms(run.curve)}
@@ -59,8 +62,8 @@ def curves(arms: Sequence[Arm]) -> Figure:
     return figure
 
 
-def birds_eye(scene: Scene, arms: Sequence[Arm]) -> Figure:
-    """The key frame from above: points, true boxes, and one axes a model with its boxes."""
+def birds_eye(scene: Scene, arms: Sequence[ArmReport]) -> Figure:
+    """A sample from above: points, ground-truth boxes, and the detections of one model in each axes."""
     shown = [arm for arm in arms if arm.name in scene.detections]
     figure = Figure(figsize=(4.3 * len(shown), 4.5))
     for column, arm in enumerate(shown):
@@ -73,8 +76,8 @@ def birds_eye(scene: Scene, arms: Sequence[Arm]) -> Figure:
         axes.set(title=arm.title, xlim=(x0, x1), ylim=(y0, y1), aspect="equal", xticks=[], yticks=[])
         axes.legend(
             handles=[
-                Patch(color=COLORS["truth"], label="annotated"),
-                Patch(color=COLORS[arm.role], label="detected"),
+                Patch(color=COLORS["truth"], label="ground truth"),
+                Patch(color=COLORS[arm.role], label="detections"),
             ],
             fontsize=7,
             loc="upper right",
@@ -82,8 +85,8 @@ def birds_eye(scene: Scene, arms: Sequence[Arm]) -> Figure:
     return figure
 
 
-def cameras(scene: Scene, arm: Arm) -> Figure | None:
-    """The camera images of a key frame with the true boxes and those of one model, or None without cameras."""
+def cameras(scene: Scene, arm: ArmReport) -> Figure | None:
+    """The images of a sample with ground-truth boxes and the detections of one model; None without cameras."""
     figure = Figure()
     for axes, img_T_lidar in _image_axes(figure, scene):
         _draw_in_image(axes, scene.truth.boxes, img_T_lidar, COLORS["truth"], 1.4)
@@ -92,7 +95,7 @@ def cameras(scene: Scene, arm: Arm) -> Figure | None:
 
 
 def annotated_cameras(scene: Scene) -> Figure | None:
-    """The camera images of a key frame with LiDAR points by depth and the true boxes, or None without cameras."""
+    """The images of a sample with LiDAR points by depth and ground-truth boxes; None without cameras."""
     figure = Figure()
     for axes, img_T_lidar in _image_axes(figure, scene):
         if scene.points is not None:
@@ -106,7 +109,7 @@ def annotated_cameras(scene: Scene) -> Figure | None:
 
 
 def annotated_above(scene: Scene) -> Figure:
-    """The key frame from above: points and true boxes."""
+    """A sample from above: points and ground-truth boxes."""
     figure = Figure(figsize=(6.5, 6.5))
     axes = figure.add_subplot()
     if scene.points is not None:
@@ -118,14 +121,15 @@ def annotated_above(scene: Scene) -> Figure:
 
 
 def _image_axes(figure: Figure, scene: Scene) -> Iterator[tuple[Axes, npt.NDArray[np.float64]]]:
-    """Lays the images out in two rows; one axes and its `img_T_lidar` a camera."""
+    """Yield one axes and its `img_T_lidar` per camera, laid out in two rows; one row for one camera."""
     if scene.images is None or scene.img_T_lidar is None:
         return
     count, height, width = scene.images.shape[:3]
-    columns = (count + 1) // 2
-    figure.set_size_inches(4.2 * columns, 2 * 4.4 * height / width + 0.6)
+    rows = min(count, 2)
+    columns = -(-count // rows)
+    figure.set_size_inches(4.2 * columns, rows * 4.4 * height / width + 0.6)
     for index in range(count):
-        axes = figure.add_subplot(2, columns, index + 1)
+        axes = figure.add_subplot(rows, columns, index + 1)
         axes.imshow(scene.images[index])
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
         axes.set_title(scene.camera_names[index], fontsize=8)
@@ -137,20 +141,66 @@ def panel(shown: Panel) -> Figure:
     """One of the method's own pictures."""
     figure = Figure(figsize=(3.9, 3.6))
     axes = figure.add_subplot()
-    values = shown.values.float().numpy()
-    extent = shown.extent
-    if shown.kind == "regions":
-        colors = ListedColormap(REGIONS[: len(shown.legend)])
-        norm = BoundaryNorm(np.arange(len(shown.legend) + 1) - 0.5, len(shown.legend))
-        axes.imshow(values, origin="lower", extent=extent, cmap=colors, norm=norm, interpolation="nearest")
-        handles = [Patch(color=REGIONS[index], label=name) for index, name in enumerate(shown.legend)]
-        axes.legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.02))
-    else:
-        drawn = axes.imshow(values, origin="lower", extent=extent, cmap=mpl.colormaps["magma"])
-        figure.colorbar(drawn, shrink=0.8)
+    match shown:
+        case RegionPanel():
+            _draw_regions(axes, shown)
+        case MapPanel():
+            drawn = axes.imshow(shown.values.float().numpy(), origin="lower", extent=shown.extent, cmap="magma")
+            figure.colorbar(drawn, shrink=0.8)
+        case MatrixPanel():
+            drawn = axes.imshow(shown.values.float().numpy(), cmap="magma", aspect="auto", interpolation="nearest")
+            axes.set(xlabel=shown.columns, ylabel=shown.rows)
+            figure.colorbar(drawn, shrink=0.8)
+        case PointPanel():
+            points = _draw_points(axes, shown)
+            if not shown.legend:
+                figure.colorbar(points, shrink=0.8)
     axes.set(xticks=[], yticks=[])
     axes.set_title(shown.title, fontsize=9)
     return figure
+
+
+def _draw_regions(axes: Axes, shown: RegionPanel) -> None:
+    colors = ListedColormap(REGIONS[: len(shown.legend)])
+    norm = BoundaryNorm(np.arange(len(shown.legend) + 1) - 0.5, len(shown.legend))
+    values = shown.values.numpy()
+    axes.imshow(values, origin="lower", extent=shown.extent, cmap=colors, norm=norm, interpolation="nearest")
+    _label(axes, REGIONS, shown.legend)
+
+
+def _draw_points(axes: Axes, shown: PointPanel) -> PathCollection:
+    """Points over their background; colours are those of the legend, or a continuous scale."""
+    x, y = shown.points.float().numpy().T
+    in_pixels = shown.unit == "pixels"
+    if shown.background is not None:
+        extent = None if in_pixels else shown.extent
+        axes.imshow(
+            shown.background.numpy(), cmap="gray_r", origin="upper" if in_pixels else "lower", extent=extent
+        )
+    areas = POINT_AREA if shown.sizes is None else _areas(shown.sizes.float().numpy())
+    colors: Sequence[str] | npt.NDArray[np.float32] = shown.values.float().numpy()
+    if shown.legend:
+        colors = [POINTS[int(value)] for value in shown.values]
+        _label(axes, POINTS, shown.legend)
+    cmap = None if shown.legend else "plasma"
+    drawn = axes.scatter(x, y, s=areas, c=colors, cmap=cmap, linewidths=0.4, edgecolors="white")
+    axes.set_aspect("equal")
+    if in_pixels and shown.background is None:
+        axes.invert_yaxis()
+    elif not in_pixels and shown.extent is not None:
+        x0, x1, y0, y1 = shown.extent
+        axes.set(xlim=(x0, x1), ylim=(y0, y1))
+    return drawn
+
+
+def _areas(sizes: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Areas of markers in square points: proportional to the sizes, the largest at `LARGEST_AREA`."""
+    return LARGEST_AREA * sizes.astype(np.float64) / max(float(sizes.max(initial=0.0)), 1e-12)
+
+
+def _label(axes: Axes, colors: Sequence[str], legend: Sequence[str]) -> None:
+    handles = [Patch(color=colors[index], label=name) for index, name in enumerate(legend)]
+    axes.legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.02))
 
 
 def _terms(curve: Sequence[Mapping[str, object]]) -> Mapping[str, Mapping[str, float]]:

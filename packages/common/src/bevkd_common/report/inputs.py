@@ -1,15 +1,16 @@
-"""What a report is made of. The experiment fills it in; the report draws it and knows no method and no data set."""
+"""Input of a report: plain data that names no method and no data set in code. The experiment fills it in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from bevkd_common.distill.method import Panel
+from bevkd_common.config.published_rows import PaperRow
+from bevkd_common.distill.panels import Panel
 from bevkd_common.evaluation.evaluator import Evidence
 from bevkd_common.evaluation.results import Results
 from bevkd_common.models.detector import Detections
@@ -22,37 +23,36 @@ class ArmRun:
     """One arm trained with one seed.
 
     Attributes:
-        results: The score of the weights that the arm is judged by.
-        other_results: Scores of further weights of the same training (say "raw" beside "ema"), by name.
-        evidence: What the paired bootstrap resamples.
+        results: Scores of the weights by which the arm is judged.
+        other_results: Scores of other weights of the same training, such as "raw" beside "ema", by name.
+        evidence: Matches for the paired bootstrap; None where `results.groups` is None.
         curve: The lines of `metrics.jsonl`: step, lr, loss, terms {name: {value, weight}}, metrics, grad_norm,
             data_s, step_s.
         steps: Optimizer steps.
         seconds: Wall-clock time of the training.
-        run_id: Name of the stage folder; a number without one is not printed.
-        skipped: Damaged samples in whose place another was trained on.
-        unlifted: Sweeps that were read without the virtual points that a detector asks for.
+        run_id: Name of the stage folder.
+        notes: Sentences on this training and its data that a reader must see, such as the number of damaged samples
+            that were skipped; shown as warnings.
     """
 
     results: Results
     other_results: Mapping[str, Results]
-    evidence: Evidence
+    evidence: Evidence | None
     curve: Sequence[Mapping[str, Any]]
     steps: int
     seconds: float
     run_id: str
-    skipped: int = 0
-    unlifted: int = 0
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
-    """One row of the comparison.
+class ArmReport:
+    """One arm: a row of the comparison.
 
     Attributes:
         name: Short, as in the run folder.
-        title: As the reader sees it.
-        role: What it is compared as; the gain is always distilled minus baseline.
+        title: As printed.
+        role: Its part in the comparison; a gain is the arm minus the baseline.
         summary: One sentence: what was trained, and how it differs from the baseline.
         parameters: Learned parameters at inference.
         runs: By experiment seed, in order.
@@ -68,16 +68,16 @@ class Arm:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One validation key frame with the boxes of several models.
+    """One validation sample with the boxes of several models.
 
     Attributes:
-        token: Key frame.
-        images: [N, H, W, 3] uint8, as the models saw them.
-        camera_names: N names, in reading order for a 2 x 3 mosaic.
+        token: Of the sample.
+        images: [N, H, W, 3] uint8, the input of the models.
+        camera_names: N names; the pictures are laid out in this order, in two rows.
         img_T_lidar: [N, 4, 4] LiDAR axes to homogeneous pixels (u d, v d, d, 1) of `images`.
         points: [P, 3] of the key frame's sweep, LiDAR axes.
-        truth: Annotated boxes.
-        detections: By arm name; the report shows those above `threshold`.
+        truth: Ground-truth boxes.
+        detections: By name of the arm; those scored `threshold` or more are drawn.
         threshold: Score below which boxes are not drawn.
         extent: x0, x1, y0, y1 of the picture in metres.
     """
@@ -95,24 +95,26 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class ReportInput:
-    """Everything on one page.
+    """Content of one page.
 
     Attributes:
         run: Name of the run.
         method: Title of the method.
         paper: Citation in one line.
         dataset: One sentence on the data.
-        synthetic: Whether no sensor ever saw it; then no reader may miss it.
+        synthetic: Whether the data are generated; the page then says so in a banner.
         classes: Class names in label order.
         arms: Teacher first, then baseline, distilled, controls.
+        published: Rows of the paper's tables, shown apart from our numbers.
         plan: The printed plan, line by line.
         departures: One sentence for each setting that differs from the paper's recipe.
-        warnings: Things a reader must know before quoting a number (non-standard batch, overrides, fingerprints).
+        warnings: What a reader must take into account before quoting a number, such as a batch other than the
+            recipe's, overrides, or scores that point to a mistake.
         recipe: The resolved recipe as YAML.
         environment: Versions, machine, git state, data fingerprint.
         panels: The method's own pictures.
-        scenes: Pictures of key frames.
-        bootstrap: Number of resamples.
+        scenes: Samples to draw.
+        bootstrap: Number of resamples; 0 leaves the bootstrap out.
     """
 
     run: str
@@ -121,7 +123,8 @@ class ReportInput:
     dataset: str
     synthetic: bool
     classes: tuple[str, ...]
-    arms: Sequence[Arm]
+    arms: Sequence[ArmReport]
+    published: Sequence[PaperRow]
     plan: Sequence[str]
     departures: Sequence[str]
     warnings: Sequence[str]
@@ -130,4 +133,3 @@ class ReportInput:
     panels: Sequence[Panel]
     scenes: Sequence[Scene]
     bootstrap: int = 1000
-    notes: Sequence[str] = field(default_factory=tuple)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,16 @@ from matplotlib.figure import Figure
 from bevkd_common.errors import UserError
 from bevkd_common.report import figures
 from bevkd_common.report.inputs import ReportInput
-from bevkd_common.report.statistics import arm_of, gains, headline, metrics
-from bevkd_common.report.tables import TextTable, answer, comparison, details, gains_by_seed, markdown
+from bevkd_common.report.statistics import arm_of, example, gains, headline, metrics, primary
+from bevkd_common.report.tables import (
+    TextTable,
+    answer,
+    comparison,
+    details,
+    gains_by_seed,
+    markdown,
+    published,
+)
 
 
 @dataclass(frozen=True)
@@ -61,27 +69,33 @@ def write_report(report: ReportInput, folder: Path) -> Path:
 
 
 def numbers(report: ReportInput) -> dict[str, Any]:
-    """Everything that the page quotes, for programs."""
-    baseline, distilled = arm_of(report, "baseline"), arm_of(report, "distilled")
+    """The numbers of the page as JSON-ready data."""
+    distilled = arm_of(report, "distilled")
     against = {}
-    if baseline is not None and distilled is not None:
-        for name, gain in gains(report, distilled, baseline).items():
+    if arm_of(report, "baseline") is not None and distilled is not None:
+        for name, gain in gains(report, distilled).items():
             against[name] = {
                 "mean": gain.spread.mean,
                 "by_seed": gain.spread.values,
                 "t_interval_over_seeds": gain.seeds_interval,
-                "bootstrap_over_scenes": {s: [i.low, i.high] for s, i in gain.scenes_intervals.items()},
+                "bootstrap_over_groups": {s: [i.low, i.high] for s, i in gain.group_intervals.items()},
             }
     return {
         "run": report.run,
         "synthetic": report.synthetic,
         "dataset": report.dataset,
         "answer": answer(report),
+        "primary": primary(report),
+        "groups": example(report).groups,
+        "units": {name: metric.unit for name, metric in metrics(report).items()},
         "arms": {
             arm.name: {
                 "role": arm.role,
                 "parameters": arm.parameters,
-                "headline": {name: headline(arm, name).values for name in metrics(report)},
+                "headline": {
+                    name: None if (values := headline(arm, name)) is None else values.values
+                    for name in metrics(report)
+                },
                 "steps": {seed: run.steps for seed, run in arm.runs.items()},
                 "seconds": {seed: run.seconds for seed, run in arm.runs.items()},
                 "runs": {seed: run.run_id for seed, run in arm.runs.items()},
@@ -89,6 +103,7 @@ def numbers(report: ReportInput) -> dict[str, Any]:
             for arm in report.arms
         },
         "gain_over_baseline": against,
+        "published": [asdict(row) for row in report.published],
         "departures": list(report.departures),
         "warnings": list(report.warnings),
         "environment": dict(report.environment),
@@ -96,38 +111,50 @@ def numbers(report: ReportInput) -> dict[str, Any]:
 
 
 def _figures(report: ReportInput) -> Iterator[tuple[str, str, str, Figure]]:
-    yield "curves", "curves", "Weighted losses, smoothed over five logged steps.", figures.curves(report.arms)
+    yield "curves", "curves", "Weighted loss terms, smoothed over five logged steps.", figures.curves(report.arms)
     pictured = [arm for arm in report.arms if arm.role != "control"]
     for index, scene in enumerate(report.scenes):
-        caption = f"Key frame {scene.token} from above, boxes scored {scene.threshold:g} or more; x right."
+        caption = f"Sample {scene.token} from above, boxes scored {scene.threshold:g} or more; x axis to the right."
         yield "scenes", f"scene-{index}-above", caption, figures.birds_eye(scene, pictured)
         for arm in (arm for arm in pictured if arm.role in ("baseline", "distilled")):
             figure = figures.cameras(scene, arm)
             if figure is not None:
-                yield "scenes", f"scene-{index}-{arm.name}", f"{arm.title}: annotated (green) and detected.", figure
+                yield (
+                    "scenes",
+                    f"scene-{index}-{arm.name}",
+                    f"{arm.title}: ground-truth boxes (green) and detections.",
+                    figure,
+                )
     for index, panel in enumerate(report.panels):
         yield "method", f"panel-{index}", panel.caption, figures.panel(panel)
 
 
 def _tables(report: ReportInput) -> list[TextTable]:
-    seeds = gains_by_seed(report)
-    return [comparison(report), *([seeds] if seeds else []), *details(report)]
+    return [comparison(report), *filter(None, [published(report)]), *_detail_tables(report)]
+
+
+def _detail_tables(report: ReportInput) -> list[TextTable]:
+    return [*filter(None, [gains_by_seed(report)]), *details(report)]
 
 
 def _html(report: ReportInput, pictures: list[Picture]) -> str:
     environment = Environment(
         loader=PackageLoader("bevkd_common.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    first, *others = _tables(report)
     return environment.get_template("report.html").render(
-        report=report, answer=answer(report), main=first, tables=others, pictures=pictures
+        report=report,
+        answer=answer(report),
+        main=comparison(report),
+        published=published(report),
+        tables=_detail_tables(report),
+        pictures=pictures,
     )
 
 
 def _markdown(report: ReportInput, pictures: list[Picture], folder: Path) -> str:
     lines = [f"# {report.method}: {report.run}", ""]
     if report.synthetic:
-        lines += ["> **SYNTHETIC DATA.** No sensor ever saw this; the numbers say nothing about real roads.", ""]
+        lines += ["> **SYNTHETIC DATA.** Generated, not recorded: the numbers do not transfer to real roads.", ""]
     lines += [answer(report), "", report.dataset, ""]
     lines += [f"- **Warning:** {warning}" for warning in report.warnings]
     lines += ["", *(markdown(table) for table in _tables(report))]

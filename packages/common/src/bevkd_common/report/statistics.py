@@ -1,4 +1,4 @@
-"""From scores to statements: means over seeds, paired gains, and intervals that can be defended."""
+"""Means over seeds, paired gains, and their intervals."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from statistics import fmean, stdev
 
 from scipy.stats import t as student_t
 
-from bevkd_common.evaluation.bootstrap import Interval, paired_bootstrap
-from bevkd_common.evaluation.results import Metric
-from bevkd_common.report.inputs import Arm, ReportInput
+from bevkd_common.evaluation.bootstrap import Bootstrap, Interval, paired_bootstrap
+from bevkd_common.evaluation.results import Metric, Results
+from bevkd_common.report.inputs import ArmReport, ReportInput
 
 
 @dataclass(frozen=True)
@@ -32,77 +32,105 @@ class Spread:
 
 @dataclass(frozen=True)
 class Gain:
-    """One arm minus another, seed by seed.
+    """One arm minus the baseline in one metric.
 
     Attributes:
-        metric: Name of the headline metric.
-        spread: Of the paired differences.
+        spread: Of the differences, seed by seed.
         seeds_interval: 95 % t-interval of the mean over seeds; None for one seed.
-        scenes_intervals: 95 % paired bootstrap interval over scenes, by seed; empty where it was left out.
+        group_intervals: 95 % paired bootstrap interval over the groups of the split (scenes, or samples), by seed;
+            empty where the metric is not resampled.
     """
 
-    metric: str
     spread: Spread
     seeds_interval: tuple[float, float] | None
-    scenes_intervals: Mapping[int, Interval]
+    group_intervals: Mapping[int, Interval]
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval that the headline quotes: over seeds where there are several, else over scenes."""
+        """The interval to quote: over seeds where there are several, else over groups; None without either."""
         if self.seeds_interval is not None:
             return self.seeds_interval
-        only = next(iter(self.scenes_intervals.values()), None)
+        only = next(iter(self.group_intervals.values()), None)
         return None if only is None else (only.low, only.high)
 
 
 def spread(values: Mapping[int, float]) -> Spread:
-    """Mean and deviation over seeds."""
+    """Mean and sample standard deviation over seeds."""
     numbers = list(values.values())
     return Spread(fmean(numbers), stdev(numbers) if len(numbers) > 1 else None, dict(values))
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of at least two independent values."""
+    """Student's t-interval of the mean of at least two independent values."""
     mean, count = fmean(values), len(values)
     half = float(student_t.ppf((1 + confidence) / 2, count - 1)) * stdev(values) / sqrt(count)
     return mean - half, mean + half
 
 
-def headline(arm: Arm, metric: str) -> Spread:
-    """A headline metric of an arm over its seeds."""
-    return spread({seed: run.results.headline[metric].value for seed, run in arm.runs.items()})
+def headline(arm: ArmReport, metric: str) -> Spread | None:
+    """A headline metric of an arm over its seeds; None where it has no value."""
+    values = {seed: run.results.headline[metric].value for seed, run in arm.runs.items()}
+    known = {seed: value for seed, value in values.items() if value is not None}
+    return spread(known) if known else None
 
 
 @lru_cache(maxsize=64)
-def gains(report: ReportInput, arm: Arm, reference: Arm) -> dict[str, Gain]:
-    """`arm` minus `reference` in every headline metric, on the seeds that both have."""
-    seeds = [seed for seed in arm.runs if seed in reference.runs]
-    resampled = {}
-    if report.bootstrap:
-        for seed in seeds:
-            evidence = {"arm": arm.runs[seed].evidence, "reference": reference.runs[seed].evidence}
-            resampled[seed] = paired_bootstrap(evidence, report.bootstrap)
+def gains(report: ReportInput, arm: ArmReport) -> dict[str, Gain]:
+    """An arm minus the baseline in every headline metric that both have, on the seeds that both have.
+
+    Raises:
+        ValueError: The report has no baseline.
+    """
+    baseline = arm_of(report, "baseline")
+    if baseline is None:
+        raise ValueError("a gain needs a baseline")
+    seeds = [seed for seed in arm.runs if seed in baseline.runs]
+    resampled = {seed: boot for seed in seeds if (boot := _resampled(report, seed)) is not None}
     found = {}
     for metric in metrics(report):
-        differences = {
-            seed: arm.runs[seed].results.headline[metric].value
-            - reference.runs[seed].results.headline[metric].value
-            for seed in seeds
-        }
+        ours, theirs = headline(arm, metric), headline(baseline, metric)
+        if ours is None or theirs is None:
+            continue
+        differences = {seed: ours.values[seed] - theirs.values[seed] for seed in seeds}
         found[metric] = Gain(
-            metric,
             spread(differences),
             t_interval(list(differences.values())) if len(seeds) > 1 else None,
-            {seed: boot.difference("arm", "reference", metric) for seed, boot in resampled.items()},
+            {
+                seed: boot.difference(arm.name, baseline.name, metric)
+                for seed, boot in resampled.items()
+                if metric in boot.estimates[arm.name]
+            },
         )
     return found
 
 
+@lru_cache(maxsize=64)
+def _resampled(report: ReportInput, seed: int) -> Bootstrap | None:
+    """All arms of one seed but the teacher on the same resampled groups; the baseline is scored once for all."""
+    evidence = {
+        arm.name: arm.runs[seed].evidence
+        for arm in report.arms
+        if arm.role != "teacher" and seed in arm.runs and arm.runs[seed].results.groups is not None
+    }
+    known = {name: matches for name, matches in evidence.items() if matches is not None}
+    return paired_bootstrap(known, report.bootstrap) if report.bootstrap and known else None
+
+
 def metrics(report: ReportInput) -> Mapping[str, Metric]:
     """The headline metrics, in order, with unit and direction."""
-    return next(iter(report.arms[0].runs.values())).results.headline
+    return example(report).headline
 
 
-def arm_of(report: ReportInput, role: str) -> Arm | None:
-    """The arm that plays a role, or None."""
+def primary(report: ReportInput) -> str:
+    """Name of the metric by which arms are compared."""
+    return example(report).primary
+
+
+def example(report: ReportInput) -> Results:
+    """One of the results; all of a report have the same metrics, tables and groups."""
+    return next(iter(report.arms[0].runs.values())).results
+
+
+def arm_of(report: ReportInput, role: str) -> ArmReport | None:
+    """The first arm of a role, or None."""
     return next((arm for arm in report.arms if arm.role == role), None)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import torch
 from bevkd_common.data.samples import Cloud, Sample
-from bevkd_common.evaluation.results import Counts, Metric, Results, Table
+from bevkd_common.evaluation.results import FRACTION, Counts, Metric, Results
 from bevkd_common.geometry.boxes import Boxes
 
 
@@ -70,17 +70,15 @@ class ToyEvaluator:
             distance = (found.boxes.tensor[0, :2] - batch.boxes.tensor[row, 0, :2]).norm()
             self.hits.setdefault(batch.scenes[row], []).append(float(distance < 1.0))
 
-    def compute(self):
+    def compute(self, needs):
         rate = self.evidence().headlines(np.ones((1, len(self.hits))))["hit rate"].item()
-        table = Table(rows=("thing",), columns=("hit rate",), values=((rate,),))
+        samples = sum(map(len, self.hits.values()))
         return Results(
-            protocol="Share of samples whose best guess is nearer than a metre.",
-            headline={"hit rate": Metric(value=rate, unit="", higher_is_better=True)},
-            tables={"by class": table},
-            bands=table,
-            counts=Counts(
-                scenes=len(self.hits), samples=sum(map(len, self.hits.values())), predictions=0, ground_truths=0
-            ),
+            protocol="Share of samples whose best guess is nearer than a metre",
+            primary="hit rate",
+            headline={"hit rate": Metric(value=rate, unit=FRACTION, higher_is_better=True)},
+            counts=Counts(samples=samples, predictions=samples, ground_truths=samples),
+            groups="scenes",
         )
 
     def evidence(self):

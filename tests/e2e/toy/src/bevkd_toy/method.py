@@ -1,6 +1,7 @@
 """Imitates the features."""
 
-from bevkd_common.distill.method import Panel, ParamGroup
+from bevkd_common.distill.method import ParamGroup
+from bevkd_common.distill.panels import MapPanel
 from bevkd_common.models.detector import Losses, Term
 from torch import nn
 
@@ -28,7 +29,7 @@ class ToyMethod(nn.Module):
     def explain(self, teacher, student, targets, batch):
         magnitude = teacher.taps["features"][0].abs().mean(dim=0)
         return [
-            Panel("features", "How strong the teacher's features are.", "map", magnitude, (-4.0, 4.0, -4.0, 4.0))
+            MapPanel("features", "Mean magnitude of the teacher's features.", magnitude, (-4.0, 4.0, -4.0, 4.0))
         ]
 
 

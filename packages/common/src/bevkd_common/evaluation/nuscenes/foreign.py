@@ -14,7 +14,12 @@ import torch
 
 from bevkd_common.data.nuscenes.index import NuScenesIndex
 from bevkd_common.errors import UserError
-from bevkd_common.evaluation.nuscenes.metric import DetectionArrays, NuScenesEvaluator
+from bevkd_common.evaluation.nuscenes.metric import (
+    AVERAGE_PRECISION,
+    ERRORS_BY_CLASS,
+    DetectionArrays,
+    NuScenesEvaluator,
+)
 from bevkd_common.evaluation.nuscenes.score_checks import findings
 from bevkd_common.evaluation.nuscenes.split import cuboids, truth_arrays
 from bevkd_common.evaluation.nuscenes.submission import read_submission
@@ -130,7 +135,7 @@ def _conventions(index: NuScenesIndex, rows: Rows, predictions: Mapping[str, Det
 
 def _quality(results: Results) -> float:
     """Like the NDS, over the classes that were found at all: a detector of cars must not be judged by its cones."""
-    precision, errors = results.tables["average precision"], results.tables["true-positive errors"]
+    precision, errors = results.table(AVERAGE_PRECISION), results.table(ERRORS_BY_CLASS)
     found = [name for name in precision.rows if (precision.at(name, "mean") or 0.0) > 0]
     if not found:
         return 0.0

@@ -1,14 +1,15 @@
 """The nuScenes detection metric, streaming: mAP over centre distances, five true-positive errors, NDS.
 
-Equal to nuscenes-devkit 1.2 (`DetectionEval` with its loaders' filters) to rounding. Where the devkit walks
-through the predictions of the whole split once per class and threshold, each sample is matched on its own here:
-a ground truth can only be taken from within its sample, so the global order adds nothing.
+Equal to nuscenes-devkit 1.2 (`DetectionEval` with its loaders' filters) to rounding. The devkit walks through the
+predictions of the whole split once per class and threshold. Here each sample is matched on its own, which gives the
+same matches, because a prediction can only match a ground truth of its own sample.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
+from bevkd_common.data.needs import DataNeeds
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.nuscenes.global_boxes import (
     ATTRIBUTES,
@@ -26,7 +27,7 @@ from bevkd_common.evaluation.nuscenes.matches import (
     NuScenesMetricConfig,
     prediction_dtype,
 )
-from bevkd_common.evaluation.results import Counts, Metric, Results, Table
+from bevkd_common.evaluation.results import COUNT, FRACTION, Counts, Metric, Results, Table
 
 __all__ = [
     "ATTRIBUTES",
@@ -44,7 +45,23 @@ __all__ = [
 BARRIER = CLASSES.index("barrier")
 CYCLES = (CLASSES.index("bicycle"), CLASSES.index("motorcycle"))
 
-UNITS = {"mAP": "", "NDS": "", "mATE": "m", "mASE": "1 - IoU", "mAOE": "rad", "mAVE": "m/s", "mAAE": "1 - accuracy"}
+UNITS = {
+    "mAP": FRACTION,
+    "NDS": FRACTION,
+    "mATE": "m",
+    "mASE": "1 - IoU",
+    "mAOE": "rad",
+    "mAVE": "m/s",
+    "mAAE": "1 - accuracy",
+}
+OF_MOTION = ("mAVE", "mAAE")
+"""Errors that a detector can only keep small if it observes more than one instant."""
+
+AVERAGE_PRECISION = "average precision by class"
+BY_DISTANCE = "average precision by distance from the ego"
+ERRORS_BY_CLASS = "true-positive errors by class"
+GROUND_TRUTHS = "ground-truth boxes by class"
+"""Titles of the tables."""
 
 
 class NuScenesEvaluator:
@@ -188,7 +205,7 @@ def match(distance: FloatArray, threshold: float) -> IntArray:
 
 
 def nuscenes_results(matches: MatchTable) -> Results:
-    """Score all scenes once: headline, tables by class, distance bands."""
+    """Score all scenes once: headline, tables by class, and average precision by distance."""
     config = matches.config
     scores = matches.scores(np.ones((1, len(matches.groups)), np.int64))
     average_precision, errors = scores.average_precision[0], scores.errors[0]
@@ -203,25 +220,86 @@ def nuscenes_results(matches: MatchTable) -> Results:
     reach = ", ".join(f"{name} {metres:g} m" for name, metres in config.class_ranges.items())
     return Results(
         protocol=f"nuScenes detection metric, centre distance below {', '.join(thresholds)}; ranges: {reach}",
+        primary="mAP",
         headline={
             name: Metric(value=float(values[0]), unit=UNITS[name], higher_is_better=name in ("mAP", "NDS"))
             for name, values in scores.headline.items()
         },
-        tables={
-            "average precision": _table(CLASSES, ("mean", *thresholds), np.c_[average, average_precision]),
-            "true-positive errors": _table(CLASSES, ERRORS, errors),
-            "ground truths": _table(
-                CLASSES, ("all", *bands), np.c_[positives.sum(axis=1), positives].astype(float)
+        tables=(
+            Table(
+                title=AVERAGE_PRECISION,
+                rows=CLASSES,
+                columns=("mean", *thresholds),
+                units=(FRACTION,) * (1 + len(thresholds)),
+                values=_cells(np.c_[average, average_precision]),
+                compared="mean",
+                note=f"Mean over the distance thresholds {', '.join(thresholds)}.",
             ),
-        },
-        bands=_table(bands, ("mAP", *CLASSES), np.c_[by_band, by_class]),
+            Table(
+                title=BY_DISTANCE,
+                rows=bands,
+                columns=("mAP", *CLASSES),
+                units=(FRACTION,) * (1 + len(CLASSES)),
+                values=_cells(np.c_[by_band, by_class]),
+                compared="mAP",
+                note="mAP over the classes that have ground-truth boxes in the band.",
+            ),
+            Table(
+                title=ERRORS_BY_CLASS,
+                rows=CLASSES,
+                columns=ERRORS,
+                units=tuple(UNITS[f"m{name}"] for name in ERRORS),
+                values=_cells(errors),
+            ),
+            Table(
+                title=GROUND_TRUTHS,
+                rows=CLASSES,
+                columns=("all", *bands),
+                units=(COUNT,) * (1 + len(bands)),
+                values=_cells(np.c_[positives.sum(axis=1), positives].astype(float)),
+            ),
+        ),
         counts=Counts(
-            scenes=len(matches.groups),
             samples=int(matches.samples.sum()),
             predictions=len(matches.predictions),
             ground_truths=int(positives.sum()),
         ),
+        groups="scenes",
     )
+
+
+def observable(results: Results, needs: DataNeeds) -> Results:
+    """Results without the numbers that a detector cannot observe from its input.
+
+    Velocity is a change over time. A detector that reads one sweep or none, and no earlier frame, observes a single
+    instant; its velocities are guesses from the appearance, and so are the attributes, which this project derives
+    from the speed. For such a detector mAVE and mAAE have a reason instead of a value, and their columns are empty.
+    mAP and NDS keep the official formula, in which the errors count as they were scored.
+
+    Args:
+        results: Scores of all metrics.
+        needs: What the detector reads.
+    """
+    if needs.sweeps > 1 or needs.history is not None:
+        return results
+    read = (["one sweep"] if needs.sweeps else []) + ["one key frame"]
+    why = f"not observable: {', '.join(read)}"
+    headline = {
+        name: metric.model_copy(update={"value": None, "why": why}) if name in OF_MOTION else metric
+        for name, metric in results.headline.items()
+    }
+    tables = tuple(_without_motion(table, why) for table in results.tables)
+    return results.model_copy(update={"headline": headline, "tables": tables})
+
+
+def _without_motion(table: Table, why: str) -> Table:
+    if table.title != ERRORS_BY_CLASS:
+        return table
+    hidden = [f"m{column}" in OF_MOTION for column in table.columns]
+    values = tuple(
+        tuple(None if hide else value for hide, value in zip(hidden, row, strict=True)) for row in table.values
+    )
+    return table.model_copy(update={"values": values, "note": f"{' and '.join(OF_MOTION)}: {why}."})
 
 
 def _distance_to_ego(cuboids: Cuboids, truth: TruthArrays) -> FloatArray:
@@ -264,9 +342,6 @@ def _true_positive_errors(predictions: DetectionArrays, truth: TruthArrays, take
     )
 
 
-def _table(rows: tuple[str, ...], columns: tuple[str, ...], values: NDArray[np.float64]) -> Table:
-    return Table(
-        rows=rows,
-        columns=columns,
-        values=tuple(tuple(None if np.isnan(x) else x for x in row) for row in values.tolist()),
-    )
+def _cells(values: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:
+    """Rows of a table; NaN becomes None."""
+    return tuple(tuple(None if np.isnan(x) else x for x in row) for row in values.tolist())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bevkd_common.config.datasets.reading import ReadingConfig
 from bevkd_common.data.dataset import SplitName
+from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.nuscenes.dataset import NuScenesDataset
 from bevkd_common.data.nuscenes.index import BICYCLE_RACK, Annotations, NuScenesIndex
 from bevkd_common.data.samples import Batch
@@ -25,6 +26,7 @@ from bevkd_common.evaluation.nuscenes.metric import (
     NuScenesEvaluator,
     NuScenesMetricConfig,
     TruthArrays,
+    observable,
 )
 from bevkd_common.evaluation.nuscenes.score_checks import findings
 from bevkd_common.evaluation.nuscenes.submission import default_attributes
@@ -90,22 +92,25 @@ class NuScenesSplitEvaluator:
             self._metric.update(token, global_detections(found, self._rows.pose(row)), truth)
             self._seen += 1
 
-    def compute(self) -> Results:
+    def compute(self, needs: DataNeeds) -> Results:
         """Score the whole split.
+
+        Args:
+            needs: What the detector reads; see `observable`.
 
         Raises:
             ValueError: If samples of the split are missing.
         """
         self._rows.check_complete(self._seen)
-        return self._metric.compute()
+        return observable(self._metric.compute(), needs)
 
     def evidence(self) -> MatchTable:
-        """The matches, which a paired bootstrap over scenes resamples."""
+        """The matches of the whole split, by scene."""
         self._rows.check_complete(self._seen)
         return self._metric.matches()
 
     def load_evidence(self, path: Path) -> MatchTable:
-        """Read what `evidence` saved.
+        """Read a saved table of matches.
 
         Raises:
             UserError: If the file is missing or damaged.
@@ -113,7 +118,7 @@ class NuScenesSplitEvaluator:
         return MatchTable.load(path)
 
     def findings(self, results: Results) -> list[str]:
-        """One sentence for each likely mistake outside the model that the scores betray."""
+        """One sentence for each score that points to a mistake outside the model."""
         return findings(results)
 
 
