@@ -77,7 +77,7 @@ def _noisy(batch, rng):
     return found
 
 
-TWO_SWEEPS = DataNeeds(sweeps=2)
+TWO_SWEEPS = replace(LIDAR, sweeps=2)
 """From which a velocity can be observed."""
 
 
@@ -237,7 +237,7 @@ def test_a_detector_of_one_sweep_has_no_error_of_velocity_and_no_warning_of_it(s
         return found
 
     evaluator = _evaluated(*small, still)
-    one, two = evaluator.compute(DataNeeds(sweeps=1)), evaluator.compute(TWO_SWEEPS)
+    one, two = evaluator.compute(LIDAR), evaluator.compute(TWO_SWEEPS)
     assert one.headline["mAVE"].value is None
     assert two.headline["mAVE"].value > 0
     assert one.headline["NDS"] == two.headline["NDS"]

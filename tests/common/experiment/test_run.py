@@ -187,7 +187,9 @@ def test_another_batch_is_stamped(make_recipe, request_for, reporter, accelerato
     overrides = ("student_training.batch=6", "student_training.micro_batch=3", "checkpoints.minutes=1")
     folder = run_experiment(make_recipe(*overrides), request_for(), reporter, accelerator)
     stamp, changed, *_ = report_input(folder, reporter, accelerator).warnings
-    assert stamp.startswith("Batch changed: student_training.batch is 6, in the shipped recipe 4; the learning rate")
+    assert stamp.startswith(
+        "Batch changed: student_training.batch is 6, in the shipped recipe 4; the learning rate"
+    )
     assert "student_training.micro_batch = 3" in changed
     assert "checkpoints" not in changed
 

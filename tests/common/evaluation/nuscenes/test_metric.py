@@ -283,6 +283,7 @@ def test_counts_and_protocol(make_evaluator, make_truth) -> None:
     assert "traffic_cone 30 m" in results.protocol
 
 
+LIDAR = frozenset({"lidar"})
 ONE_KEY_FRAME = "not observable: one key frame"
 ONE_SWEEP = "not observable: one sweep, one key frame"
 
@@ -290,10 +291,10 @@ ONE_SWEEP = "not observable: one sweep, one key frame"
 @pytest.mark.parametrize(
     ("needs", "why"),
     [
-        (DataNeeds(sweeps=1), ONE_SWEEP),
-        (DataNeeds(cameras=True, sweeps=1), ONE_SWEEP),
-        (DataNeeds(cameras=True), ONE_KEY_FRAME),
-        (DataNeeds(sweeps=2), None),
+        (DataNeeds(clouds=LIDAR), ONE_SWEEP),
+        (DataNeeds(cameras=True, clouds=LIDAR), ONE_SWEEP),
+        (DataNeeds(cameras=True, sweeps=2), ONE_KEY_FRAME),
+        (DataNeeds(clouds=LIDAR, sweeps=2), None),
         (DataNeeds(cameras=True, history=AdjacentFrames()), None),
         (DataNeeds(cameras=True, history=KeyframeQueue(recurrent=True)), None),
     ],

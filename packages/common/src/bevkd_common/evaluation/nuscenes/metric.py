@@ -280,9 +280,9 @@ def observable(results: Results, needs: DataNeeds) -> Results:
         results: Scores of all metrics.
         needs: What the detector reads.
     """
-    if needs.sweeps > 1 or needs.history is not None:
+    if (needs.clouds and needs.sweeps > 1) or needs.history is not None:
         return results
-    read = (["one sweep"] if needs.sweeps else []) + ["one key frame"]
+    read = (["one sweep"] if needs.clouds else []) + ["one key frame"]
     why = f"not observable: {', '.join(read)}"
     headline = {
         name: metric.model_copy(update={"value": None, "why": why}) if name in OF_MOTION else metric
