@@ -154,7 +154,8 @@ def panel(shown: Panel) -> Figure:
         case PointPanel():
             points = _draw_points(axes, shown)
             if not shown.legend:
-                figure.colorbar(points, shrink=0.8)
+                beside = "vertical" if shown.unit == "metres" else "horizontal"  # images are wide
+                figure.colorbar(points, shrink=0.8, orientation=beside, pad=0.05)
     axes.set(xticks=[], yticks=[])
     axes.set_title(shown.title, fontsize=9)
     return figure
