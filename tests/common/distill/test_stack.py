@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bevkd_common.distill.method import Panel, ParamGroup
+from bevkd_common.distill.method import ParamGroup
+from bevkd_common.distill.panels import MapPanel
 from bevkd_common.distill.stack import Stack
 from bevkd_common.errors import UserError
 from bevkd_common.models.detector import Deferred, Losses, Term
@@ -38,7 +39,7 @@ class Part(nn.Module):
         return [ParamGroup(list(self.adapter.parameters()), lr_factor=self.value)]
 
     def explain(self, teacher, student, targets, batch):
-        return [Panel("map", "A map.", "map", torch.zeros(2, 2))]
+        return [MapPanel("map", "A map.", torch.zeros(2, 2))]
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from bevkd_common.config.plugins import MethodSpec, installed, load
 from bevkd_common.config.stack import StackConfig
 from bevkd_common.data.samples import Batch
-from bevkd_common.distill.method import Panel, ParamGroup
+from bevkd_common.distill.method import ParamGroup
+from bevkd_common.distill.panels import Panel
 from bevkd_common.errors import UserError
 from bevkd_common.models.detector import Deferred, Losses, Outputs
 from bevkd_common.models.taps import Taps

@@ -60,9 +60,7 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
         synthetic=lab.dataset.synthetic,
         classes=lab.dataset.classes,
         arms=arms,
-        published=published(
-            kinds_of(run.recipe.method), run.recipe.selects.teacher, run.recipe.selects.student
-        ),
+        published=published(kinds_of(run.recipe.method), run.recipe.selects.teacher, run.recipe.selects.student),
         plan=run.plan,
         departures=_departures(run.recipe, lab.dataset.classes),
         warnings=[*_changes(run.recipe), *_warnings(arms, evaluator)],
