@@ -19,11 +19,11 @@ from typing import Any
 from bevkd_common.config.datasets.images import ImageInputConfig
 from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.config.datasets.world import WorldConfig
+from bevkd_common.data import assemble
+from bevkd_common.data.assemble import FrameSource
 from bevkd_common.data.loader import training_batches
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.nuscenes.dataset import dataset as nuscenes
-from bevkd_common.data.nuscenes.dataset import source as nuscenes_source
-from bevkd_common.data.nuscenes.source import NuScenesSource
+from bevkd_common.data.nuscenes import dataset as nuscenes
 from bevkd_common.data.sensor_files import SensorFiles
 from bevkd_common.data.synthetic import ensure_world
 from bevkd_common.data.synthetic.nuscenes import NuScenesWriter
@@ -68,13 +68,13 @@ def main() -> None:
     arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _shares(source: NuScenesSource, samples: int) -> dict[str, float]:
+def _shares(source: FrameSource, samples: int) -> dict[str, float]:
     """CPU seconds a sample: all, and those in decoding, in resizing, and in points."""
     spent = dict.fromkeys(("decode", "resize", "points"), 0.0)
     timed = {
         (SensorFiles, "image"): "decode",
-        (nuscenes_source, "_augmented"): "resize",
-        (NuScenesSource, "_points"): "points",
+        (assemble, "augmented_image"): "resize",
+        (FrameSource, "_cloud"): "points",
     }
     originals = {(owner, name): getattr(owner, name) for owner, name in timed}
     try:
@@ -101,7 +101,7 @@ def _timed(function: Callable[..., Any], spent: dict[str, float], part: str) -> 
     return call
 
 
-def _throughput(source: NuScenesSource, samples: int, workers: int) -> float:
+def _throughput(source: FrameSource, samples: int, workers: int) -> float:
     """Samples a second after the loader has started."""
     batches = training_batches(source, batch=2, seed=0, steps=samples // 2 + 4, workers=workers)
     for _ in range(4):

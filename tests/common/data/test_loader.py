@@ -51,7 +51,7 @@ class Toy:
         eye = torch.eye(4)
         # The scene carries the seed, for want of a better place.
         return Sample(
-            self.tokens[index], str(seed), 0, Boxes.empty(), torch.empty(0, dtype=torch.int64), None, None, eye, eye
+            self.tokens[index], str(seed), Boxes.empty(), torch.empty(0, dtype=torch.int64), None, {}, eye
         )
 
 

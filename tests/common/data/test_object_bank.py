@@ -29,7 +29,13 @@ def box(x: float, y: float, length: float = 4.0) -> list[float]:
 def bank(*centers: tuple[float, float], label: int = CAR) -> ObjectBank:
     boxes = np.array([box(*center) for center in centers])
     points = np.c_[boxes[:, :3], np.arange(len(boxes)), np.zeros(len(boxes))].astype(np.float32)
-    return ObjectBank(boxes, np.full(len(boxes), label), np.arange(len(boxes) + 1), points)
+    offset = np.arange(len(boxes) + 1)
+    return ObjectBank(boxes, np.full(len(boxes), label), {"lidar": offset}, {"lidar": points})
+
+
+def cut(points, boxes, labels, least, counted=None):
+    counted = np.ones(len(points), bool) if counted is None else counted
+    return cut_out({"lidar": points}, boxes, labels, np.broadcast_to(least, len(boxes)), {"lidar": counted})
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -41,23 +47,27 @@ def test_objects_with_enough_points_are_cut_out():
         [[1, 0, 0, 7, 0.1], [-1, 0.5, 0.5, 8, 0.0], [10, 0, 0, 9, 0.0], [30, 0, 0, 1, 0.0]], dtype=np.float32
     )
     boxes, labels = np.array([box(0, 0), box(10, 0), box(20, 0)]), np.array([CAR, TRUCK, CAR])
-    one = cut_out(points, boxes, labels, least=1)
+    one = cut(points, boxes, labels, least=1)
     assert one.label.tolist() == [CAR, TRUCK]
     np.testing.assert_array_equal(one.boxes, boxes[:2])
-    np.testing.assert_array_equal(one.points_of(np.array([1, 0])), points[[2, 0, 1]])
-    two = cut_out(points, boxes, labels, least=2)
-    assert (two.label.tolist(), two.offset.tolist()) == ([CAR], [0, 2])
-    none = cut_out(points, boxes, labels, least=3)
-    assert (len(none.label), none.points.shape) == (0, (0, 5))
+    np.testing.assert_array_equal(one.points_of("lidar", np.array([1, 0])), points[[2, 0, 1]])
+    two = cut(points, boxes, labels, least=2)
+    assert (two.label.tolist(), two.offset["lidar"].tolist()) == ([CAR], [0, 2])
+    none = cut(points, boxes, labels, least=3)
+    assert (len(none.label), none.points["lidar"].shape) == (0, (0, 5))
+    # Each box has its own least number, and points that are not counted are cut out with the others.
+    assert cut(points, boxes, labels, least=[3, 1, 0]).label.tolist() == [TRUCK, CAR]
+    counted = cut(points, boxes, labels, 1, np.array([True, False, False, True]))
+    assert (counted.label.tolist(), len(counted.points["lidar"])) == ([CAR], 2)
 
 
 def test_banks_are_joined():
     first, second = bank((0, 0), (9, 0)), bank((5, 5), label=TRUCK)
-    both = join([first, second], 5)
+    both = join([first, second], {"lidar": 5})
     assert both.label.tolist() == [CAR, CAR, TRUCK]
-    assert both.offset.tolist() == [0, 1, 2, 3]
-    np.testing.assert_array_equal(both.points_of(np.array([2]))[:, :2], [[5, 5]])
-    assert join([], 17).points.shape == (0, 17)
+    assert both.offset["lidar"].tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(both.points_of("lidar", np.array([2]))[:, :2], [[5, 5]])
+    assert join([], {"lidar": 17}).points["lidar"].shape == (0, 17)
 
 
 def test_as_many_are_drawn_as_the_key_frame_lacks():
@@ -88,7 +98,7 @@ def test_nothing_is_pasted_over_what_is_there():
 def test_what_is_pasted_does_not_overlap_itself():
     objects = bank((0.0, 0.0), (1.0, 0.0), (2.0, 0.0))
     trucks = bank((2.5, 0.0), label=TRUCK)
-    paster = Paster.of(join([objects, trucks], 5), {CAR: 3, TRUCK: 1})
+    paster = Paster.of(join([objects, trucks], {"lidar": 5}), {CAR: 3, TRUCK: 1})
     seen = {tuple(paster.draw(np.zeros((0, 9)), np.zeros(0), rng(seed)).tolist()) for seed in range(60)}
     assert seen == {(0,), (1,), (2,)}
 
@@ -104,8 +114,8 @@ def test_a_bank_is_made_once_and_made_again_when_it_is_of_something_else(tmp_pat
     first, second = (open_bank(places, {"of": "this"}, make) for _ in range(2))
     assert len(made) == 1
     assert places[0].is_file()
-    np.testing.assert_array_equal(first.points, second.points)
-    assert second.points.dtype == np.float32
+    np.testing.assert_array_equal(first.points["lidar"], second.points["lidar"])
+    assert second.points["lidar"].dtype == np.float32
     open_bank(places, {"of": "that"}, make)
     assert len(made) == 2
     places[0].write_bytes(b"cut off")
@@ -216,7 +226,7 @@ def test_a_bank_is_the_same_for_any_number_of_processes(full_world, plain):
         path.unlink()
     other = plain.pasting(PASTE, CLASSES, workers=2).paster.bank
     assert len(one.label) > 10
-    np.testing.assert_array_equal(one.points, other.points)
+    np.testing.assert_array_equal(one.points["lidar"], other.points["lidar"])
     np.testing.assert_array_equal(one.boxes, other.boxes)
 
 

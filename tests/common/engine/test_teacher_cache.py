@@ -1,11 +1,14 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.config.datasets.reading import BevAugmentationConfig
+from bevkd_common.data.assemble import FrameSource
 from bevkd_common.data.needs import AdjacentFrames, DataNeeds
-from bevkd_common.data.nuscenes.source import NuScenesSource
+from bevkd_common.data.nuscenes.reader import NuScenesReader
 from bevkd_common.data.samples import collate
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.engine.teacher_cache import TeacherCache, check_repeats
@@ -112,7 +115,9 @@ def test_what_cannot_be_kept(frozen, clouds, tmp_path, load):
     ],
 )
 def test_augmentations_that_repeat(changes, needs, reason):
-    source = NuScenesSource(None, None, None, NuScenesConfig(**changes), needs)
+    nothing = SimpleNamespace(token=np.zeros(0, "S1"), scene=np.zeros(0, "S1"))
+    config, index = NuScenesConfig(**changes), SimpleNamespace(key_frames=nothing, root=None)
+    source = FrameSource(NuScenesReader(index, np.zeros(0, np.int64), None, config, needs), config, needs)
     if reason is None:
         check_repeats(source, needs)
     else:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from bevkd_common.config.datasets.images import ImageInputConfig
 from bevkd_common.config.datasets.nuscenes import NuScenesConfig
-from bevkd_common.config.datasets.reading import ReadingConfig
+from bevkd_common.config.datasets.nuscenes_reading import NuScenesReadingConfig
 from bevkd_common.engine.train import Rehearsal
 from bevkd_common.errors import TrainingStoppedError, UserError
 from bevkd_common.experiment import measure
@@ -83,8 +83,8 @@ def test_made_samples_of_the_same_sizes_stand_in_for_data_that_are_not_at_hand(m
     world = made.dataset.world
     assert (made.dataset.kind, world.image_size, world.scenes) == ("synthetic", (900, 1600), 2)
     assert world.keyframes_per_scene >= 4  # BEVFormer's queue
-    assert len(ReadingConfig.model_fields) >= 10
-    for name in ReadingConfig.model_fields:
+    assert len(NuScenesReadingConfig.model_fields) >= 10
+    for name in NuScenesReadingConfig.model_fields:
         assert getattr(made.dataset, name) == getattr(config, name)
     assert made.teacher == recipe.teacher
     assert made.student_training == recipe.student_training

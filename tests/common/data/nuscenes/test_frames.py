@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from bevkd_common.config.datasets.nuscenes_names import CAMERAS
+from bevkd_common.data.assemble import depth_hits
 from bevkd_common.data.needs import AdjacentFrames, KeyframeQueue
-from bevkd_common.data.nuscenes.frames import choose_adjacent, choose_queue, depth_hits, earlier_frames, own_frame
+from bevkd_common.data.nuscenes.frames import choose_adjacent, choose_queue, earlier_frames, own_frame
 from bevkd_common.data.nuscenes.index import NuScenesIndex
 from bevkd_common.data.nuscenes.index_build import build_index
 from bevkd_common.geometry.cameras import ImageAug

@@ -28,7 +28,7 @@ def test_history_shares_the_augmentations_of_its_key_frame(small_world, seed, so
     assert history.seconds[0] > history.seconds[1] > 0.7
     # A landmark in the earlier axes, augmented as the key frame's: the same point on both ways.
     plain = samples.load(2, seed=None)
-    frames = earlier_frames(samples.index, int(samples.rows[2]), HISTORY.history, _history_rng(seed))
+    frames = earlier_frames(samples.reader.index, int(samples.reader.rows[2]), HISTORY.history, _history_rng(seed))
     point = torch.tensor([[4.0, 9.0, 0.5]], dtype=torch.float64)
     aug = sample.aug_T_lidar.double()
     for frame, aug_T_past in zip(frames, history.lidar_T_past.double(), strict=True):
@@ -82,7 +82,7 @@ def test_a_batch_carries_history_motion_and_depths(small_world, source):
     assert batch.history.present.tolist() == [[False, True], [True, True]]
     assert batch.ego.global_T_ego.shape == (2, 3, 4, 4)
     assert batch.ego.velocity.shape == batch.ego.acceleration.shape == batch.ego.rotation_rate.shape == (2, 3, 3)
-    rows = samples.index.key_frames.global_T_ego[[0, 1, 2]]
+    rows = samples.reader.index.key_frames.global_T_ego[[0, 1, 2]]
     np.testing.assert_array_equal(batch.ego.global_T_ego[1].numpy(), rows)
     counts = torch.bincount(batch.depth.image // 6, minlength=2)
     assert counts.tolist() == [len(part.depth.image) for part in parts]

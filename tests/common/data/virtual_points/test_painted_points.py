@@ -10,7 +10,7 @@ from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.config.datasets.reading import BevAugmentationConfig
 from bevkd_common.config.training import PasteConfig
-from bevkd_common.data.dataset import PartlyLiftedSource, VirtualPointDataset
+from bevkd_common.data.dataset import VirtualPointDataset
 from bevkd_common.data.loader import training_batches
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.nuscenes.dataset import build
@@ -106,7 +106,7 @@ def test_a_plain_sample(lifted):
 
 def test_sweeps_are_moved_with_the_ego_and_lose_what_is_close(lifted):
     view = source(lifted)
-    index, row = view.index, int(view.rows[1])
+    index, row = view.reader.index, int(view.reader.rows[1])
     folder = VirtualPointFolder(lifted.root / "virtual_points")
     expected = []
     for column in range(4):
@@ -195,8 +195,8 @@ def test_missing_files_are_found_before_the_first_sample(lifted):
         source(lifted)
     assert len(source(lifted, split="val")) == 3
     allowed = source(lifted, allow_missing_sweeps=True)
-    assert isinstance(allowed, PartlyLiftedSource)
-    assert allowed.unlifted == {PREVIOUS}
+    assert allowed.reader.unlifted == {PREVIOUS}
+    assert allowed.notes == ("1 sweeps were read without virtual points.",)
     sample = allowed.load(1, seed=None)
     lags = {
         tag: tagged(sample.clouds["painted"].points, tag)[:, SECONDS].unique().tolist()
@@ -248,8 +248,9 @@ def test_objects_are_pasted_into_both_clouds(lifted):
     without, pasted = plain.pasting(paste, CLASSES), both.pasting(paste, CLASSES)
     # Virtual points do not help an object over the least number of points.
     assert pasted.paster.bank.label.tolist() == without.paster.bank.label.tolist()
-    assert pasted.paster.bank.points.shape[1] == 17
-    assert (pasted.paster.bank.points[:, TAG] == VIRTUAL).any()
+    objects = pasted.paster.bank.points
+    assert {name: found.shape[1] for name, found in objects.items()} == {"lidar": 5, "painted": 17}
+    assert (objects["painted"][:, TAG] == VIRTUAL).any()
     seen = 0
     for seed in range(6):
         one, other = without.load(0, seed=seed), pasted.load(0, seed=seed)
@@ -260,7 +261,7 @@ def test_objects_are_pasted_into_both_clouds(lifted):
         new = other.boxes[len(both.load(0, seed=seed).boxes) :]
         inside = points_in_boxes(other.clouds["painted"].points[:, :3], new).any(dim=0)
         # Without augmentation an object of the bank stands in the sample as it stood.
-        bank = {tuple(row) for row in pasted.paster.bank.points.tolist()}
+        bank = {tuple(row) for row in pasted.paster.bank.points["painted"].tolist()}
         assert {tuple(row) for row in other.clouds["painted"].points[inside].tolist()} <= bank
         seen += int((other.clouds["painted"].points[inside, TAG] == VIRTUAL).any())
     assert seen

@@ -80,8 +80,25 @@ class PasteConfig(Config):
 
     counts: Mapping[str, PositiveInt]
     """How many objects of each class a key frame shall hold; as many as it lacks are drawn."""
-    min_points: PositiveInt = 5
-    """LiDAR points, of all sweeps, that an object must hold."""
+    min_points: PositiveInt | Mapping[str, PositiveInt] = 5
+    """LiDAR points, of all sweeps, that an object must hold; one number, or one for each class that is pasted."""
+    difficulties: frozenset[int] | None = None
+    """The data set's grades of difficulty of the objects that are pasted; None takes all objects."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PasteConfig:
+        if lacking := sorted(self.counts.keys() - self.least.keys()) if self.least else []:
+            raise ValueError(f"`min_points` must name every class of `counts`; it lacks {', '.join(lacking)}")
+        return self
+
+    @property
+    def least(self) -> Mapping[str, int]:
+        """`min_points` by class; empty where one number holds for all."""
+        return {} if isinstance(self.min_points, int) else self.min_points
+
+    def least_of(self, name: str) -> int:
+        """Points that an object of a class must hold; a class that is not pasted needs any one."""
+        return self.min_points if isinstance(self.min_points, int) else self.min_points.get(name, 1)
 
 
 class TrainingConfig(Config):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from bevkd_common.data.needs import DataNeeds
@@ -15,8 +15,20 @@ SplitName = Literal["train", "val"]
 class SampleSource(Protocol):
     """A finite, indexable set of key frames, in time order within each scene."""
 
-    tokens: tuple[str, ...]
-    scenes: tuple[str, ...]
+    @property
+    def tokens(self) -> Sequence[str]:
+        """The data set's names of the key frames."""
+        ...
+
+    @property
+    def scenes(self) -> Sequence[str]:
+        """The scene of each."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences for the report about what is read otherwise than asked for."""
+        ...
 
     def __len__(self) -> int: ...
 

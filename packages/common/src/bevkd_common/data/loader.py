@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bevkd_common.config.training import PasteConfig
 from bevkd_common.data.dataset import SampleSource
-from bevkd_common.data.nuscenes.index import Ints
+from bevkd_common.data.frames import Ints
 from bevkd_common.data.samples import Batch, Sample, collate
 from bevkd_common.errors import UserError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,14 @@ import numpy.typing as npt
 import torch
 
 from bevkd_common.data.array_file import ArrayFileError, keep_arrays, map_arrays
-from bevkd_common.data.nuscenes.index import Floats, Ints
-from bevkd_common.data.sensor_files import Points
+from bevkd_common.data.frames import Booleans, Floats, Ints, Points
 from bevkd_common.geometry.boxes import BOX_CHANNELS, Boxes, points_in_boxes
 from bevkd_common.geometry.iou import bev_intersection
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when what is cut out changes; older files are then made anew."""
-
-Booleans = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,52 +30,89 @@ class ObjectBank:
     Attributes:
         boxes: [K, 9], as in `Boxes`.
         label: [K].
-        offset: [K + 1]; object k has the points `offset[k]` to `offset[k + 1]`.
-        points: [Q, F] float32 x, y, z in the same axes, then what the cloud has that they were cut out of.
+        offset: By name of a point cloud, [K + 1]; object k has the points `offset[k]` to `offset[k + 1]`.
+        points: By name of a point cloud, [Q, F] float32 in the same axes, with the columns of the cloud.
     """
 
     boxes: Floats
     label: Ints
-    offset: Ints
-    points: Points
+    offset: Mapping[str, Ints]
+    points: Mapping[str, Points]
 
-    def points_of(self, rows: Ints) -> Points:
-        """The points of some objects, one after the other."""
-        parts = [self.points[self.offset[row] : self.offset[row + 1]] for row in rows]
-        return np.concatenate([self.points[:0], *parts])
+    def points_of(self, cloud: str, rows: Ints) -> Points:
+        """The points of some objects in one cloud, one object after the other."""
+        points, offset = self.points[cloud], self.offset[cloud]
+        parts = [points[offset[row] : offset[row + 1]] for row in rows]
+        return np.concatenate([points[:0], *parts])
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All arrays by name, as they are kept in a file."""
+        named: dict[str, npt.NDArray[Any]] = {"boxes": self.boxes, "label": self.label}
+        for cloud, points in self.points.items():
+            named |= {f"offset.{cloud}": self.offset[cloud], f"points.{cloud}": points}
+        return named
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> ObjectBank:
+        """A bank from what `arrays` returned.
+
+        Raises:
+            KeyError: If an array is missing.
+        """
+        clouds = [name.removeprefix("points.") for name in arrays if name.startswith("points.")]
+        return cls(
+            arrays["boxes"],
+            arrays["label"],
+            {cloud: arrays[f"offset.{cloud}"] for cloud in clouds},
+            {cloud: arrays[f"points.{cloud}"] for cloud in clouds},
+        )
 
 
-def cut_out(points: Points, boxes: Floats, labels: Ints, least: int, counted: Booleans | None = None) -> ObjectBank:
-    """The objects of one key frame that hold at least `least` points.
+def cut_out(
+    clouds: Mapping[str, Points],
+    boxes: Floats,
+    labels: Ints,
+    least: Ints,
+    counted: Mapping[str, Booleans],
+) -> ObjectBank:
+    """The objects of one key frame that hold enough points.
 
     Args:
-        points: [P, F] of the key frame and its sweeps, in its LiDAR axes.
+        clouds: By name, [P, F] points of the key frame and its sweeps, in its LiDAR axes.
         boxes: [M, 9] in the same axes.
         labels: [M].
-        least: Points.
-        counted: [P] which points count for `least`; the others are cut out with them. None counts all.
+        least: [M] points that each must hold in every cloud.
+        counted: By name, [P] which points count for `least`; the others are cut out with them.
     """
-    inside = points_in_boxes(torch.from_numpy(points[:, :3]), Boxes(torch.from_numpy(boxes).float())).numpy()
-    enough = inside if counted is None else inside & counted
-    kept = np.flatnonzero(enough.sum(axis=1) >= least)
-    parts = [points[inside[row]] for row in kept]
-    offset = np.cumsum([0, *map(len, parts)])
-    return ObjectBank(boxes[kept], labels[kept], offset, np.concatenate([points[:0], *parts]))
+    volumes = Boxes(torch.from_numpy(boxes).float())
+    xyz = {name: torch.from_numpy(points[:, :3]) for name, points in clouds.items()}
+    inside = {name: points_in_boxes(found, volumes).numpy() for name, found in xyz.items()}
+    enough = [(held & counted[name]).sum(axis=1) >= least for name, held in inside.items()]
+    kept = np.flatnonzero(np.all(enough, axis=0))
+    parts = {name: [points[inside[name][row]] for row in kept] for name, points in clouds.items()}
+    return ObjectBank(
+        boxes[kept],
+        labels[kept],
+        {name: np.cumsum([0, *map(len, found)]) for name, found in parts.items()},
+        {name: np.concatenate([clouds[name][:0], *found]) for name, found in parts.items()},
+    )
 
 
-def join(banks: Iterable[ObjectBank], features: int) -> ObjectBank:
-    """All objects of some banks in their order; their points have `features` columns."""
-    no_points = np.zeros((0, features), np.float32)
-    parts = [
-        ObjectBank(np.zeros((0, BOX_CHANNELS)), np.zeros(0, np.int64), np.zeros(1, np.int64), no_points),
-        *banks,
-    ]
-    sizes = np.concatenate([np.diff(part.offset) for part in parts])
+def join(banks: Iterable[ObjectBank], features: Mapping[str, int]) -> ObjectBank:
+    """All objects of some banks in their order; `features` are the columns of each cloud by name."""
+    nothing = ObjectBank(
+        np.zeros((0, BOX_CHANNELS)),
+        np.zeros(0, np.int64),
+        {name: np.zeros(1, np.int64) for name in features},
+        {name: np.zeros((0, columns), np.float32) for name, columns in features.items()},
+    )
+    parts = [nothing, *banks]
+    sizes = {name: np.concatenate([np.diff(part.offset[name]) for part in parts]) for name in features}
     return ObjectBank(
         boxes=np.concatenate([part.boxes for part in parts]),
         label=np.concatenate([part.label for part in parts]),
-        offset=np.concatenate([[0], sizes.cumsum()]),
-        points=np.concatenate([part.points for part in parts]),
+        offset={name: np.concatenate([[0], found.cumsum()]) for name, found in sizes.items()},
+        points={name: np.concatenate([part.points[name] for part in parts]) for name in features},
     )
 
 
@@ -91,16 +125,15 @@ def open_bank(places: Sequence[Path], about: Mapping[str, Any], make: Callable[[
         make: Cuts the objects out, which takes long.
     """
     about = {"format": FORMAT, **about}
-    names = [field.name for field in fields(ObjectBank)]
     for path in places:
         try:
             file = map_arrays(path)
         except ArrayFileError:
             continue
-        if file.about == about and file.arrays.keys() == set(names):
-            return ObjectBank(**file.arrays)
+        if file.about == about:
+            return ObjectBank.from_arrays(file.arrays)
     bank = make()
-    if not keep_arrays(places, about, {name: getattr(bank, name) for name in names}):
+    if not keep_arrays(places, about, bank.arrays()):
         kept = " or ".join(map(str, places))
         _log.warning("the cut-out objects cannot be kept in %s; they will be cut out each time", kept)
     return bank

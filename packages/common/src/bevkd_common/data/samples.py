@@ -186,14 +186,14 @@ class Sample:
 
     Attributes:
         token: The data set's name of the key frame.
-        scene: The data set's name of its scene.
-        timestamp: Microseconds, of the LiDAR.
+        scene: The data set's name of its scene; the token, where there are no scenes.
         boxes: [M] boxes that a detector is trained on (after validity, class and range filters).
         labels: [M] int64, index into the data set's classes.
         cameras: The cameras, or None where they are not needed.
         clouds: The point clouds that are needed, by the data set's name for them ("lidar").
         aug_T_lidar: [4, 4] float32, the bird's-eye-view augmentation.
-        global_T_lidar: [4, 4] float64, pose of the unaugmented LiDAR axes.
+        timestamp: Microseconds, of the LiDAR; None where the data set has none.
+        global_T_lidar: [4, 4] float64, pose of the unaugmented LiDAR axes; None where the data set has none.
         history: Other frames, or None where nobody needs them.
         ego: The ego's motion, or None.
         depth: Depths in the images, or None.
@@ -203,13 +203,13 @@ class Sample:
 
     token: str
     scene: str
-    timestamp: int
     boxes: Boxes
     labels: Tensor
     cameras: Cameras | None
     clouds: Mapping[str, Cloud]
     aug_T_lidar: Tensor
-    global_T_lidar: Tensor
+    timestamp: int | None = None
+    global_T_lidar: Tensor | None = None
     history: History | None = None
     ego: EgoMotion | None = None
     depth: DepthHits | None = None
@@ -229,7 +229,7 @@ class Batch:
         cameras: See `Cameras`.
         clouds: The point clouds of all samples by name.
         aug_T_lidar: [B, 4, 4] float32.
-        global_T_lidar: [B, 4, 4] float64.
+        global_T_lidar: [B, 4, 4] float64, or None.
         history: See `History`.
         ego: See `EgoMotion`.
         depth: See `DepthHits`.
@@ -244,7 +244,8 @@ class Batch:
     cameras: Cameras | None
     clouds: Mapping[str, Cloud]
     aug_T_lidar: Tensor
-    global_T_lidar: Tensor
+    timestamp: int | None = None
+    global_T_lidar: Tensor | None = None
     history: History | None = None
     ego: EgoMotion | None = None
     depth: DepthHits | None = None
@@ -273,7 +274,9 @@ class Batch:
             cameras=_moved(self.cameras, device),
             clouds={name: cloud.to(device) for name, cloud in self.clouds.items()},
             aug_T_lidar=self.aug_T_lidar.to(device, non_blocking=True),
-            global_T_lidar=self.global_T_lidar.to(device, non_blocking=True),
+            global_T_lidar=None
+            if self.global_T_lidar is None
+            else self.global_T_lidar.to(device, non_blocking=True),
             history=_moved(self.history, device),
             ego=_moved(self.ego, device),
             depth=_moved(self.depth, device),
@@ -299,6 +302,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     for row, sample in enumerate(samples):
         boxes[row, : len(sample.boxes)] = sample.boxes.tensor
         labels[row, : len(sample.boxes)] = sample.labels
+    poses = [sample.global_T_lidar for sample in samples if sample.global_T_lidar is not None]
     return Batch(
         tokens=tuple(sample.token for sample in samples),
         scenes=tuple(sample.scene for sample in samples),
@@ -307,7 +311,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         cameras=_collated([sample.cameras for sample in samples]),
         clouds={name: Cloud.join([sample.clouds[name] for sample in samples]) for name in samples[0].clouds},
         aug_T_lidar=torch.stack([sample.aug_T_lidar for sample in samples]),
-        global_T_lidar=torch.stack([sample.global_T_lidar for sample in samples]),
+        global_T_lidar=torch.stack(poses) if poses else None,
         history=_collated([sample.history for sample in samples]),
         ego=_collated([sample.ego for sample in samples]),
         depth=_all_hits(samples),

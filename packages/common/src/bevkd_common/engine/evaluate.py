@@ -95,5 +95,5 @@ def _alone(batch: Batch, place: int) -> Batch:
         cameras=None if batch.cameras is None else Cameras(nothing, nothing, nothing, nothing),
         clouds={name: Cloud(nothing, (), cloud.columns) for name, cloud in batch.clouds.items()},
         aug_T_lidar=batch.aug_T_lidar[row],
-        global_T_lidar=batch.global_T_lidar[row],
+        global_T_lidar=None if batch.global_T_lidar is None else batch.global_T_lidar[row],
     )

@@ -9,11 +9,12 @@ import numpy as np
 
 from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.config.datasets.nuscenes_names import CAMERAS
+from bevkd_common.data.assemble import FrameSource
 from bevkd_common.data.needs import LIDAR, DataNeeds
 from bevkd_common.data.nuscenes.index import Ints
 from bevkd_common.data.nuscenes.index_file import open_index
 from bevkd_common.data.nuscenes.plausibility import Plausibility
-from bevkd_common.data.nuscenes.source import NuScenesSource
+from bevkd_common.data.nuscenes.reader import NuScenesReader
 from bevkd_common.data.nuscenes.summary import summary_lines
 from bevkd_common.data.samples import collate
 from bevkd_common.data.sensor_files import SensorFiles
@@ -61,7 +62,8 @@ def check_data(
     rows = _spread(total, samples)
     # A key frame that stands in for sweeps that are not there would count many times.
     config = config.model_copy(update={"pad_empty_sweeps": False})
-    source = NuScenesSource(index, rows, SensorFiles(index.root, cache=False), config, NEEDS)
+    reader = NuScenesReader(index, rows, SensorFiles(index.root, cache=False), config, NEEDS)
+    source = FrameSource(reader, config, NEEDS)
     plausibility = Plausibility()
     with reporter.bar("key frames read", len(source)) as bar:
         for place in range(len(source)):
@@ -89,7 +91,7 @@ def _scores(found: Plausibility, samples: int) -> list[str]:
     ]
 
 
-def _pictures(source: NuScenesSource, config: NuScenesConfig, folder: Path) -> list[Path]:
+def _pictures(source: FrameSource, config: NuScenesConfig, folder: Path) -> list[Path]:
     x0, y0, _, x1, y1, _ = config.point_range
     written = []
     for place in _spread(len(source), PICTURED).tolist():

@@ -34,7 +34,7 @@ def in_axes(batch: Batch, axes_T_lidar: Tensor) -> Batch:
         cameras=moved(batch.cameras) if batch.cameras is not None else None,
         clouds={},
         aug_T_lidar=between(batch.aug_T_lidar),
-        global_T_lidar=batch.global_T_lidar @ back,
+        global_T_lidar=None if batch.global_T_lidar is None else batch.global_T_lidar @ back,
         history=replace(history, cameras=moved(history.cameras), lidar_T_past=between(history.lidar_T_past))
         if history is not None
         else None,

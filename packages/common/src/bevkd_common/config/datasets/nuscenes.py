@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from bevkd_common.config.datasets.reading import ReadingConfig
+from bevkd_common.config.datasets.nuscenes_reading import NuScenesReadingConfig
 from bevkd_common.config.datasets.synthetic import SyntheticConfig
 from bevkd_common.config.datasets.world import WorldConfig
 
 
-class NuScenesConfig(ReadingConfig):
+class NuScenesConfig(NuScenesReadingConfig):
     """nuScenes itself, or data of its shape."""
 
     kind: Literal["nuscenes"] = "nuscenes"
@@ -39,5 +39,5 @@ NUSCENES_SIZES = WorldConfig(
 
 def like_nuscenes(config: NuScenesConfig) -> SyntheticConfig:
     """A made world with the sizes of nuScenes, read in the same way."""
-    reading = {name: getattr(config, name) for name in ReadingConfig.model_fields}
+    reading = {name: getattr(config, name) for name in NuScenesReadingConfig.model_fields}
     return SyntheticConfig(world=NUSCENES_SIZES, **reading)

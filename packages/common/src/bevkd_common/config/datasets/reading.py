@@ -1,10 +1,10 @@
-"""How samples are read from data in nuScenes' format, whoever recorded or generated them."""
+"""How samples are made of recorded key frames: augmentation, filters, and what happens to damaged ones."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
 from bevkd_common.config.datasets.images import Bounds, ImageInputConfig
 from bevkd_common.config.model import Config
@@ -40,7 +40,7 @@ class BevAugmentationConfig(Config):
 
 
 class ReadingConfig(Config):
-    """How samples are read from nuScenes-shaped data."""
+    """How samples are made of what a reader returns, for any data set."""
 
     images: ImageInputConfig = ImageInputConfig()
     bev_augmentation: BevAugmentationConfig | None = BevAugmentationConfig()
@@ -48,29 +48,14 @@ class ReadingConfig(Config):
     point_range: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     """x, y, z of the lower and of the upper corner in metres of the augmented LiDAR axes; points outside are
     dropped, and so are training boxes whose centre, seen from above, is outside."""
-    spare_sweeps: Annotated[int, Field(ge=0, le=10)] = 1
-    """Training draws the previous sweeps at random from this many more than it loads (nine of ten)."""
-    pad_empty_sweeps: bool = True
-    """At the start of a scene, where no sweep precedes the key frame, repeat the key frame in place of each."""
     unknown_velocity: Literal["mask", "zero"] = "mask"
     """What a velocity that the annotations do not give becomes: NaN, which the losses skip, or zero.
 
     Upstream: mmdetection3d sets it to zero.
     """
-    can_bus: Literal["expansion", "ego_poses"] = "expansion"
-    """Where a detector that needs the CAN bus has the ego's motion from: nuScenes' CAN-bus expansion, unpacked to
-    `can_bus` in the data root, or the change of the ego's pose between key frames."""
     damaged: Literal["stop", "skip"] = "stop"
     """What happens where a training sample cannot be read: the training stops; or it takes the next sample of the
     data set instead, and counts that in the log and the report. Evaluation always stops."""
-    allow_missing_sweeps: bool = False
-    """Whether previous sweeps for which there are no virtual points are read without them, and counted in the
-    report, where a detector asks for such points; key frames always need theirs.
-
-    Upstream: the released archive lacks some two thousand files, and such sweeps are left out there.
-    """
-    max_range: PositiveFloat | None = None
-    """Evaluate nearer than this many metres from the ego only; None keeps the official range of each class."""
     cache: bool = False
     """Keep decoded images and sweeps in memory, for data that fit there; each loader process keeps its own."""
 

@@ -8,11 +8,11 @@ from pydantic import Field, PositiveFloat
 
 from bevkd_common.config.datasets.images import ImageInputConfig
 from bevkd_common.config.datasets.masks import MaskErrorsConfig
-from bevkd_common.config.datasets.reading import ReadingConfig
+from bevkd_common.config.datasets.nuscenes_reading import NuScenesReadingConfig
 from bevkd_common.config.datasets.world import WorldConfig
 
 
-class SyntheticConfig(ReadingConfig):
+class SyntheticConfig(NuScenesReadingConfig):
     """A world that a seed generates, written and read as nuScenes."""
 
     kind: Literal["synthetic"] = "synthetic"

@@ -12,13 +12,14 @@ import numpy as np
 
 from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.config.datasets.nuscenes_names import CAMERAS, CLASSES
-from bevkd_common.config.datasets.reading import ReadingConfig
+from bevkd_common.config.datasets.nuscenes_reading import NuScenesReadingConfig
+from bevkd_common.data.assemble import FrameSource
 from bevkd_common.data.dataset import SplitName
 from bevkd_common.data.needs import AdjacentFrames, DataNeeds
 from bevkd_common.data.nuscenes.can_bus import derived_motion, recorded_motion
 from bevkd_common.data.nuscenes.index import PREVIOUS_SWEEPS, Ints, NuScenesIndex, Strings
 from bevkd_common.data.nuscenes.index_file import open_index
-from bevkd_common.data.nuscenes.source import COLUMNS, NuScenesSource
+from bevkd_common.data.nuscenes.reader import LAYOUTS, NuScenesReader
 from bevkd_common.data.sensor_files import SensorFiles, check_files, missing_files
 from bevkd_common.data.virtual_points.files import Maker, VirtualPointFolder, make_virtual_points, manifest_of
 from bevkd_common.data.virtual_points.lifting import PAINTED_CLOUD
@@ -45,7 +46,7 @@ class NuScenesDataset:
 
     name: str
     index: NuScenesIndex
-    reading: ReadingConfig
+    reading: NuScenesReadingConfig
     splits: dict[SplitName, str]
     description: str
     virtual_points: VirtualPointFolder
@@ -69,7 +70,7 @@ class NuScenesDataset:
             digest.update(split.encode() + b" ".join(tokens.tolist()))
         return digest.hexdigest()
 
-    def source(self, split: SplitName, needs: DataNeeds) -> NuScenesSource:
+    def source(self, split: SplitName, needs: DataNeeds) -> FrameSource:
         """The samples of a split with what `needs` asks for.
 
         Raises:
@@ -78,9 +79,9 @@ class NuScenesDataset:
         """
         if needs.can_bus and isinstance(needs.history, AdjacentFrames):
             raise UserError("a detector needs the CAN bus between key frames; it is read at key frames only")
-        if unknown := sorted(needs.clouds - COLUMNS.keys()):
+        if unknown := sorted(needs.clouds - LAYOUTS.keys()):
             raise UserError(
-                f"a detector needs the point cloud `{unknown[0]}`; {self.name} provides {' and '.join(COLUMNS)}"
+                f"a detector needs the point cloud `{unknown[0]}`; {self.name} provides {' and '.join(LAYOUTS)}"
             )
         if needs.clouds and needs.sweeps > 1 + PREVIOUS_SWEEPS:
             raise UserError(
@@ -97,9 +98,8 @@ class NuScenesDataset:
         if needs.can_bus:
             recorded = self.reading.can_bus == "expansion"
             motion = recorded_motion(self.index, rows) if recorded else derived_motion(self.index)
-        return NuScenesSource(
-            self.index, rows, self.files, self.reading, needs, motion, virtual_points=virtual, unlifted=unlifted
-        )
+        reader = NuScenesReader(self.index, rows, self.files, self.reading, needs, motion, virtual, unlifted)
+        return FrameSource(reader, self.reading, needs)
 
     def make_virtual_points(self, progress: Callable[[int, int], None] | None = None) -> None:
         """See `VirtualPointDataset`."""

@@ -1,50 +1,19 @@
-"""Camera frames of a sample: its own, earlier ones of the scene, and where LiDAR points lie in them."""
+"""Camera frames of a key frame: its own, and earlier ones of the scene."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
+from bevkd_common.data.frames import CameraFrame
 from bevkd_common.data.needs import AdjacentFrames, KeyframeQueue
 from bevkd_common.data.nuscenes.index import Floats, Ints, NuScenesIndex
-from bevkd_common.data.samples import DepthHits
-from bevkd_common.geometry.cameras import ImageAug, project
 from bevkd_common.geometry.transforms import inverse_rigid
 
 SAME_S = 0.06
 """An image this close in time to a key frame's LiDAR is the key frame's own; cameras run at 12 Hz."""
 SLACK_S = 0.042
 """By how much a frame may miss its window: half the time between two images."""
-
-
-@dataclass(frozen=True, eq=False)
-class CameraFrame:
-    """Six images of one moment; L is the LiDAR at the time of the *key frame*, without augmentation.
-
-    Attributes:
-        paths: Names of the six files.
-        sizes: [6, 2] height and width in pixels.
-        intrinsics: [6, 3, 3].
-        lidar_T_cam: [6, 4, 4], each camera at its own time to L.
-        lidar_T_past: [4, 4], the LiDAR axes at this moment to L.
-        seconds: How long before the key frame.
-        row: The key frame that this is; None between two.
-        present: Whether this is what was asked for, and no stand-in.
-    """
-
-    paths: Sequence[str]
-    sizes: Ints
-    intrinsics: Floats
-    lidar_T_cam: Floats
-    lidar_T_past: Floats
-    seconds: float
-    row: int | None
-    present: bool = True
 
 
 def own_frame(index: NuScenesIndex, row: int, *, present: bool = True) -> CameraFrame:
@@ -55,8 +24,6 @@ def own_frame(index: NuScenesIndex, row: int, *, present: bool = True) -> Camera
         sizes=views.size[row],
         intrinsics=views.intrinsics[row],
         lidar_T_cam=views.lidar_T_cam[row],
-        lidar_T_past=np.eye(4),
-        seconds=0.0,
         row=row,
         present=present,
     )
@@ -139,29 +106,6 @@ def choose_queue(row: int, first: int, history: KeyframeQueue, rng: np.random.Ge
         candidates = np.arange(row - history.earlier - history.spare, row)
         wanted = np.sort(rng.choice(candidates, history.earlier, replace=False))
     return wanted[wanted >= first].tolist()
-
-
-def depth_hits(points: Tensor, frame: CameraFrame, augs: Sequence[ImageAug]) -> DepthHits:
-    """Where points lie in the images of a frame, as they are recorded and then augmented.
-
-    Upstream: the margin of a pixel inside the recorded image is that of Megvii's BEVDepth.
-
-    Args:
-        points: [P, 3] float64 in L.
-        frame: Of the same moment.
-        augs: One a camera.
-    """
-    intrinsics = torch.tensor(frame.intrinsics)
-    recorded, depth = project(points, intrinsics, inverse_rigid(torch.tensor(frame.lidar_T_cam)))
-    edge = torch.tensor(frame.sizes)[:, None].flip(-1) - 1
-    seen = ((recorded > 1) & (recorded < edge)).all(dim=-1) & (depth > 0)
-    image, place = seen.nonzero(as_tuple=True)
-    matrix = torch.stack([aug.matrix(torch.float64) for aug in augs])[image]
-    upright = F.pad(recorded[image, place], (0, 1), value=1.0)
-    pixels = (matrix @ upright[..., None])[..., :2, 0]
-    height, width = augs[0].output_size
-    near = ((pixels > -1) & (pixels < torch.tensor([width + 1, height + 1]))).all(dim=-1)
-    return DepthHits(image[near], pixels[near].float(), depth[image, place][near].float())
 
 
 def _moment(index: NuScenesIndex, row: int, moment: int, seconds: float) -> CameraFrame:

@@ -62,6 +62,7 @@ class Plausibility:
 
     def add(self, sample: Sample) -> None:
         """Count one plain sample with points."""
+        assert sample.global_T_lidar is not None
         boxes, points = sample.boxes, sample.clouds[LIDAR].points
         newest = points[points[:, 4] == 0, :3]
         self.moving += int((boxes.velocity.norm(dim=-1) > MOVING).sum())

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
-from bevkd_common.data.nuscenes.index import Floats, Ints
+from bevkd_common.data.frames import Floats, Ints
 from bevkd_common.errors import UserError
 
 Masks = npt.NDArray[np.bool_]

@@ -14,7 +14,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
-from bevkd_common.data.nuscenes.index import Floats, Ints
+from bevkd_common.data.frames import Floats, Ints
 from bevkd_common.data.sensor_files import Points
 from bevkd_common.data.virtual_points.instances import Instances
 from bevkd_common.geometry.cameras import project

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
-from bevkd_common.data.nuscenes.frames import CameraFrame, own_frame
+from bevkd_common.data.frames import CameraFrame
+from bevkd_common.data.nuscenes.frames import own_frame
 from bevkd_common.data.nuscenes.index import NuScenesIndex
 from bevkd_common.data.sensor_files import SensorFiles
 from bevkd_common.data.virtual_points.files import SweepJob

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bevkd_common.config.datasets.reading import ReadingConfig
+from bevkd_common.config.datasets.nuscenes_reading import NuScenesReadingConfig
 from bevkd_common.data.dataset import SplitName
 from bevkd_common.data.nuscenes.dataset import NuScenesDataset
 from bevkd_common.data.samples import Batch
@@ -46,6 +46,6 @@ class NuScenesSubmission:
         return {"meta": meta.model_dump(), "results": self._results}
 
 
-def build(config: ReadingConfig, dataset: NuScenesDataset, split: SplitName) -> NuScenesSubmission:
+def build(config: NuScenesReadingConfig, dataset: NuScenesDataset, split: SplitName) -> NuScenesSubmission:
     """The submission of a split."""
     return NuScenesSubmission(dataset, split)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bevkd_common.config.datasets.reading import ReadingConfig
+from bevkd_common.config.datasets.nuscenes_reading import NuScenesReadingConfig
 from bevkd_common.data.dataset import SplitName
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.nuscenes.dataset import NuScenesDataset
@@ -154,7 +154,7 @@ def truth_arrays(index: NuScenesIndex, row: int) -> TruthArrays:
     )
 
 
-def build(config: ReadingConfig, dataset: NuScenesDataset, split: SplitName) -> NuScenesSplitEvaluator:
+def build(config: NuScenesReadingConfig, dataset: NuScenesDataset, split: SplitName) -> NuScenesSplitEvaluator:
     """The evaluator of a split; `config.max_range` limits the official class ranges, and the bands with them."""
     metric = NuScenesMetricConfig()
     limit = config.max_range

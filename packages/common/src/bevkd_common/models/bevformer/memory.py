@@ -78,6 +78,7 @@ def queue(batch: Batch, frames: int) -> list[Moment]:
     """
     if batch.cameras is None or batch.ego is None:
         raise ValueError("BEVFormer needs images and the ego's motion, the batch was loaded without")
+    assert batch.global_T_lidar is not None
     global_T_lidar = batch.global_T_lidar @ inverse(batch.aug_T_lidar.double())
     past = batch.history.last(frames - 1) if batch.history is not None and frames > 1 else None
     earlier = 0 if past is None else past.seconds.shape[1]
