@@ -12,7 +12,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from bevkd_common.config.recipes import Choice, catalogue
-from bevkd_common.experiment.run import Request, run_experiment
+from bevkd_common.experiment.request import Request
+from bevkd_common.experiment.run import run_experiment
 from bevkd_common.experiment.sweep import Point, collect, write_table
 from bevkd_common.progress import ConsoleReporter
 

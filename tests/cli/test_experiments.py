@@ -152,7 +152,7 @@ def test_ablate_lists_and_trains_the_methods_own(bevkd, tmp_path):
 
 def test_an_ablation_has_a_folder_beside_the_runs(bevkd, monkeypatch):
     asked = []
-    monkeypatch.setattr(verbs, "_experiment", lambda recipe, request, gpus: asked.append(request))
+    monkeypatch.setattr(verbs, "_experiment", lambda recipe, request, gpus, jobs: asked.append(request))
     assert bevkd("ablate", "toy_method", "--dataset", "toy")[0] == 0
     assert bevkd("run", "toy_method", "--dataset", "toy", "--seeds", "2")[0] == 0
     ablation, run = asked

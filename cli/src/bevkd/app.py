@@ -6,6 +6,7 @@ Nothing heavy is imported here or at the top of a module of verbs, so that `bevk
 from __future__ import annotations
 
 import errno
+import os
 import signal
 from collections.abc import Sequence
 
@@ -45,6 +46,8 @@ app.command("doctor")(doctor.doctor)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what the user can put right ends with one message and exit code 2."""
+    # Read by libgomp when torch is imported. Threads that spin while they wait take the cores from other processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(arguments, prog_name="bevkd")
     except UserError as error:

@@ -41,6 +41,14 @@ Gpus = Annotated[int | None, typer.Option(min=0, help="Processes, one a GPU; 0 s
 Nodes = Annotated[
     int | None, typer.Option(min=1, help="Machines, on each of which the command runs; see docs/slurm.sh.")
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Stages trained at the same time, each in its own process; 1 uses this process alone.",
+        show_default="one a core or GPU, as many as do not wait for each other",
+    ),
+]
 Restart = Annotated[
     bool,
     typer.Option(

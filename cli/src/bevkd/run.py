@@ -13,6 +13,7 @@ from bevkd.options import (
     DataRoot,
     DatasetName,
     Gpus,
+    Jobs,
     Method,
     MethodOrNone,
     Nodes,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from bevkd_common.config.recipe import Recipe
     from bevkd_common.experiment.measure import Estimate
     from bevkd_common.experiment.record import RunFolder
-    from bevkd_common.experiment.run import Request
+    from bevkd_common.experiment.request import Request
 
 
 def run(
@@ -52,6 +53,7 @@ def run(
     seeds: Seeds = None,
     gpus: Gpus = None,
     nodes: Nodes = None,
+    jobs: Jobs = None,
     restart: Restart = False,
     no_baseline: Annotated[
         bool, typer.Option("--no-baseline", help="Leave out the student alone, and with it the comparison.")
@@ -62,7 +64,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a whole experiment: data, teacher, student alone, student distilled, scores, report."""
-    from bevkd_common.experiment.run import Request, repeated
+    from bevkd_common.experiment.request import Request, repeated
 
     chosen, loaded = resolve_recipe(method, teacher, student, dataset, recipe, overrides)
     before = None if recipe is None else repeated(Path(recipe))
@@ -80,8 +82,8 @@ def run(
     if plan:
         _print_plan(loaded, request, gpus)
         return
-    launch(gpus, nodes)
-    _experiment(loaded, request, gpus)
+    _start(gpus, nodes, jobs)
+    _experiment(loaded, request, gpus, jobs)
 
 
 def ablate(
@@ -100,6 +102,7 @@ def ablate(
     seed: Seed = None,
     gpus: Gpus = None,
     nodes: Nodes = None,
+    jobs: Jobs = None,
     restart: Restart = False,
     list_only: Annotated[bool, typer.Option("--list", help="Print the method's ablations and stop.")] = False,
 ) -> None:
@@ -115,7 +118,7 @@ def ablate(
         rows = [(name, row.summary, paper.get(name, "")) for name, row in found.items()]
         print_table(("ablation", "what changes", "paper"), rows)
         return
-    from bevkd_common.experiment.run import Request
+    from bevkd_common.experiment.request import Request
 
     chosen, loaded = resolve_recipe(method, teacher, student, dataset, recipe, overrides)
     request = Request(
@@ -125,13 +128,15 @@ def ablate(
         ablations=tuple(names or found),
         restart=restart,
     )
-    launch(gpus, nodes)
-    _experiment(loaded, request, gpus)
+    _start(gpus, nodes, jobs)
+    _experiment(loaded, request, gpus, jobs)
 
 
 def train(
     method: MethodOrNone = None,
-    arm: Annotated[str, typer.Option(help="teacher, pretraining, baseline or distilled.")] = "baseline",
+    arm: Annotated[
+        str, typer.Option(help="teacher, baseline, distilled, a control, an ablation, or a pretraining.")
+    ] = "baseline",
     teacher: Teacher = None,
     student: Student = None,
     dataset: DatasetName = None,
@@ -146,7 +151,7 @@ def train(
     nodes: Nodes = None,
 ) -> None:
     """Train and score one model of a recipe, and the teacher if it needs one; `run` takes it from there."""
-    from bevkd_common.experiment.run import train_one
+    from bevkd_common.experiment.execution import train_one
 
     chosen, loaded = resolve_recipe(method, teacher, student, dataset, recipe, overrides)
     launch(gpus, nodes)
@@ -277,10 +282,19 @@ def _print_scores(scores: Mapping[str, float]) -> None:
     typer.echo("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
 
-def _experiment(recipe: Recipe, request: Request, gpus: int | None) -> None:
+def _start(gpus: int | None, nodes: int | None, jobs: int | None) -> None:
+    """Start the processes of a stage, if it has several."""
+    from bevkd_common.errors import UserError
+
+    if (gpus or 1) * (nodes or 1) > 1 and jobs is not None and jobs > 1:
+        raise UserError(f"--jobs {jobs}: a stage of several processes is trained alone; leave out --jobs or --gpus")
+    launch(gpus, nodes)
+
+
+def _experiment(recipe: Recipe, request: Request, gpus: int | None, jobs: int | None) -> None:
     from bevkd_common.experiment.run import run_experiment
 
-    folder = run_experiment(recipe, request, progress_reporter(), accelerator_of(gpus))
+    folder = run_experiment(recipe, request, progress_reporter(), accelerator_of(gpus), jobs)
     _write_report(folder, gpus)
 
 
@@ -289,7 +303,7 @@ def _print_plan(recipe: Recipe, request: Request, gpus: int | None) -> None:
     from bevkd_common.experiment.build import check_data_root
     from bevkd_common.experiment.measure import estimate, stand_in
     from bevkd_common.experiment.plan import plan_lines
-    from bevkd_common.experiment.run import student_arms
+    from bevkd_common.experiment.request import student_arms
 
     if request.data_root is not None:
         check_data_root(recipe.dataset, request.data_root)

@@ -12,6 +12,7 @@ from bevkd.options import (
     DataRoot,
     DatasetName,
     Gpus,
+    Jobs,
     MethodOrNone,
     Out,
     Overrides,
@@ -41,10 +42,13 @@ def sweep(
     on: Annotated[str, typer.Option(help="Where each stage is trained: local, slurm or ray.")] = "local",
     sbatch: Annotated[list[str] | None, typer.Option(help="An option for sbatch, such as --gpus=1.")] = None,
     gpus: Gpus = None,
+    jobs: Jobs = None,
 ) -> None:
     """Train every combination of some values, stages shared, and print a table; the same command goes on."""
     from bevkd_common.errors import UserError
     from bevkd_common.experiment import sweep as sweeps
+    from bevkd_common.experiment.capacity import capacity
+    from bevkd_common.experiment.graph import width
 
     if on not in EXECUTORS:
         raise UserError(f"--on {on}: choose {', '.join(EXECUTORS)}")
@@ -61,20 +65,23 @@ def sweep(
     reporter, accelerator = progress_reporter(), accelerator_of(gpus)
     numbers = seeds_of(base, None, seeds) if seeds > 1 else base.seeds[:1]
     sweeps.prepare_points(points)
-    jobs = sweeps.sweep_jobs(points, numbers, data_root=data_root, reporter=reporter, accelerator=accelerator)
-    waiting = {name: job for name, job in jobs.items() if not job.done}
-    reporter.say(f"{len(points)} points, {len(numbers)} seeds: {len(jobs)} stages, {len(waiting)} to be trained")
+    stages = sweeps.sweep_jobs(points, numbers, data_root=data_root, reporter=reporter, accelerator=accelerator)
+    waiting = {name: job for name, job in stages.items() if not job.done}
+    reporter.say(f"{len(points)} points, {len(numbers)} seeds: {len(stages)} stages, {len(waiting)} to be trained")
     if on == "slurm" and waiting:
-        script = sweeps.write_slurm(jobs, folder, data_root=data_root, gpus=gpus, options=sbatch or ())
+        script = sweeps.write_slurm(stages, folder, gpus=gpus, options=sbatch or ())
         sent = sweeps.submit(script)
         reporter.say(f"{'submitted by' if sent else 'no sbatch here: submit with'} {script}; then run this again")
         return
     if on == "ray":
-        sweeps.run_on_ray(waiting, data_root=data_root, gpus=gpus, reporter=reporter)
+        sweeps.run_on_ray(waiting, gpus=gpus, reporter=reporter)
     elif gpus is not None and gpus > 1:
-        sweeps.run_commands(waiting, data_root=data_root, gpus=gpus, reporter=reporter)
+        sweeps.run_commands(waiting, gpus=gpus, reporter=reporter)
     else:
-        sweeps.run_here(waiting, data_root=data_root, reporter=reporter, accelerator=accelerator)
+        widest = width({name: job.parents for name, job in waiting.items()})
+        machine = capacity(jobs, width=widest, device=accelerator.device.type, processes=1)
+        reporter.say(f"stages {machine.sentence}")
+        sweeps.run_here(waiting, machine, reporter)
     metric, rows = sweeps.collect(points, numbers, data_root=data_root, reporter=reporter, accelerator=accelerator)
     lines = sweeps.write_table(metric, rows, folder)
     print_table((*axes, *sweeps.COLUMNS.values()), lines)

@@ -3,8 +3,9 @@
 import pytest
 from accelerate import Accelerator
 from bevkd_common.config.reading.loading import load_recipe
+from bevkd_common.experiment.execution import open_dataset
 from bevkd_common.experiment.laboratory import Laboratory
-from bevkd_common.experiment.run import Request, open_dataset
+from bevkd_common.experiment.request import Request
 from bevkd_common.progress import SilentReporter
 
 SHORT = ("student_training.steps=3", "teacher_training.steps=4")

@@ -10,9 +10,9 @@ from bevkd_common.errors import UserError
 from bevkd_common.experiment import identity, scoring, training
 from bevkd_common.experiment.arms import baseline_arm, distilled_arm, teacher_arm
 from bevkd_common.experiment.build import parameter_count
+from bevkd_common.experiment.execution import run_seed
 from bevkd_common.experiment.identity import arm_stage, pretraining_stage
 from bevkd_common.experiment.plan import plan_lines
-from bevkd_common.experiment.run import run_seed
 from bevkd_common.experiment.scoring import score
 from bevkd_common.experiment.stages import stage_weights
 from bevkd_common.experiment.training import adopt, train_arm

@@ -1,13 +1,20 @@
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
+import torch
 from bevkd_common.config.reading.loading import load_recipe
+from bevkd_common.engine.checkpoint import load_file
 from bevkd_common.errors import UserError
+from bevkd_common.experiment.execution import train_one
 from bevkd_common.experiment.finished import OtherSplit, open_run, score_again, write_submissions
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.reporting import report_input
-from bevkd_common.experiment.run import run_experiment, student_arms, train_one
+from bevkd_common.experiment.request import student_arms
+from bevkd_common.experiment.run import run_experiment
+from bevkd_common.experiment.stages import STAGES, stage_weights
+from bevkd_common.progress import SilentReporter
 from bevkd_common.report.render import write_report
 
 
@@ -20,7 +27,15 @@ def test_two_seeds_with_controls_from_data_to_report(make_recipe, request_for, r
     assert record["data"] == {"0": "toy-5-12", "1": "toy-6-12"}
     assert record["method"] == "toy_method"
     assert record["data_root"] is None
-    assert [line.split()[0] for line in record["plan"]] == ["method", "data", "teacher", "student", "arms", "seeds"]
+    assert [line.split()[0] for line in record["plan"]] == [
+        "method",
+        "data",
+        "teacher",
+        "student",
+        "arms",
+        "seeds",
+        "stages",
+    ]
     assert reporter.said[: len(record["plan"])] == record["plan"]
     # An arm of equal time may come out as another baseline of as many steps, and is then the same stage.
     stages = [
@@ -47,6 +62,47 @@ def test_two_seeds_with_controls_from_data_to_report(make_recipe, request_for, r
     assert shown.scenes[0].images is None
     assert len(shown.scenes[0].points) == 60
     assert write_report(shown, tmp_path / "report").is_file()
+
+
+def weights(folder, stages):
+    found = {name: stage_weights(folder.root / STAGES / stage)["raw"] for name, stage in stages.items()}
+    return {name: load_file(path) for name, path in found.items()}
+
+
+def test_stages_side_by_side_train_the_same_weights(make_recipe, request_for, reporter, accelerator, tmp_path):
+    """The processes find the toy package through the path of this one."""
+    recipe = make_recipe("student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}")
+    asked = {"seeds": (0,)}
+    alone = run_experiment(recipe, request_for(**asked), SilentReporter(), accelerator)
+    beside = run_experiment(
+        recipe, request_for(**asked, out=tmp_path / "others" / "try"), reporter, accelerator, jobs=2
+    )
+    assert any(re.fullmatch(r"stages   4, up to 2 side by side, .* each", line) for line in reporter.said)
+    compared = 0
+    for seed, stages in alone.read()["stages"].items():
+        found = beside.read()["stages"][seed]
+        assert list(found) == list(stages)
+        assert found == stages
+        expected, others = weights(alone, stages), weights(beside, stages)
+        for name, tensors in expected.items():
+            assert all(torch.equal(others[name][key], value) for key, value in tensors.items())
+            compared += len(tensors)
+    assert compared == 4 * 4
+    record = json.loads((beside.root / STAGES / found["baseline"] / "trained.json").read_text())
+    assert record["side_by_side"] == 2
+    assert record["memory"] > 1e8
+    reporter.said.clear()
+    again = run_experiment(recipe, request_for(**asked, out=beside.path), reporter, accelerator, jobs=2)
+    assert again.read() == beside.read() | {"plan": again.read()["plan"]}
+    assert sum("trained before" in line for line in reporter.said) == 3
+
+
+def test_an_error_beside_another_stage_is_one_sentence(make_recipe, request_for, reporter, accelerator):
+    recipe = make_recipe(
+        "teacher_training.workers=0", "student_training.optimizer.lr=1e30", "student_training.steps=9"
+    )
+    with pytest.raises(UserError, match=r"^baseline, seed 0: the loss is not finite at step"):
+        run_experiment(recipe, request_for(), reporter, accelerator, jobs=2)
 
 
 def test_what_the_student_learns_first_is_in_the_plan_and_among_the_departures(
@@ -159,7 +215,10 @@ def test_one_arm_is_trained_and_the_run_takes_it(make_recipe, request_for, repor
     assert [name.partition("-")[0] for name in folders.values()] == ["baseline", "teacher", "distilled"]
     folder = run_experiment(make_recipe(), request_for(), reporter, accelerator)
     assert folder.read()["stages"]["0"] == folders
-    with pytest.raises(UserError, match="no arm is called `students`: choose from teacher, baseline, distilled"):
+    with pytest.raises(
+        UserError,
+        match="no arm is called `students`: choose from teacher, baseline, distilled",
+    ):
         train("students")
 
 

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from statistics import fmean, stdev
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 from bevkd_common.errors import UserError
 from bevkd_common.experiment import sweep
+from bevkd_common.experiment.capacity import Capacity
 from bevkd_common.experiment.stages import STAGES
 
 GRID = {"method.weight": [0.5, 2.0], "student_training.optimizer.lr": [0.01, 0.05]}
@@ -73,22 +75,22 @@ def test_a_sweep_survives_an_interruption_with_the_same_table(
 ):
     jobs = make_jobs()
     ran = []
-    original = sweep.run_job
+    original = sweep.train_job
 
-    def interrupted(job, **kwargs):
+    def interrupted(machine, job, reporter):
         if len(ran) == 5:
             raise KeyboardInterrupt
-        ran.append(job.stage)
-        original(job, **kwargs)
+        ran.append(job.key)
+        original(machine, job, reporter)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "run_job", interrupted)
+        patch.setattr(sweep, "train_job", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            sweep.run_here(jobs, data_root=None, reporter=reporter, accelerator=accelerator)
+            sweep.run_here(jobs, Capacity(), reporter)
     left = {name: job for name, job in make_jobs().items() if not job.done}
     assert len(left) == len(jobs) - 5
     assert not set(left) & set(ran)
-    sweep.run_here(left, data_root=None, reporter=reporter, accelerator=accelerator)
+    sweep.run_here(left, Capacity(), reporter)
     assert all(job.done for job in make_jobs().values())
     stages = {path.name for path in (tmp_path / "runs" / STAGES).iterdir()}
     assert stages == set(jobs)
@@ -131,9 +133,7 @@ def test_slurm_gets_a_job_a_stage_after_its_parents(make_jobs, tmp_path, monkeyp
     monkeypatch.setenv("PATH", f"{binary.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SBATCH_LOG", str(tmp_path / "log.json"))
     jobs = make_jobs()
-    script = sweep.write_slurm(
-        jobs, tmp_path / "runs" / "grid", data_root=None, gpus=2, options=["--gpus=2", "--time=1:00"]
-    )
+    script = sweep.write_slurm(jobs, tmp_path / "runs" / "grid", gpus=2, options=["--gpus=2", "--time=1:00"])
     assert sweep.submit(script)
     given = json.loads((tmp_path / "log.json").read_text())
     assert len(given) == len(jobs)
@@ -152,7 +152,8 @@ def test_slurm_gets_a_job_a_stage_after_its_parents(make_jobs, tmp_path, monkeyp
 
 def test_without_slurm_the_script_is_left_to_the_user(make_jobs, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    script = sweep.write_slurm(make_jobs(), tmp_path, data_root=tmp_path, gpus=None, options=[])
+    jobs = {name: replace(job, data_root=tmp_path) for name, job in make_jobs().items()}
+    script = sweep.write_slurm(jobs, tmp_path, gpus=None, options=[])
     assert not sweep.submit(script)
     assert subprocess.run(["/bin/bash", "-n", str(script)], check=False).returncode == 0
     assert script.read_text().count("--data-root") == 16
@@ -161,7 +162,7 @@ def test_without_slurm_the_script_is_left_to_the_user(make_jobs, tmp_path, monke
 def test_ray_that_is_not_installed_is_one_sentence(make_jobs, reporter, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="Ray is not installed: uv pip install"):
-        sweep.run_on_ray(make_jobs(), data_root=None, gpus=None, reporter=reporter)
+        sweep.run_on_ray(make_jobs(), gpus=None, reporter=reporter)
 
 
 class TaskError(Exception):
@@ -226,7 +227,7 @@ def run_on_ray(make_jobs, reporter, monkeypatch):
         jobs = make_jobs()
         monkeypatch.setattr(sweep.subprocess, "run", run)
         try:
-            sweep.run_on_ray(jobs, data_root=None, gpus=gpus, reporter=reporter)
+            sweep.run_on_ray(jobs, gpus=gpus, reporter=reporter)
             failure = ""
         except UserError as error:
             failure = str(error)
@@ -261,5 +262,5 @@ def test_several_processes_are_commands_of_their_own(make_jobs, reporter, monkey
 
     monkeypatch.setattr(sweep.subprocess, "run", run)
     with pytest.raises(UserError, match=r"baseline, seed 0 .* failed; the same command goes on"):
-        sweep.run_commands(make_jobs(), data_root=None, gpus=2, reporter=reporter)
+        sweep.run_commands(make_jobs(), gpus=2, reporter=reporter)
     assert [command[-2:] for command in ran] == [["--gpus", "2"]] * 3

@@ -8,10 +8,10 @@ from bevkd_common.config.recipes import load_named
 from bevkd_common.data.virtual_points.files import VirtualPointFolder
 from bevkd_common.experiment.arms import baseline_arm, teacher_arm
 from bevkd_common.experiment.build import reads_virtual_points
+from bevkd_common.experiment.execution import open_dataset
 from bevkd_common.experiment.identity import arm_stage
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.reporting import _data_sentence
-from bevkd_common.experiment.run import open_dataset
 from bevkd_common.experiment.training import train_arm
 
 SMALL = (

@@ -30,7 +30,7 @@ class Bar(Protocol):
 
 
 class Reporter(Protocol):
-    """Where the engine says what it does."""
+    """Where messages and progress go."""
 
     def say(self, message: str) -> None:
         """Print one line."""
@@ -78,10 +78,15 @@ class _PlainBar:
 
 
 class ConsoleReporter:
-    """Reports to a rich console; `live` follows whether the console is a terminal."""
+    """Reports to a rich console; `live` follows whether the console is a terminal.
+
+    Bars may be open at the same time: on a terminal they share one display, a line each.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
+        self._progress: Progress | None = None
+        self._open = 0
 
     def say(self, message: str) -> None:
         """Print one line."""
@@ -90,7 +95,33 @@ class ConsoleReporter:
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:
         """A progress bar on a terminal, plain lines elsewhere."""
-        if self.console.is_terminal:
+        if not self.console.is_terminal:
+            plain = _PlainBar(self.console, title, total)
+            yield plain
+            plain.finish()
+            return
+        progress = self._display()
+        self._open += 1
+        task = progress.add_task(title, total=total, note="")
+        try:
+            yield _LiveBar(progress, task)
+        finally:
+            self._open -= 1
+            if self._open == 0:
+                progress.stop()
+                self._progress = None
+            else:
+                self._replace_by_line(progress, task)
+
+    def _replace_by_line(self, progress: Progress, task: TaskID) -> None:
+        """Keep the display as short as the number of open bars."""
+        ended = next(one for one in progress.tasks if one.id == task)
+        progress.remove_task(task)
+        took = f"{ended.description}: {ended.completed:.0f}/{ended.total:.0f} in {ended.elapsed or 0:.0f} s"
+        self.say(f"{took} {ended.fields['note']}".rstrip())
+
+    def _display(self) -> Progress:
+        if self._progress is None:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -99,23 +130,20 @@ class ConsoleReporter:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
             )
-            with Progress(*columns, console=self.console) as progress:
-                yield _LiveBar(progress, progress.add_task(title, total=total, note=""))
-        else:
-            plain = _PlainBar(self.console, title, total)
-            yield plain
-            plain.finish()
+            self._progress = Progress(*columns, console=self.console)
+            self._progress.start()
+        return self._progress
 
 
 class SilentReporter:
-    """Says nothing; for use from Python and in tests."""
+    """Prints nothing; for use from Python and in tests."""
 
     def say(self, message: str) -> None:
         """Drop the line."""
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:
-        """A bar that nobody sees."""
+        """A bar that is not shown."""
         yield _SilentBar()
 
 

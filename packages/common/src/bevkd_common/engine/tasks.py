@@ -32,10 +32,10 @@ class StepOutput(NamedTuple):
     terms: Mapping[str, Term]
     metrics: Mapping[str, Tensor]
 
-    def detached(self) -> StepOutput:
-        """The same values without their graph."""
+    def detached(self, *, metrics: bool) -> StepOutput:
+        """The values without their graph; metrics are computed only if they are asked for."""
         terms = {name: term._replace(value=term.value.detach()) for name, term in self.terms.items()}
-        return StepOutput(terms, {name: value.detach() for name, value in self.metrics.items()})
+        return StepOutput(terms, {name: value.detach() for name, value in self.metrics.items()} if metrics else {})
 
 
 class Task(nn.Module):

@@ -360,7 +360,7 @@ class _Training:
             output: StepOutput = self.wrapped(batch)
         loss = torch.stack([term.value * term.weight for term in output.terms.values()]).sum()
         self.scaler.scale(loss / self.accumulation).backward()
-        return loss.detach(), output.detached()
+        return loss.detach(), output.detached(metrics=self._is_logged(self.step + 1))
 
     def _logged(self, outputs: Sequence[StepOutput]) -> dict[str, Any]:
         """Terms and metrics, means over the micro-batches."""
@@ -434,6 +434,11 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: of the device's allocations, or on the CPU what the process has held at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    return host_memory()
+
+
+def host_memory() -> int:
+    """Peak bytes that this process has held in the machine's memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -17,9 +17,10 @@ from bevkd_common.engine.checkpoint import write_atomically
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, teacher_arm
 from bevkd_common.experiment.build import build_dataset, dataset_spec
+from bevkd_common.experiment.execution import open_dataset
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
-from bevkd_common.experiment.run import Request, open_dataset, student_arms
+from bevkd_common.experiment.request import Request, student_arms
 from bevkd_common.experiment.scoring import score, score_line, submission
 from bevkd_common.experiment.stages import STAGES
 from bevkd_common.progress import Reporter

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,49 @@ from bevkd_common.config.model import Config
 from bevkd_common.config.training import TrainingConfig
 from bevkd_common.data.dataset import VirtualPointDataset
 from bevkd_common.errors import UserError
-from bevkd_common.experiment.arms import Arm
+from bevkd_common.experiment.arms import Arm, fixed_length
 from bevkd_common.experiment.build import dataset_spec, detector_spec, method_spec
+from bevkd_common.experiment.graph import Node
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.sources import source_hash
 from bevkd_common.experiment.stages import Stage, fingerprint
+
+
+def identify(lab: Laboratory, graph: Mapping[str, Node]) -> dict[str, Stage]:
+    """The stages of a graph by name, without those whose length depends on stages that are not trained."""
+    found: dict[str, Stage] = {}
+    for name, node in graph.items():
+        if (stage := node_stage(lab, node, found)) is not None:
+            found[name] = stage
+    return found
+
+
+def node_stage(lab: Laboratory, node: Node, found: Mapping[str, Stage]) -> Stage | None:
+    """The stage of one node.
+
+    Args:
+        lab: The seed.
+        node: One node of the graph.
+        found: The stages of its parents.
+
+    Returns:
+        None for an arm of equal time while the arms that set its length are not trained.
+    """
+    if node.pretrains:
+        assert node.arm.pretraining is not None
+        return pretraining_stage(lab, node.arm.detector, node.arm.pretraining)
+    arm = arm_of_fixed_length(node.arm, found)
+    return None if arm is None else arm_stage(lab, arm, found.get("teacher"))
+
+
+def arm_of_fixed_length(arm: Arm, found: Mapping[str, Stage]) -> Arm | None:
+    """The arm with the number of steps that it is trained; None while the arms that set it are not trained."""
+    if arm.as_long_as is None:
+        return arm
+    records = {name: found[name].trained if name in found else None for name in ("baseline", arm.as_long_as)}
+    # The pace, not the clock: another program on the machine must not shorten or stretch an arm of equal time.
+    seconds = {name: record["steps"] * record["step_s"] for name, record in records.items() if record is not None}
+    return fixed_length(arm, seconds) if len(seconds) == len(records) else None
 
 
 def arm_stage(lab: Laboratory, arm: Arm, teacher: Stage | None) -> Stage:
@@ -25,7 +64,7 @@ def arm_stage(lab: Laboratory, arm: Arm, teacher: Stage | None) -> Stage:
     Args:
         lab: The seed.
         arm: With a fixed number of steps.
-        teacher: The stage of the teacher, for an arm with a method.
+        teacher: The stage of the teacher; read only for an arm with a method.
 
     Raises:
         UserError: If a file of the teacher cannot be read.
@@ -91,12 +130,18 @@ def _inputs(lab: Laboratory, detector: Config, training: TrainingConfig, modules
 
 
 def _content(path: Path) -> str:
-    """Hash of a file."""
+    """Hash of a file, computed once for each state of the file."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        about = path.stat()
+        return _digest(path, about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise UserError(f"the teacher's file {path} cannot be read: {error.strerror}") from None
+
+
+@cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _module(reference: str) -> str:

@@ -36,6 +36,7 @@ class Laboratory:
         root: The folder that holds `.stages`.
         reporter: Where progress goes.
         accelerator: Device and processes.
+        side_by_side: How many stages may be trained at the same time on this machine; recorded with their times.
     """
 
     recipe: Recipe
@@ -44,6 +45,7 @@ class Laboratory:
     root: Path
     reporter: Reporter
     accelerator: Accelerator
+    side_by_side: int = 1
 
     @property
     def names(self) -> tuple[str, str]:

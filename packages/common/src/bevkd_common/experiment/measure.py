@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,10 +17,11 @@ from bevkd_common.config.reading.loading import dump, load_recipe
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.engine.train import Rehearsal
 from bevkd_common.errors import TrainingStoppedError, UserError
-from bevkd_common.experiment.arms import Arm, baseline_arm, teacher_arm
 from bevkd_common.experiment.build import dataset_spec
+from bevkd_common.experiment.execution import open_dataset
+from bevkd_common.experiment.graph import Node
 from bevkd_common.experiment.laboratory import Laboratory
-from bevkd_common.experiment.run import PRETRAINING, Request, open_dataset, student_arms
+from bevkd_common.experiment.request import Request, requested_stages
 from bevkd_common.experiment.training import rehearse_arm, rehearse_pretraining
 from bevkd_common.progress import Reporter, SilentReporter
 
@@ -76,9 +76,7 @@ def estimate(recipe: Recipe, request: Request, reporter: Reporter, *, cpu: bool)
     Raises:
         UserError: If the data is missing, or a training fails for another reason than memory.
     """
-    names = [*([] if recipe.teacher_training is None else ["teacher"])]
-    names += [PRETRAINING] if recipe.student_pretraining is not None else []
-    names += [arm.name for arm in student_arms(recipe, request)]
+    names = list(_trained_nodes(recipe, request))
     open_dataset(
         recipe, request.seeds[0], data_root=request.data_root, runs=request.out.parent, reporter=reporter
     )  # data that can be made are made once, before anything is measured
@@ -125,15 +123,20 @@ def _rehearsal(recipe: Recipe, request: Request, name: str, *, cpu: bool) -> Reh
     dataset = open_dataset(recipe, seed, data_root=request.data_root, runs=runs, reporter=reporter)
     accelerator = Accelerator(cpu=cpu)
     lab = Laboratory(recipe, dataset, seed=seed, root=runs, reporter=reporter, accelerator=accelerator)
-    if name == PRETRAINING:
-        assert recipe.student_pretraining is not None
-        return rehearse_pretraining(lab, baseline_arm(recipe), recipe.student_pretraining)
-    return rehearse_arm(lab, _arms(recipe, request)[name])
+    node = _trained_nodes(recipe, request)[name]
+    if node.pretrains:
+        assert node.arm.pretraining is not None
+        return rehearse_pretraining(lab, node.arm, node.arm.pretraining)
+    return rehearse_arm(lab, node.arm)
 
 
-def _arms(recipe: Recipe, request: Request) -> dict[str, Arm]:
-    teacher: Sequence[Arm] = () if recipe.teacher_training is None else (teacher_arm(recipe),)
-    return {arm.name: arm for arm in (*teacher, *student_arms(recipe, request))}
+def _trained_nodes(recipe: Recipe, request: Request) -> dict[str, Node]:
+    """The stages that are trained: all but a teacher whose weights are loaded."""
+    return {
+        name: node
+        for name, node in requested_stages(recipe, request).items()
+        if name != "teacher" or recipe.teacher_training is not None
+    }
 
 
 def _memory(*, cpu: bool) -> int:

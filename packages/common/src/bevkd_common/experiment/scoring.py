@@ -49,10 +49,10 @@ def score(lab: Laboratory, arm: Arm, folder: Path, *, again: bool = False) -> Sc
         folder: Of the stage.
         again: Whether to evaluate although there are scores.
     """
-    if not again and (scores := _scored(lab, folder)) is not None:
+    if not again and (scores := kept_scores(lab, folder)) is not None:
         return scores
     with lab.alone(folder):
-        return (None if again else _scored(lab, folder)) or _score(lab, arm, folder)
+        return (None if again else kept_scores(lab, folder)) or _score(lab, arm, folder)
 
 
 def submission(lab: Laboratory, arm: Arm, folder: Path, config: Config, dataset: Dataset) -> object:
@@ -84,7 +84,8 @@ def score_line(arm: Arm, scores: Scores) -> str:
     return f"{arm.title}: {', '.join(numbers)}"
 
 
-def _scored(lab: Laboratory, folder: Path) -> Scores | None:
+def kept_scores(lab: Laboratory, folder: Path) -> Scores | None:
+    """The scores that a stage keeps; None where there are none of the present evaluation."""
     path = folder / "results.json"
     saved = read_json(path) if path.is_file() else None
     if saved is None or saved["evaluation"] != evaluation_fingerprint(lab):

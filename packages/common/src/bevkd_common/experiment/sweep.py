@@ -8,9 +8,9 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,20 @@ from accelerate import Accelerator
 
 from bevkd_common.config.reading.loading import dump
 from bevkd_common.config.recipe import Recipe
-from bevkd_common.data.dataset import Dataset
 from bevkd_common.engine.checkpoint import write_atomically
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, baseline_arm, distilled_arm, teacher_arm
-from bevkd_common.experiment.identity import arm_stage, pretraining_stage
+from bevkd_common.experiment.capacity import Capacity, expected_memory
+from bevkd_common.experiment.execution import open_laboratory, train_job
+from bevkd_common.experiment.graph import Job
+from bevkd_common.experiment.identity import identify
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import CONFIG
-from bevkd_common.experiment.run import PRETRAINING, Request, open_dataset, run_experiment, train_one
+from bevkd_common.experiment.request import Request, requested_stages
+from bevkd_common.experiment.run import run_experiment
 from bevkd_common.experiment.scoring import score
-from bevkd_common.experiment.stages import STAGES, Stage
+from bevkd_common.experiment.side_by_side import run_side_by_side
+from bevkd_common.experiment.stages import STAGES
 from bevkd_common.progress import Reporter, SilentReporter
 from bevkd_common.report.statistics import Spread, spread
 
@@ -45,27 +49,6 @@ class Point:
     values: Mapping[str, str]
     recipe: Recipe
     out: Path
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stage to train.
-
-    Attributes:
-        stage: Name of its folder; equal stages of several points are one job.
-        point: The first point that needs it.
-        seed: Of the experiment.
-        arm: "teacher", "pretraining", "baseline" or "distilled".
-        parents: Jobs that must be done before.
-        done: Whether it was trained before.
-    """
-
-    stage: str
-    point: Point
-    seed: int
-    arm: str
-    parents: tuple[str, ...]
-    done: bool
 
 
 def grid_points(
@@ -100,79 +83,58 @@ def sweep_jobs(
     reporter: Reporter,
     accelerator: Accelerator,
 ) -> dict[str, Job]:
-    """The stages of all points and seeds, each once, parents first.
+    """The stages of all points and seeds by the name of their folders, each once, parents first.
 
     Raises:
         UserError: If the data is missing.
     """
     jobs: dict[str, Job] = {}
-    for point in points:
-        for seed in seeds:
-            dataset = open_dataset(
-                point.recipe, seed, data_root=data_root, runs=point.out.parent, reporter=reporter
+    for point, seed in itertools.product(points, seeds):
+        root = point.out.parent
+        lab = open_laboratory(point.recipe, seed, root, data_root, reporter, accelerator)
+        graph = requested_stages(point.recipe, Request(point.out, data_root, (seed,)))
+        found = identify(lab, graph)
+        for name, node in graph.items():
+            stage = found[name]
+            job = Job(
+                key=stage.folder.name,
+                title=_title(name, seed, point),
+                parents=tuple(found[parent].folder.name for parent in node.parents),
+                recipe=point.out / CONFIG,
+                out=point.out,
+                data_root=data_root,
+                arm=name,
+                seed=seed,
+                memory=expected_memory(root, stage.kind),
+                done=stage.trained is not None,
             )
-            for job in _jobs_of(point, seed, dataset, reporter, accelerator):
-                jobs.setdefault(job.stage, job)
+            jobs.setdefault(job.key, job)
     return jobs
 
 
-def _jobs_of(
-    point: Point, seed: int, dataset: Dataset, reporter: Reporter, accelerator: Accelerator
-) -> Iterator[Job]:
-    recipe = point.recipe
-    root = point.out.parent
-    lab = Laboratory(recipe, dataset, seed=seed, root=root, reporter=reporter, accelerator=accelerator)
-
-    def job(arm: str, stage: Stage, *parents: Stage) -> Job:
-        done = stage.trained is not None
-        return Job(stage.folder.name, point, seed, arm, tuple(parent.folder.name for parent in parents), done)
-
-    teacher = arm_stage(lab, teacher_arm(recipe), None)
-    yield job("teacher", teacher)
-    baseline = baseline_arm(recipe)
-    first: tuple[Stage, ...] = ()
-    if baseline.pretraining is not None:
-        first = (pretraining_stage(lab, baseline.detector, baseline.pretraining),)
-        yield job(PRETRAINING, first[0])
-    yield job("baseline", arm_stage(lab, baseline, None), *first)
-    yield job("distilled", arm_stage(lab, distilled_arm(recipe), teacher), teacher, *first)
-
-
-def run_job(job: Job, *, data_root: Path | None, reporter: Reporter, accelerator: Accelerator) -> None:
-    """Train and score the stage of one job, from where an interruption left it."""
-    train_one(
-        job.point.recipe,
-        job.arm,
-        runs=job.point.out.parent,
-        data_root=data_root,
-        seed=job.seed,
-        reporter=reporter,
-        accelerator=accelerator,
-    )
-
-
-def run_here(
-    jobs: Mapping[str, Job], *, data_root: Path | None, reporter: Reporter, accelerator: Accelerator
-) -> None:
-    """All jobs, one after the other."""
+def run_here(jobs: Mapping[str, Job], machine: Capacity, reporter: Reporter) -> None:
+    """All jobs on this machine: side by side, or one after the other in this process."""
+    if machine.jobs > 1:
+        run_side_by_side(jobs, partial(train_job, machine), machine, reporter)
+        return
     for number, job in enumerate(jobs.values(), start=1):
-        reporter.say(f"job {number} of {len(jobs)}: {_title(job)}")
-        run_job(job, data_root=data_root, reporter=reporter, accelerator=accelerator)
+        reporter.say(f"job {number} of {len(jobs)}: {job.title}")
+        train_job(machine, job, reporter)
 
 
-def run_commands(jobs: Mapping[str, Job], *, data_root: Path | None, gpus: int | None, reporter: Reporter) -> None:
+def run_commands(jobs: Mapping[str, Job], *, gpus: int | None, reporter: Reporter) -> None:
     """All jobs, one after the other, each a command that starts its own processes.
 
     Raises:
         UserError: If a job fails; what it said stands above.
     """
     for number, job in enumerate(jobs.values(), start=1):
-        reporter.say(f"job {number} of {len(jobs)}: {_title(job)}")
-        if subprocess.run(_command(job, data_root, gpus), check=False).returncode:
-            raise UserError(f"{_title(job)} failed; the same command goes on")
+        reporter.say(f"job {number} of {len(jobs)}: {job.title}")
+        if subprocess.run(job.command(gpus), check=False).returncode:
+            raise UserError(f"{job.title} failed; the same command goes on")
 
 
-def run_on_ray(jobs: Mapping[str, Job], *, data_root: Path | None, gpus: int | None, reporter: Reporter) -> None:
+def run_on_ray(jobs: Mapping[str, Job], *, gpus: int | None, reporter: Reporter) -> None:
     """One Ray task a job, on the cluster that `RAY_ADDRESS` names or on a new one on this machine.
 
     All nodes must see the folder of the runs, and have the same packages.
@@ -201,28 +163,25 @@ def run_on_ray(jobs: Mapping[str, Job], *, data_root: Path | None, gpus: int | N
         started: dict[str, Any] = {}
         for name, job in jobs.items():
             parents = [started[parent] for parent in job.parents]
-            started[name] = task.remote(_command(job, data_root, gpus), str(Path.cwd()), *parents)
+            started[name] = task.remote(job.command(gpus), str(Path.cwd()), *parents)
         with reporter.bar("jobs", len(jobs)) as bar:
             for number, (name, reference) in enumerate(started.items(), start=1):
                 try:
                     ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
                     reason = str(error.cause)
-                    raise UserError(f"{_title(jobs[name])}: {reason}; the same command goes on") from None
-                bar.update(number, note=_title(jobs[name]))
+                    raise UserError(f"{jobs[name].title}: {reason}; the same command goes on") from None
+                bar.update(number, note=jobs[name].title)
     finally:
         ray.shutdown()
 
 
-def write_slurm(
-    jobs: Mapping[str, Job], out: Path, *, data_root: Path | None, gpus: int | None, options: Sequence[str]
-) -> Path:
+def write_slurm(jobs: Mapping[str, Job], out: Path, *, gpus: int | None, options: Sequence[str]) -> Path:
     """A script that hands every job that is not done to Slurm, each after its parents; returns its path.
 
     Args:
         jobs: All jobs.
         out: Folder of the sweep.
-        data_root: Of the data set.
         gpus: Processes of each job; None leaves it to the job.
         options: For `sbatch`, such as `--gpus=1`.
     """
@@ -236,9 +195,9 @@ def write_slurm(
     for name, job in waiting.items():
         parents = [f"${number[parent]}" for parent in job.parents if parent in number]
         after = f"--dependency=afterok:{':'.join(parents)} " if parents else ""
-        script = shlex.quote(shlex.join(_command(job, data_root, gpus)))
+        script = shlex.quote(shlex.join(job.command(gpus)))
         extra = f"{shlex.join(options)} " if options else ""
-        lines.append(f"# {_title(job)}")
+        lines.append(f"# {job.title}")
         lines.append(
             f"{number[name]}=$(sbatch --parsable --job-name={name} --requeue {extra}{after}--wrap {script})"
         )
@@ -262,17 +221,9 @@ def prepare_points(points: Sequence[Point]) -> None:
         write_atomically(point.out / CONFIG, dump(point.recipe))
 
 
-def _command(job: Job, data_root: Path | None, gpus: int | None) -> list[str]:
-    recipe = job.point.out / CONFIG
-    command = [sys.executable, "-m", "bevkd", "train", "--from", str(recipe), "--arm", job.arm]
-    command += ["--seed", str(job.seed), "--out", str(job.point.out)]
-    command += ["--data-root", str(data_root)] if data_root else []
-    return command + ([] if gpus is None else ["--gpus", str(gpus)])
-
-
-def _title(job: Job) -> str:
-    values = ", ".join(f"{key} {value}" for key, value in job.point.values.items())
-    return f"{job.arm}, seed {job.seed} ({values})"
+def _title(name: str, seed: int, point: Point) -> str:
+    values = ", ".join(f"{key} {value}" for key, value in point.values.items())
+    return f"{name}, seed {seed} ({values})"
 
 
 COLUMNS = {"teacher": "teacher", "baseline": "student alone", "distilled": "distilled", "gain": "gain"}
@@ -314,12 +265,7 @@ def collect(
         folder = run_experiment(point.recipe, request, SilentReporter(), accelerator)
         scores: dict[str, dict[int, float]] = {"teacher": {}, "baseline": {}, "distilled": {}}
         for seed in seeds:
-            dataset = open_dataset(
-                point.recipe, seed, data_root=data_root, runs=point.out.parent, reporter=SilentReporter()
-            )
-            lab = Laboratory(
-                point.recipe, dataset, seed=seed, root=folder.root, reporter=reporter, accelerator=accelerator
-            )
+            lab = open_laboratory(point.recipe, seed, folder.root, data_root, SilentReporter(), accelerator)
             for arm in (teacher_arm(point.recipe), baseline_arm(point.recipe), distilled_arm(point.recipe)):
                 metric, scores[arm.name][seed] = _main_score(lab, arm, folder.read()["stages"][str(seed)][arm.name])
         gain = {seed: scores["distilled"][seed] - scores["baseline"][seed] for seed in seeds}

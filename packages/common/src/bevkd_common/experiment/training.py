@@ -19,7 +19,7 @@ from bevkd_common.engine.checkpoint import load_weights, newest_sound, save_chec
 from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, SupervisedTask, Task
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.engine.teacher_cache import TeacherCache, check_repeats
-from bevkd_common.engine.train import DTYPES, Keeping, Rehearsal, rehearse, train
+from bevkd_common.engine.train import DTYPES, Keeping, Rehearsal, host_memory, rehearse, train
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm
 from bevkd_common.experiment.build import build_method, build_pretraining, parameter_count
@@ -157,6 +157,9 @@ def _run(
         "seconds": round(trained.seconds, 2),
         "step_s": round(trained.step_s, 6),
         "parameters": parameter_count(task.detector),
+        "memory": host_memory(),
+        "threads": torch.get_num_threads(),
+        "side_by_side": lab.side_by_side,
     }
     if trained.skipped:
         record["skipped"] = trained.skipped
