@@ -108,10 +108,11 @@ def test_details_compare_models_or_show_tables_whole_and_equal_ones_once(make_re
     assert classes.title == "Score by class"
     assert classes.columns == ("", "the teacher", "student alone", "student distilled", "Δ")
     assert classes.rows == (("car", "80.0", "50.0", "60.0", "+10.0"), ("bus", "-", "-", "-", "-"))
-    assert classes.note == "score, mean over seeds."
+    assert classes.note == "Column “score”."
     assert distances.title == "Score by distance"
     assert distances.rows[1] == ("10 m and more", "-", "-", "-", "-")
-    assert distances.note == "score, mean over seeds. Metres from the ego."
+    assert distances.note == "Column “score”. Metres from the ego."
+    assert details(make_report(seeds=(0, 1)))[0].note == "Column “score”. Mean over 2 seeds."
     assert [table.title for table in others] == [
         *("AP and errors, student alone", "AP and errors, student distilled", "Boxes")
     ]

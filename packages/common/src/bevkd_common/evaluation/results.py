@@ -164,7 +164,7 @@ def show(value: float | None, unit: str, *, signed: bool = False) -> str:
     """
     if value is None:
         return "-"
-    sign = "+" if signed else ""
+    sign = "+z" if signed else "z"  # z: a number that rounds to zero has no minus
     if unit == FRACTION:
         return f"{100 * value:{sign}.1f}"
     if unit == PERCENT:

@@ -209,6 +209,7 @@ def details(report: ReportInput) -> list[TextTable]:
     """The tables of the results: compared ones across models, the others for each student, equal ones once."""
     shown = [arm for arm in report.arms if arm.role != "control"]
     students = [arm for arm in shown if arm.role != "teacher"]
+    over_seeds = _over_seeds(shown[0])
     found = []
     for table in example(report).tables:
         if table.compared is not None:
@@ -216,9 +217,9 @@ def details(report: ReportInput) -> list[TextTable]:
             continue
         means = {arm.title: _mean(_tables(arm, table.title)) for arm in students}
         if len({mean.values for mean in means.values()}) == 1:
-            found.append(_whole(table.title, next(iter(means.values()))))
+            found.append(_whole(table.title, next(iter(means.values())), over_seeds))
         else:
-            found += [_whole(f"{table.title}, {title}", mean) for title, mean in means.items()]
+            found += [_whole(f"{table.title}, {title}", mean, over_seeds) for title, mean in means.items()]
     return found
 
 
@@ -233,18 +234,22 @@ def _by_arm(arms: Sequence[ArmReport], title: str, column: str) -> TextTable:
         alone, distilled = found.get("baseline"), found.get("distilled")
         gain = None if alone is None or distilled is None else distilled - alone
         rows.append((row, *(show(value, unit) for value in found.values()), show(gain, unit, signed=True)))
-    note = f"{heading(column, unit)}, mean over seeds. {table.note}"
+    note = f"Column “{heading(column, unit)}”. {_over_seeds(arms[0])}{table.note}"
     return TextTable(_sentence(title), note.strip(), ("", *(arm.title for arm in arms), "Δ"), tuple(rows))
 
 
-def _whole(title: str, table: Table) -> TextTable:
+def _over_seeds(arm: ArmReport) -> str:
+    return f"Mean over {len(arm.runs)} seeds. " if len(arm.runs) > 1 else ""
+
+
+def _whole(title: str, table: Table, over_seeds: str) -> TextTable:
     """One table of one model as it is."""
     rows = [
         (row, *(show(value, unit) for value, unit in zip(values, table.units, strict=True)))
         for row, values in zip(table.rows, table.values, strict=True)
     ]
     columns = [heading(column, unit) for column, unit in zip(table.columns, table.units, strict=True)]
-    return TextTable(_sentence(title), f"Mean over seeds. {table.note}".strip(), ("", *columns), tuple(rows))
+    return TextTable(_sentence(title), f"{over_seeds}{table.note}".strip(), ("", *columns), tuple(rows))
 
 
 def _sentence(title: str) -> str:
