@@ -181,8 +181,8 @@ class FrameSource:
             pixels = self.reader.image(name)
             if pixels.shape[:2] != (height, width):
                 raise UserError(
-                    f"{self.reader.root / name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, the tables say {width} x {height}; "
-                    "unpack it again"
+                    f"{self.reader.root / name} has {pixels.shape[1]} x {pixels.shape[0]} pixels,"
+                    f" the tables say {width} x {height}; unpack it again"
                 )
             image = augmented_image(pixels, aug)
             if color_rng is not None and distortion is not None:
