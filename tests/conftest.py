@@ -46,6 +46,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 def _rediscover() -> None:
     from bevkd_common.config.plugins import _discovered
     from bevkd_common.config.recipe import Recipe
+    from bevkd_common.config.stack import StackConfig
 
     _discovered.cache_clear()
+    StackConfig.model_rebuild(force=True)
     Recipe.model_rebuild(force=True)

@@ -7,6 +7,7 @@ import pytest
 from bevkd.app import main
 from bevkd_common.config.plugins import _discovered
 from bevkd_common.config.recipe import Recipe
+from bevkd_common.config.stack import StackConfig
 
 STAND_IN = Path(__file__).parents[1] / "common" / "config" / "stand_in"
 
@@ -23,6 +24,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def _rediscover() -> None:
     _discovered.cache_clear()
+    StackConfig.model_rebuild(force=True)
     Recipe.model_rebuild(force=True)
 
 

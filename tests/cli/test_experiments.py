@@ -86,6 +86,21 @@ def test_an_installed_method_runs_on_any_pair_with_its_defaults(bevkd):
     assert "big has no tap 'bev_block1'" in said
 
 
+def test_a_stack_runs_on_a_pair(bevkd, tmp_path):
+    code, said = bevkd("run", "toy_method+toy_echo", "--teacher", "big", "--student", "small", *SHORT)
+    assert code == 0, said
+    assert "method   Toy + Echo (nobody, nowhere; nobody, nowhere else)" in said
+    changes = sha256(b"student_training.steps=2 teacher_training.steps=2").hexdigest()[:6]
+    run = tmp_path / "runs" / f"toy_method+toy_echo-toy-{changes}"
+    stage = tmp_path / "runs" / ".stages" / RunFolder(run).read()["stages"]["0"]["distilled"]
+    line = json.loads((stage / "metrics.jsonl").read_text().splitlines()[-1])
+    for part in ("toy_method", "toy_echo"):
+        assert any(name.endswith(f"{part}/features") for name in line["terms"])
+        assert any(name.endswith(f"{part}/error") for name in line["metrics"])
+    code, said = bevkd("ablate", "toy_method+toy_echo", "--list")
+    assert said.startswith("toy_method_off\tNo imitation.\t")
+
+
 def test_run_eval_and_report(bevkd, tmp_path):
     code, said = bevkd("run", "toy_method", "--dataset", "toy", "--no-baseline", *SHORT)
     assert code == 0

@@ -14,7 +14,7 @@ app = typer.Typer(help="Check, compare and explain recipes.", no_args_is_help=Tr
 WHAT_A_RECIPE_IS = "A file, or the name of an installed recipe (METHOD/RECIPE)."
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set the value of a dotted key; may be repeated."),
 ]
 
 

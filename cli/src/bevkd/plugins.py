@@ -1,4 +1,4 @@
-"""`bevkd plugins`: what is installed."""
+"""`bevkd plugins`: list the installed plug-ins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bevkd.display import print_table, warn
 
 
 def plugins() -> None:
-    """List the installed methods, detectors and data sets, and say which are broken."""
+    """List the installed methods, detectors and data sets, and warn of broken ones."""
     from bevkd_common.config.plugins import GROUPS, installed
 
     sorts = [installed(spec_type) for spec_type in GROUPS]

@@ -1,4 +1,4 @@
-"""`bevkd weights`: which checkpoints others have published, and how to use them here."""
+"""`bevkd weights`: list and import published checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer(help="List and import published checkpoints.", no_args_is_help
 
 @app.command("ls")
 def list_published() -> None:
-    """List checkpoints that others have published, and which detector they can be imported as."""
+    """List published checkpoints, and the detectors as which they can be imported."""
     from bevkd_common.config.published import PUBLISHED
 
     rows = [
@@ -30,23 +30,24 @@ def list_published() -> None:
 @app.command("import")
 def import_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .ckpt or .safetensors file; runs no code.")],
-    kind: Annotated[str, typer.Option("--as", help="Kind of detector, or the `teacher` or `student` of --recipe.")],
+    kind: Annotated[str, typer.Option("--as", help="Kind of detector, or `teacher` or `student` of --recipe.")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write, for `teacher_checkpoint`.")],
     recipe: Annotated[
-        str | None, typer.Option(help="Takes the detector's settings from a recipe; the published ones otherwise.")
+        str | None,
+        typer.Option(help="Recipe with the settings of the detector; those of the published one where not given."),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="a.b=c changes the recipe, or else the detector's settings.")
+        list[str] | None,
+        typer.Option("--set", help="a.b=c sets a value of the recipe, or of the detector without --recipe."),
     ] = None,
     convention: Annotated[
-        Literal["old", "new"] | None, typer.Option(help="Of its boxes, where the file does not give it away.")
+        Literal["old", "new"] | None,
+        typer.Option(help="Convention of its boxes, where it cannot be read from the file."),
     ] = None,
-    rename: Annotated[
-        list[str] | None, typer.Option(help="THEIRS=OURS exchanges the beginning of keys that have other names.")
-    ] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="Beginning of keys to leave out.")] = None,
+    rename: Annotated[list[str] | None, typer.Option(help="THEIRS=OURS replaces the beginning of keys.")] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="Beginning of keys that are not imported.")] = None,
 ) -> None:
-    """Turn a checkpoint of another code base into one of ours; exit code 2 and no file unless every tensor fits."""
+    """Import a checkpoint of another code base; exit code 2 and no file unless every tensor fits."""
     from bevkd_common.errors import UserError
     from bevkd_common.experiment.imported import Adjustments, translate, write
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from bevkd_common.config.plugins import _discovered
 from bevkd_common.config.recipe import Recipe
+from bevkd_common.config.stack import StackConfig
 
 STAND_IN = Path(__file__).parent / "stand_in"
 
@@ -22,4 +23,5 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def _rediscover() -> None:
     _discovered.cache_clear()
+    StackConfig.model_rebuild(force=True)
     Recipe.model_rebuild(force=True)

@@ -25,20 +25,20 @@ def test_cells_run_along_x_then_y():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone_layers": (3, 5)}, "of one length"),
-        ({"neck_channels": (128,)}, "of one length"),
+        ({"backbone_layers": (3, 5)}, "the same length"),
+        ({"neck_channels": (128,)}, "the same length"),
         (
             dict.fromkeys(
                 ("backbone_channels", "backbone_layers", "backbone_strides", "neck_channels", "neck_upsampling"), ()
             ),
-            "of one length",
+            "the same length",
         ),
         ({"backbone_layers": (3, -1, 5)}, "must not be negative"),
         ({"point_range": (51.2, -51.2, -5, -51.2, 51.2, 3)}, "lower x, y, z"),
         ({"point_range": (-51.2, -51.2, 3, 51.2, 51.2, 3)}, "lower x, y, z"),
         ({"point_range": (-51.2, -51.0, -5, 51.2, 51.0, 3)}, "along y must be a multiple of 8 pillars of 0.2 m"),
         ({"point_range": (-51.25, -51.2, -5, 51.25, 51.2, 3)}, "along x must be a multiple"),
-        ({"neck_upsampling": (0.5, 1, 4)}, "all stages to one resolution"),
+        ({"neck_upsampling": (0.5, 1, 4)}, "all stages to the same resolution"),
         ({"neck_upsampling": (0.75, 1.5, 3)}, "whole numbers or one over them"),
         ({"pillar": 0}, "greater than 0"),
         ({"pillars": 0.2}, "Extra inputs"),

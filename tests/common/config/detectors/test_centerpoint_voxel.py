@@ -30,8 +30,8 @@ def test_layers_that_are_left_become_channels(z, layers):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone_layers": (5,)}, "of one length"),
-        ({"neck_upsampling": (1, 4)}, "all stages to one resolution"),
+        ({"backbone_layers": (5,)}, "the same length"),
+        ({"neck_upsampling": (1, 4)}, "all stages to the same resolution"),
         ({"encoder_channels": ()}, "must not be empty"),
         ({"point_range": (-51.2, -51.2, 3, 51.2, 51.2, -5)}, "lower x, y, z"),
         ({"point_range": (-51.2, -50.0, -5, 51.2, 50.0, 3)}, "along y must be a multiple of 16 voxels of 0.1 m"),

@@ -35,7 +35,7 @@ def test_cells_run_along_x_then_y():
         ({"reader": {"kind": "rings"}}, "'pillars', 'voxels'"),
         ({"reader": {"kind": "voxels", "voxel_height": 1.6}}, "5 layers of voxels, too few"),
         ({"reader": READER | {"pillar": 0}}, "greater than 0"),
-        ({"backbone_layers": (3,)}, "of one length"),
+        ({"backbone_layers": (3,)}, "the same length"),
         ({"backbone_layers": (3, -1)}, "greater than or equal to 0"),
         ({"levels": 1}, "`levels` is 1, but there are 2 stages"),
         ({"channels": 100}, "not a multiple of the 8 `attention_heads`"),

@@ -50,7 +50,7 @@ def test_training_it_is_refused(overrides, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sweeps": 0}, "would see nothing"),
+        ({"sweeps": 0}, "would have no input"),
         ({"taps": {"head": {"module": "x", "channels": 1, "grid": Grid(0, 0, 1, 1, 1)}}}, "in the section `head`"),
         ({"classes": ("car", "car")}, "name one twice"),
         ({"point_columns": (0, 1, 5)}, "less than or equal to 4"),

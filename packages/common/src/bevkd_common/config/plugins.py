@@ -1,7 +1,7 @@
-"""Detectors, methods and data sets that are installed, found through entry points.
+"""Installed detectors, methods and data sets, found through entry points.
 
-An entry point resolves to one of the specs below. A spec imports no torch: it names a config class and, as
-`"module:function"`, what builds the real thing. The entry point bears the name of the spec's `kind`.
+An entry point resolves to one of the specs below and has the name of its `kind`. A spec imports no torch: it
+refers to a config class, and to functions as `"module:function"`.
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ class DetectorSpec:
         config: Its configuration.
         build: "module:function" of `build(config, classes: tuple[str, ...]) -> nn.Module` (a `Detector`).
         summary: One line for listings.
-        describe: What a configuration builds, in a few words for the printed plan: the backbone above all.
+        describe: A short description of the detector for the printed plan, with its backbone.
         check: "module:function" of `check(config, dataset_config) -> Iterable[tuple[str, str]]`, torch-free: for
             each thing that does not fit the data, a key within the detector's section and a reason.
         virtual_points: Whether a configuration reads virtual points, which may have to be made first.
         pretraining: "module:function" of `pretraining(config, classes) -> nn.Module` (a `Pretraining`), for a
-            detector of which a part can be trained before the rest.
+            detector of which a part can be pretrained.
         released: "module:attribute" of a sequence of `ReleasedForm`s, where checkpoints of other code bases can be
             imported.
-        finished: For a detector that comes with its weights and is never trained, the files that a configuration
-            makes it from.
+        finished: For a detector that comes with its weights and is never trained, the files that it is built from.
     """
 
     kind: str
@@ -91,7 +90,7 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Ablation:
-    """One row of a method's own ablation: overrides of the recipe's `method` section, and a sentence."""
+    """One ablation of a method: overrides of the recipe's `method` section, and a sentence."""
 
     summary: str
     overrides: Mapping[str, Any]
@@ -103,7 +102,7 @@ class MethodSpec:
 
     Attributes:
         kind: The value of `kind` in a recipe's `method` section, and METHOD on the command line.
-        title: As the paper calls it.
+        title: Name in the paper.
         paper: Citation in one line.
         config: Its configuration.
         build: "module:function" of `build(config, teacher: Taps, student: Taps) -> nn.Module` (a `Method`).
@@ -153,9 +152,9 @@ class Installed(Generic[Spec]):
     """The plug-ins of one group.
 
     Attributes:
-        noun: What one of them is called in a sentence.
+        noun: Name of one of them in messages.
         found: Specs by kind.
-        broken: For each kind that cannot be used, why.
+        broken: For each kind that cannot be used, the reason.
         origin: Distribution and version of each kind, found or broken.
     """
 
@@ -175,7 +174,7 @@ class Installed(Generic[Spec]):
         return self.found[kind]
 
     def why_not(self, kind: str) -> str:
-        """Why a kind that was not found cannot be used: the cause of its failure, or the choices there are."""
+        """Why a kind was not found: the cause of its failure, or the installed choices."""
         if kind in self.broken:
             return f"the {self.noun} `{kind}` cannot be used: {self.broken[kind]}"
         choices = f", only {one_of(self.found)}" if self.found else ""
@@ -187,11 +186,8 @@ class Installed(Generic[Spec]):
 
 
 def installed(spec_type: type[Spec]) -> Installed[Spec]:
-    """The plug-ins of one sort that this environment holds, the broken ones beside the sound ones.
-
-    They are looked for once a process.
-    """
-    # mypy does not see that a class is hashable.
+    """The installed plug-ins of one sort, working and broken, found once per process."""
+    # mypy does not accept a class as hashable.
     return cast("Installed[Spec]", _discovered(spec_type))  # type: ignore[arg-type]
 
 
@@ -212,7 +208,7 @@ def _discovered(spec_type: type[PluginSpec]) -> Installed[PluginSpec]:
             continue
         try:
             found[kind] = _checked(rivals[0].load(), spec_type, kind)
-        except Exception as error:  # a plug-in may fail in any way, and must not take the others with it
+        except Exception as error:  # a plug-in can fail in any way, and the others stay usable
             broken[kind] = f"{origin[kind]} fails with {type(error).__name__}: {error}"
     return Installed(noun, found, broken, origin)
 
@@ -232,6 +228,6 @@ def _checked(spec: Any, spec_type: type[PluginSpec], kind: str) -> PluginSpec:
 
 
 def load(reference: str) -> Any:
-    """Import what `"module:attribute"` names."""
+    """Import `"module:attribute"`."""
     module, _, attribute = reference.partition(":")
     return getattr(import_module(module), attribute)

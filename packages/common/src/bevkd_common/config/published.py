@@ -1,4 +1,4 @@
-"""Checkpoints that others have published: what they are, where they are, and what they score."""
+"""Published checkpoints of other code bases: address, detector and scores."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Published:
     """One checkpoint.
 
     Attributes:
-        name: Of the file, or of the model where the file's name is not known.
-        where: Address or place.
-        detector: What it is, as its authors call it.
-        kind: The `kind` of our detector that it can be imported as; empty where there is none yet.
+        name: File name, or name of the model where the file name is unknown.
+        where: Address, or description of the place.
+        detector: Name that its authors use.
+        kind: The `kind` of our detector as which it can be imported; empty where there is none.
         convention: Of its boxes, see `BoxFamily`; "det3d" is a third one.
         mean_ap: On nuScenes' val split, in percent; None where unknown.
         nds: As `mean_ap`.
-        digest: Beginning of the file's SHA-256, where it is known.
+        digest: Beginning of the SHA-256 of the file, where it is known.
     """
 
     name: str

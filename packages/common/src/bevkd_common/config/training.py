@@ -1,4 +1,4 @@
-"""How a model is trained, whatever it is."""
+"""Configuration of a training."""
 
 from __future__ import annotations
 
@@ -14,65 +14,79 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class OptimizerConfig(Config):
-    """AdamW."""
+    """The AdamW optimizer."""
 
     lr: PositiveFloat
-    """Peak learning rate at the recipe's effective batch; never rescaled silently."""
+    """Peak learning rate at the recipe's effective batch; it is never rescaled with the batch."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """Decoupled weight decay."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Coefficients of the running averages of gradient and squared gradient."""
     lr_factors: Mapping[str, PositiveFloat] = Field(default_factory=dict)
-    """Learning rate of parts of the detector, by module path ("image_backbone"), as a factor of `lr`."""
+    """Factor on `lr` for parts of the detector, by module path ("image_backbone")."""
 
 
 class CosineSchedule(Config):
-    """Linear warm-up, then a half cosine down to `final_factor`."""
+    """Linear warm-up, then a half cosine to `final_factor`."""
 
     kind: Literal["cosine"] = "cosine"
     warmup: Fraction = 0.1
-    """Share of all steps."""
+    """Length of the warm-up as a fraction of all steps."""
     warmup_factor: Fraction = 0.001
+    """Factor on the learning rate at the first step."""
     final_factor: Fraction = 0.0
+    """Factor on the learning rate at the last step."""
 
 
 class StepSchedule(Config):
-    """Linear warm-up, then a factor at each milestone."""
+    """Linear warm-up, then a multiplication by `factor` at each milestone."""
 
     kind: Literal["step"] = "step"
     warmup_steps: Annotated[int, Field(ge=0)] = 500
+    """Length of the warm-up in steps."""
     warmup_factor: Fraction = 0.001
+    """Factor on the learning rate at the first step."""
     milestones: tuple[Fraction, ...] = (2 / 3, 22 / 24)
-    """Shares of all steps."""
+    """Fractions of all steps."""
     factor: Fraction = 0.1
+    """Factor on the learning rate at each milestone."""
 
 
 class OneCycleSchedule(Config):
-    """Cosine from `start_factor` up to 1 and down to `final_factor`; the first Adam beta moves the other way."""
+    """Cosine from `start_factor` up to 1 and down to `final_factor`; the first Adam beta moves inversely."""
 
     kind: Literal["one_cycle"] = "one_cycle"
     peak_at: Fraction = 0.4
+    """Position of the peak as a fraction of all steps."""
     start_factor: Fraction = 0.1
+    """Factor on the learning rate at the first step."""
     final_factor: Fraction = 1e-5
+    """Factor on the learning rate at the last step."""
     low_beta: Fraction | None = 0.805
-    """First Adam beta at the peak (0.9 x 0.85 / 0.95, as mmcv's cyclic hook computes it); None leaves it alone."""
+    """First Adam beta at the peak (0.9 x 0.85 / 0.95, as mmcv's cyclic hook does); None keeps it constant."""
 
 
 Schedule = Annotated[CosineSchedule | StepSchedule | OneCycleSchedule, Field(discriminator="kind")]
 
 
 class EmaConfig(Config):
-    """An exponential moving average of the weights and buffers, scored beside the raw weights."""
+    """An exponential moving average (EMA) of weights and buffers, scored beside the raw weights."""
 
     decay: Fraction = 0.999
+    """Decay after the warm-up."""
     warmup_updates: PositiveInt = 2000
     """The decay at update n is `decay * (1 - exp(-n / warmup_updates))`."""
     initial_updates: Annotated[int, Field(ge=0)] = 0
+    """Number of updates at which the warm-up of the decay starts."""
 
 
 class CheckpointConfig(Config):
-    """How often a training is kept, so that it can go on after an interruption; whichever comes first."""
+    """Interval between the checkpoints from which an interrupted training resumes; whichever limit comes first."""
 
     minutes: PositiveFloat = 2.0
+    """Minutes between two checkpoints."""
     steps: PositiveInt | None = None
+    """Steps between two checkpoints; None sets no limit."""
 
 
 class PasteConfig(Config):
@@ -102,26 +116,31 @@ class PasteConfig(Config):
 
 
 class TrainingConfig(Config):
-    """One training."""
+    """Configuration of one training."""
 
     steps: PositiveInt | None = None
     """Optimizer steps; give this or `epochs`."""
     epochs: PositiveInt | None = None
+    """Passes over the training split; give this or `steps`."""
     batch: PositiveInt
-    """Effective batch, a constant of the recipe: fewer or smaller devices accumulate."""
+    """Effective batch, a constant of the recipe: fewer or smaller devices accumulate gradients."""
     micro_batch: PositiveInt | None = None
-    """Samples a device sees at once; `batch` where not given."""
+    """Samples that a device processes at once; None is `batch`."""
     optimizer: OptimizerConfig
+    """The optimizer."""
     schedule: Schedule = CosineSchedule()
+    """The learning-rate schedule."""
     clip_norm: PositiveFloat | None = 35.0
     """L2 norm to which the gradient is clipped; None does not clip."""
     precision: Precision = "fp32"
+    """Precision of the forward pass (automatic mixed precision)."""
     batch_norm: Literal["own", "synchronized", "frozen"] = "own"
-    """Batch norm's statistics in training: each device's own, those of all devices together (GPUs), or the running
-    ones as they are."""
+    """Batch-norm statistics in training: those of each device, those of all devices together (GPUs only), or the
+    running ones, frozen."""
     ema: EmaConfig | None = None
+    """Exponential moving average of the weights; None keeps none."""
     workers: Annotated[int, Field(ge=0, le=64)] = 0
-    """Loader processes a device."""
+    """Loader processes of a device."""
     class_balanced: bool = False
     """Class-balanced grouping and sampling (CBGS) of the training split."""
     paste: PasteConfig | None = None

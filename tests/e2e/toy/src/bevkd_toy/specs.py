@@ -30,6 +30,11 @@ class ToyMethodConfig(Config):
     weight: float = 1.0
 
 
+class ToyEchoConfig(ToyMethodConfig):
+    kind: Literal["toy_echo"] = "toy_echo"
+    weight: float = 0.5
+
+
 DETECTOR = DetectorSpec(
     kind="toy_detector",
     config=ToyDetectorConfig,
@@ -64,6 +69,13 @@ METHOD = MethodSpec(
     recipes="bevkd_toy.recipes",
     ablations={"off": Ablation("No imitation.", {"weight": 0.0})},
     published_ablations="bevkd_toy.specs:published_ablations",
+)
+ECHO = MethodSpec(
+    kind="toy_echo",
+    title="Echo",
+    paper="nobody, nowhere else",
+    config=ToyEchoConfig,
+    build="bevkd_toy.method:build",
 )
 
 

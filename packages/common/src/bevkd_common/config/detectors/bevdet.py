@@ -1,4 +1,4 @@
-"""What can be chosen about BEVDet."""
+"""Configuration of BEVDet."""
 
 from __future__ import annotations
 
@@ -30,42 +30,54 @@ SCALE_NMS = (
     NmsConfig(kind="rotate", threshold=0.2),
     NmsConfig(kind="rotate", threshold=0.5, size_factors=(4.5, 9.0)),
 )
-"""BEVDet's rule for each of the six tasks: small objects are enlarged, large ones shrunk, before they compete."""
+"""BEVDet's rule for each of the six tasks: small objects are enlarged and large ones shrunk for the IoU."""
 
 
 class BevStageConfig(Config):
-    """One stage of the bird's-eye-view backbone."""
+    """One stage of the BEV backbone."""
 
     channels: PositiveInt
+    """Channels of its feature map."""
     blocks: PositiveInt = 2
+    """Residual blocks."""
     stride: ScaleFactor = 2
+    """Stride of the first block."""
 
 
 class BevNeckConfig(Config):
-    """Fusion of the first and the last stage."""
+    """The BEV neck, which fuses the first and the last stage."""
 
     hidden_channels: PositiveInt = 512
+    """Channels of the fused map."""
     channels: PositiveInt = 256
+    """Channels of its output."""
     extra_norm_act: bool = False
-    """Batch norm and ReLU at the end, as DistillBEV's students have them; for all arms of an experiment alike."""
+    """Add a batch norm and a ReLU at the end, as in the students of DistillBEV, in all arms of an experiment."""
 
 
 class LiftConfig(Config):
-    """From images to a bird's-eye-view map, what all detectors that lift features share."""
+    """From images to a BEV map: the part that all detectors with lifted features share."""
 
     kind: str
     image_size: tuple[PositiveInt, PositiveInt] = (256, 704)
-    """Height and width in pixels; must be what the data set's `images` deliver."""
+    """Height and width in pixels; must equal the size in the data set's `images`."""
     normalization: ImageNormalization = "imagenet_rgb"
+    """Channel order and statistics of the images, which must be those of the backbone's weights."""
     image_backbone: ImageBackboneConfig = TimmBackboneConfig()
+    """The image backbone."""
     image_neck_channels: PositiveInt = 512
+    """Channels of the image neck."""
     depth_bins: DepthBins = DepthBins(1.0, 60.0, 1.0)
+    """Depths for which a probability is predicted."""
     lift_channels: PositiveInt = 64
+    """Channels of the lifted features."""
     grid: Grid = Grid(-51.2, -51.2, 0.8, 128, 128)
+    """The BEV grid."""
     z_range: Bounds = (-10.0, 10.0)
-    """Lower and upper border of the one slice that is lifted, metres."""
+    """Lower and upper z of the features that are pooled into the BEV map, metres."""
     index_mode: Literal["truncate", "floor"] = "truncate"
-    """Truncation widens the lower borders by a cell; released weights expect it."""
+    """Rounding of coordinates to cells. Truncation extends the grid by a cell at its lower borders, as in the
+    training of released weights."""
 
     @property
     def feature_stride(self) -> int:
@@ -98,8 +110,11 @@ class BevDetConfig(LiftConfig):
         BevStageConfig(channels=256),
         BevStageConfig(channels=512),
     )
+    """Stages of the BEV backbone."""
     bev_neck: BevNeckConfig = BevNeckConfig()
+    """The neck over the BEV backbone."""
     head: CenterHeadConfig = CenterHeadConfig(nms=SCALE_NMS)
+    """The centre-point head."""
 
     @model_validator(mode="after")
     def _check(self) -> BevDetConfig:
@@ -113,21 +128,21 @@ class BevDetConfig(LiftConfig):
 
 
 def check(config: LiftConfig, dataset: Config) -> Iterator[tuple[str, str]]:
-    """What does not fit the data: a key within the detector's section and a reason each."""
+    """What does not fit the data: pairs of a key within the detector's section and a reason."""
     images = getattr(dataset, "images", None)
     if not isinstance(images, ImageInputConfig):
-        yield "", "this detector sees cameras, the data set's configuration has no `images`"
+        yield "", "this detector reads images, but the data set's configuration has no `images`"
     elif (images.height, images.width) != config.image_size:
         height, width = config.image_size
         delivered = f"{images.height} x {images.width}"
         yield (
             "image_size",
-            f"the detector takes images of {height} x {width}, `dataset.images` delivers {delivered}",
+            f"the detector reads images of {height} x {width}, but `dataset.images` has {delivered}",
         )
 
 
 def describe(config: LiftConfig) -> str:
-    """What is built, in a few words."""
+    """A short description of the detector, for the plan."""
     height, width = config.image_size
     cells = f"{config.grid.nx} x {config.grid.ny} cells of {config.grid.cell:g} m"
     return f"{config.image_backbone.described}, images of {height} x {width}, {cells}"

@@ -1,4 +1,4 @@
-"""What can be chosen about BEVFormer."""
+"""Configuration of BEVFormer."""
 
 from __future__ import annotations
 
@@ -30,47 +30,53 @@ class BevFormerConfig(Config):
 
     kind: Literal["bevformer"] = "bevformer"
     image_size: tuple[PositiveInt, PositiveInt] = (900, 1600)
-    """Height and width in pixels; must be what the data set's `images` deliver. What is missing to a multiple of
-    the coarsest stride is added below and to the right, after the normalisation."""
+    """Height and width in pixels; must equal the size in the data set's `images`. Images are padded at the bottom
+    and right to a multiple of the coarsest stride, after the normalisation."""
     normalization: ImageNormalization = "imagenet_rgb"
+    """Channel order and statistics of the images, which must be those of the backbone's weights."""
     image_backbone: ImageBackboneConfig = TimmBackboneConfig(strides=(8, 16, 32))
+    """The image backbone."""
     image_levels: PositiveInt = 4
-    """Levels of the image features; those beyond the backbone's are made of its last one."""
+    """Levels of the image features; levels beyond those of the backbone are computed from its last one."""
     channels: PositiveInt = 256
-    """Of image features, queries and map."""
+    """Channels of image features, BEV queries and BEV map."""
     grid: Grid = Grid(-51.2, -51.2, 0.512, 200, 200)
+    """The BEV grid, one query per cell."""
     z_range: Bounds = (-5.0, 3.0)
-    """Lower and upper border of the space of interest, metres."""
+    """Lower and upper z between which the anchors of a query lie, metres."""
     anchors: PositiveInt = 4
-    """Points above each cell at which the images are looked at."""
+    """Reference points above each cell that are projected into the images."""
     cameras: PositiveInt = 6
-    """Images of a sample; each has an embedding of its own."""
+    """Images of a sample; each camera has a learned embedding."""
     encoder_layers: PositiveInt = 6
+    """Layers of the encoder."""
     attention_heads: PositiveInt = 8
+    """Attention heads of the encoder."""
     temporal_points: PositiveInt = 4
-    """Places of the earlier map, and of the present queries, that a head looks at."""
+    """Sampling points of an attention head on the earlier BEV map, and as many on the present queries."""
     spatial_points: PositiveInt = 8
-    """Places of each level of an image that a head looks at; a multiple of `anchors`."""
+    """Sampling points of an attention head on each level of an image; a multiple of `anchors`."""
     hidden_channels: PositiveInt = 512
     """Width inside the feed-forward networks."""
     dropout: Share = 0.1
+    """Dropout probability in the encoder."""
     frames: PositiveInt = 4
-    """Key frames in training, the present one included; detecting carries the map from one to the next instead. One
-    knows no history."""
+    """Key frames of a training sample, the present one included; in evaluation the BEV map is carried from one key
+    frame to the next. 1 trains without history."""
     shifted: Literal["history", "both"] = "history"
-    """Where places move with the ego. Released weights were trained when a bug moved them in the present map
-    too."""
+    """Maps whose sampling points are shifted by the ego motion. Released weights were trained with a bug that also
+    shifts them on the present map."""
     rotation_center: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
-    """What the earlier map turns about, (column, row) in cells from its lower corner; None is the LiDAR. Released
-    weights of every size turned about (100, 100), which is right for 200 cells alone."""
+    """Centre of the rotation of the earlier map, (column, row) in cells from its lower corner; None is the LiDAR.
+    Released weights of every size use (100, 100), which is correct for 200 cells only."""
     wrap_yaw: bool = True
-    """Whether a turn through yaw 0 is a small one; released weights saw 360 degrees."""
+    """Wrap the change of yaw to half a turn; released weights were trained with 360 degrees at yaw 0."""
     grid_mask: Share = 0.7
-    """Training: probability that a grid of bars hides parts of the images."""
+    """Training: probability that a grid of bars covers parts of the images (GridMask)."""
     recompute: bool = False
-    """Compute each layer of the encoder again in the backward pass instead of keeping its maps; the image backbone
-    has a key of its own."""
+    """Activation checkpointing of the encoder layers; `image_backbone.recompute` is that of the backbone."""
     head: DetrHeadConfig = DetrHeadConfig()
+    """The query head."""
 
     @model_validator(mode="after")
     def _check(self) -> BevFormerConfig:
@@ -89,12 +95,12 @@ class BevFormerConfig(Config):
                 f"{len(self.image_backbone.strides)} `strides`"
             )
         if self.z_range[1] - self.z_range[0] <= 1:
-            raise ValueError("`z_range` must be higher than a metre: anchors keep half a metre from its borders")
+            raise ValueError("`z_range` must be higher than a metre: anchors lie at least half a metre inside")
         return self
 
 
 def describe(config: BevFormerConfig) -> str:
-    """What is built, in a few words."""
+    """A short description of the detector, for the plan."""
     height, width = config.image_size
     grid = config.grid
     frames = "1 key frame" if config.frames == 1 else f"queues of {config.frames} key frames"

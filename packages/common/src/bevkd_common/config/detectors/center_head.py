@@ -13,14 +13,14 @@ Box6 = tuple[float, float, float, float, float, float]
 
 
 class NmsConfig(Config):
-    """How overlapping detections of one task are thinned out, whatever their class."""
+    """Non-maximum suppression among the detections of one task, whatever their class."""
 
     kind: Literal["circle", "rotate"] = "circle"
-    """Distance of the centres, or exact overlap of the rotated footprints."""
+    """Criterion: distance of the centres, or exact IoU of the rotated footprints."""
     threshold: PositiveFloat
     """circle: suppress at this *squared* distance in square metres or less; rotate: above this IoU."""
     size_factors: tuple[PositiveFloat, ...] = ()
-    """rotate: one factor a class on length and width, for the test alone (Scale-NMS); none given, all are 1."""
+    """rotate: one factor per class on length and width, for the IoU only (Scale-NMS); empty, all are 1."""
 
     @model_validator(mode="after")
     def _check(self) -> NmsConfig:
@@ -32,12 +32,12 @@ class NmsConfig(Config):
 
 
 def circles(*squared_distances: float) -> tuple[NmsConfig, ...]:
-    """One circle rule a task."""
+    """One circle rule per task."""
     return tuple(NmsConfig(kind="circle", threshold=threshold) for threshold in squared_distances)
 
 
 class CenterHeadConfig(Config):
-    """The head of CenterPoint: a heat map of centres and the other box numbers, in groups of classes (tasks).
+    """The head of CenterPoint: a heat map of centres and box branches, per group of classes (task).
 
     Defaults are CenterPoint's on nuScenes, from mmdet3d 1.4.
     """
@@ -54,13 +54,15 @@ class CenterHeadConfig(Config):
     channels: PositiveInt = 64
     """Width of the shared convolution and of each branch."""
     deformable: bool = False
-    """Whether deformable convolutions adapt the map to each task, as in mmdet3d's `dcn` models."""
+    """Adapt the feature map to each task with deformable convolutions, as in the `dcn` models of mmdet3d."""
     gaussian_overlap: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    """IoU that a box shifted within the Gaussian's radius still has."""
+    """Smallest IoU of a ground-truth box with a copy that is shifted by the radius of its Gaussian."""
     min_radius: PositiveInt = 2
     """Smallest radius of a Gaussian, in cells."""
     heatmap_weight: NonNegativeFloat = 1.0
+    """Loss weight of the heat map."""
     box_weight: NonNegativeFloat = 0.25
+    """Loss weight of the box branches."""
     code_weights: tuple[NonNegativeFloat, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2)
     """Weights of dx, dy, z, log l, log w, log h, sin yaw, cos yaw, vx, vy in the box loss."""
     symmetric_classes: tuple[str, ...] = ()
@@ -68,14 +70,15 @@ class CenterHeadConfig(Config):
     [-π/2, π/2). As annotated, nothing tells the two apart. Source: the metric of nuScenes, which scores barriers by
     their heading up to half a turn, and cones by none."""
     score_threshold: Fraction = 0.1
+    """Smallest score of a detection."""
     max_candidates: PositiveInt = 500
-    """Best cells of a task that are decoded."""
+    """Number of cells of a task, those with the highest scores, that are decoded."""
     center_range: Box6 = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
-    """Lower x, y, z and upper x, y, z in metres that a decoded centre must not leave."""
+    """Lower x, y, z and upper x, y, z in metres; detections with a centre outside are dropped."""
     nms: tuple[NmsConfig, ...] = circles(4.0, 12.0, 10.0, 1.0, 0.85, 0.175)
-    """One rule a task."""
+    """One rule per task."""
     max_detections: PositiveInt = 83
-    """Boxes of a task that are kept at most."""
+    """Largest number of detections of a task."""
 
     @model_validator(mode="after")
     def _check(self) -> CenterHeadConfig:
@@ -91,7 +94,7 @@ class CenterHeadConfig(Config):
         if unknown := set(self.symmetric_classes) - set(names):
             raise ValueError(f"`symmetric_classes` names {', '.join(sorted(unknown))}, which no task has")
         if len(self.nms) != len(self.tasks):
-            raise ValueError(f"`nms` must have one rule a task: {len(self.tasks)} tasks, {len(self.nms)} rules")
+            raise ValueError(f"`nms` must have one rule per task: {len(self.tasks)} tasks, {len(self.nms)} rules")
         for task, rule in zip(self.tasks, self.nms, strict=True):
             if rule.size_factors and len(rule.size_factors) != len(task):
                 raise ValueError(f"`size_factors` of task {', '.join(task)} must be {len(task)} numbers")

@@ -1,4 +1,4 @@
-"""CenterPoint with pillars, and what all detectors over LiDAR points share."""
+"""Configuration of CenterPoint with pillars, and the part that all LiDAR detectors with SECOND share."""
 
 from __future__ import annotations
 
@@ -14,39 +14,43 @@ from bevkd_common.geometry.grid import Grid
 
 
 class LidarDetectorConfig(Config, ABC):
-    """Points, SECOND and SECONDFPN over a bird's-eye-view map of them, and the head."""
+    """A point reader, SECOND and SECONDFPN on its BEV map, and the centre-point head."""
 
     sweeps: PositiveInt = 10
-    """LiDAR sweeps, the key frame's own included."""
+    """LiDAR sweeps, that of the key frame included."""
     point_range: Box6 = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     """Lower x, y, z and upper x, y, z in metres; points outside are dropped."""
     max_points: PositiveInt | None
-    """Points kept in a pillar or voxel, the first ones; none given keeps all."""
+    """Points kept in a pillar or voxel, the first ones; None keeps all."""
     point_scales: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (1, 1, 1, 1, 1)
-    """Factors on x, y, z, intensity and seconds before they enter the network; released weights expect ones.
+    """Factors on x, y, z, intensity and time lag before the network; 1 for released weights.
 
-    Unscaled, an intensity of 0 to 255 drowns offsets of decimetres until the network has learned otherwise, which a
-    short training has no time for.
+    Without factors, an intensity of 0 to 255 dominates offsets of decimetres at the beginning of a training, which
+    matters if it is short.
     """
     backbone_channels: tuple[PositiveInt, ...]
+    """Channels of each stage of SECOND."""
     backbone_layers: tuple[int, ...]
     """Convolutions of each stage after the strided one."""
     backbone_strides: tuple[PositiveInt, ...]
+    """Stride of each stage."""
     neck_channels: tuple[PositiveInt, ...]
+    """Channels to which SECONDFPN brings each stage."""
     neck_upsampling: tuple[PositiveFloat, ...]
-    """Factor that brings each stage to the resolution of the head."""
+    """Upsampling factor from each stage to the resolution of the head."""
     norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
-    """Of the batch norms below the head. Source: mmdet3d; too slow for trainings of a few hundred steps."""
+    """Momentum of the batch norms before the head. Source: mmdet3d; trainings of a few hundred steps need more."""
     head: CenterHeadConfig = CenterHeadConfig()
+    """The centre-point head."""
 
     @property
     @abstractmethod
     def bev(self) -> Grid:
-        """The cells of the map under the backbone."""
+        """The BEV grid of the backbone's input."""
 
     @property
     def head_stride(self) -> float:
-        """Cells of that map that a cell of the head is wide."""
+        """Edge of a cell of the head, in cells of `bev`."""
         return self.backbone_strides[0] / self.neck_upsampling[0]
 
     @model_validator(mode="after")
@@ -54,7 +58,7 @@ class LidarDetectorConfig(Config, ABC):
         backbone = {len(self.backbone_channels), len(self.backbone_layers), len(self.backbone_strides)}
         stages = backbone | {len(self.neck_channels), len(self.neck_upsampling)}
         if len(stages) > 1 or 0 in stages:
-            raise ValueError("`backbone_*` and `neck_*` must be of one length, one number a stage")
+            raise ValueError("`backbone_*` and `neck_*` must have the same length, one number per stage")
         if any(layers < 0 for layers in self.backbone_layers):
             raise ValueError("`backbone_layers` must not be negative")
         low, high = self.point_range[:3], self.point_range[3:]
@@ -64,7 +68,7 @@ class LidarDetectorConfig(Config, ABC):
             if not float(factor if factor >= 1 else 1 / factor).is_integer():
                 raise ValueError(f"`neck_upsampling` must be whole numbers or one over them, got {factor}")
             if prod(self.backbone_strides[: stage + 1]) / factor != self.head_stride:
-                raise ValueError("`neck_upsampling` must bring all stages to one resolution")
+                raise ValueError("`neck_upsampling` must bring all stages to the same resolution")
         return self
 
     def _check_axes(self, axes: str, edge: float, what: str, multiple: int, reason: str) -> None:
@@ -84,25 +88,31 @@ class LidarDetectorConfig(Config, ABC):
 
 
 class CenterPointConfig(LidarDetectorConfig):
-    """CenterPoint over pillars; defaults are mmdet3d's 0.2 m model for nuScenes."""
+    """CenterPoint with pillars; defaults are those of mmdet3d's 0.2 m model for nuScenes."""
 
     kind: Literal["centerpoint"] = "centerpoint"
     pillar: PositiveFloat = 0.2
     """Edge of a pillar in metres."""
     max_points: PositiveInt | None = 20
-    """Points kept in a pillar, the first ones; none given keeps all, and pads none."""
+    """Points kept in a pillar, the first ones; None keeps all, without padding."""
     max_pillars: PositiveInt | None = 40000
     """Pillars kept in a sample, the first ones, in training and evaluation alike."""
     pillar_channels: PositiveInt = 64
+    """Channels of a pillar."""
     backbone_channels: tuple[PositiveInt, ...] = (64, 128, 256)
+    """Channels of each stage of SECOND."""
     backbone_layers: tuple[int, ...] = (3, 5, 5)
+    """Convolutions of each stage after the strided one."""
     backbone_strides: tuple[PositiveInt, ...] = (2, 2, 2)
+    """Stride of each stage."""
     neck_channels: tuple[PositiveInt, ...] = (128, 128, 128)
+    """Channels to which SECONDFPN brings each stage."""
     neck_upsampling: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
+    """Upsampling factor from each stage to the resolution of the head."""
 
     @property
     def bev(self) -> Grid:
-        """One cell a pillar."""
+        """One cell per pillar."""
         return self._grid(self.pillar)
 
     @model_validator(mode="after")
@@ -112,6 +122,6 @@ class CenterPointConfig(LidarDetectorConfig):
 
 
 def describe(config: CenterPointConfig) -> str:
-    """What is built, in a few words."""
+    """A short description of the detector, for the plan."""
     widths = "/".join(map(str, config.backbone_channels))
     return f"pillars of {config.pillar:g} m, SECOND {widths}, {config.sweeps} sweeps"

@@ -1,4 +1,4 @@
-"""CenterPoint with voxels and a sparse encoder."""
+"""Configuration of CenterPoint with voxels and a sparse encoder."""
 
 from __future__ import annotations
 
@@ -13,46 +13,52 @@ from bevkd_common.geometry.grid import Grid
 
 
 class CenterPointVoxelConfig(LidarDetectorConfig):
-    """CenterPoint over voxels; defaults are mmdet3d's 0.1 m model for nuScenes.
+    """CenterPoint with voxels; defaults are those of mmdet3d's 0.1 m model for nuScenes.
 
-    Its other model has a `point_range` of 54 m to all sides, voxels of 0.075 m, and cells of the head of 0.6 m.
+    Its other model has a `point_range` of 54 m in all directions, voxels of 0.075 m, and head cells of 0.6 m.
     """
 
     kind: Literal["centerpoint_voxel"] = "centerpoint_voxel"
     voxel: PositiveFloat = 0.1
     """Edge of a voxel along x and y in metres."""
     voxel_height: PositiveFloat = 0.2
-    """Its edge along z in metres."""
+    """Edge of a voxel along z in metres."""
     max_points: PositiveInt | None = 10
+    """Points kept in a pillar or voxel, the first ones; None keeps all."""
     max_voxels: PositiveInt | None = 120000
     """Voxels kept in a sample, the first ones, in training and evaluation alike. Upstream: 90000 in training."""
     encoder_channels: tuple[PositiveInt, ...] = (16, 32, 64, 128)
-    """Of each stage of the sparse encoder; from one stage to the next, voxels double their edges."""
+    """Channels of each stage of the sparse encoder; the edge of a voxel doubles from stage to stage."""
     encoder_blocks: PositiveInt = 2
     """Residual blocks of each stage."""
     backbone_channels: tuple[PositiveInt, ...] = (128, 256)
+    """Channels of each stage of SECOND."""
     backbone_layers: tuple[int, ...] = (5, 5)
+    """Convolutions of each stage after the strided one."""
     backbone_strides: tuple[PositiveInt, ...] = (1, 2)
+    """Stride of each stage."""
     neck_channels: tuple[PositiveInt, ...] = (256, 256)
+    """Channels to which SECONDFPN brings each stage."""
     neck_upsampling: tuple[PositiveFloat, ...] = (1.0, 2.0)
+    """Upsampling factor from each stage to the resolution of the head."""
 
     @property
     def bev(self) -> Grid:
-        """One cell a voxel of the last stage."""
+        """One cell per voxel of the last stage."""
         return self._grid(self.voxel * self.encoder_stride)
 
     @property
     def encoder_stride(self) -> int:
-        """Voxels along x or y that a voxel of the last stage is wide."""
+        """Edge of a voxel of the last stage, in input voxels."""
         return int(2 ** (len(self.encoder_channels) - 1))
 
     @property
     def bev_channels(self) -> int:
-        """Channels of that map: the layers that are left, side by side."""
+        """Channels of the BEV map: those of the remaining layers of voxels, concatenated."""
         return self.encoder_channels[-1] * self._layers()
 
     def _layers(self) -> int:
-        """Layers after the encoder."""
+        """Layers of voxels after the encoder."""
         layers = round((self.point_range[5] - self.point_range[2]) / self.voxel_height)
         return encoded_layers(layers, len(self.encoder_channels))
 
@@ -72,7 +78,7 @@ class CenterPointVoxelConfig(LidarDetectorConfig):
 
 
 def describe(config: CenterPointVoxelConfig) -> str:
-    """What is built, in a few words."""
+    """A short description of the detector, for the plan."""
     encoder, backbone = ("/".join(map(str, w)) for w in (config.encoder_channels, config.backbone_channels))
     size = f"{config.voxel:g} x {config.voxel:g} x {config.voxel_height:g} m"
     return f"voxels of {size}, sparse encoder {encoder}, SECOND {backbone}, {config.sweeps} sweeps"

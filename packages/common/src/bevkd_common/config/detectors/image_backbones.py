@@ -1,4 +1,4 @@
-"""The networks that turn a camera image into features."""
+"""Configurations of image backbones."""
 
 from __future__ import annotations
 
@@ -19,56 +19,61 @@ def _increasing(strides: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Strides = Annotated[tuple[PositiveInt, ...], Field(min_length=1), AfterValidator(_increasing)]
-"""Image pixels per feature cell, one number a level, finest first."""
+"""Image pixels per cell of the feature map, one number per level, finest first."""
 
 HubOrFile = Annotated[Literal["hub"] | Path, Field(union_mode="left_to_right")]
 
 FrozenStages = Annotated[int, Field(ge=0, le=4)] | None
-"""The stem and this many stages of a ResNet keep weights and statistics; None lets all learn."""
+"""Number of frozen stages of a ResNet, beside the stem; None freezes nothing."""
 
 
 class TimmBackboneConfig(Config):
-    """A network of the timm library: a convolutional one, or a Swin transformer."""
+    """A backbone of the timm library: a convolutional network or a Swin transformer."""
 
     kind: Literal["timm"] = "timm"
     name: str = "resnet50"
-    """As timm calls it; a tag behind a dot says which weights, as in `resnet50.tv_in1k` (torchvision's)."""
+    """Model name of timm; a tag after a dot names the weights, as in `resnet50.tv_in1k` (torchvision's)."""
     strides: Strides = (16, 32)
+    """Strides of the feature maps that are used."""
     weights: HubOrFile | None = None
-    """`hub` fetches those that timm knows, a path is a `.pth` or `.safetensors` file. None starts at random."""
+    """`hub` downloads the weights of `name`; a path is a `.pth` or `.safetensors` file; None: random weights."""
     frozen_stages: FrozenStages = None
+    """Stages of a ResNet that are frozen, beside the stem; None freezes nothing."""
     frozen_norms: bool = False
-    """Whether batch norms keep their statistics, and what they have learned."""
+    """Freeze statistics and weights of the batch norms."""
     recompute: bool = False
-    """Compute each block again in the backward pass instead of keeping its maps (activation checkpointing)."""
+    """Activation checkpointing: compute each block again in the backward pass."""
 
     @property
     def normalizations(self) -> tuple[ImageNormalization, ...]:
-        """What the weights may have been trained with."""
+        """Normalisations that the weights can have been trained with."""
         return ("imagenet_rgb", "imagenet_swapped")
 
     @property
     def described(self) -> str:
-        """In a few words."""
+        """A short description, for the plan."""
         return f"timm {self.name} from {_origin(self.weights)}"
 
 
 class CaffeResNetConfig(Config):
-    """A ResNet whose stages halve the resolution in their first 1x1 convolution, with norms that never learn.
+    """A ResNet with the stride in the first 1x1 convolution of each stage, and with frozen batch norms.
 
     Its last stages may have deformable convolutions. Defaults are those of BEVFormer's larger models.
     """
 
     kind: Literal["caffe_resnet"] = "caffe_resnet"
     depth: Literal[50, 101] = 101
+    """Layers."""
     strides: Strides = (8, 16, 32)
+    """Strides of the feature maps that are used."""
     deformable_stages: tuple[Annotated[int, Field(ge=1, le=4)], ...] = (3, 4)
     """Stages, counted from 1, whose 3x3 convolutions are deformable."""
     weights: Path | None = None
-    """A `.pth` or `.safetensors` file of this network, or of a detector around it. None starts at random."""
+    """A `.pth` or `.safetensors` file of this network, or of a detector that contains it; None: random weights."""
     frozen_stages: FrozenStages = 1
+    """Stages that are frozen, beside the stem; None freezes nothing."""
     recompute: bool = False
-    """Compute each block again in the backward pass instead of keeping its maps (activation checkpointing)."""
+    """Activation checkpointing: compute each block again in the backward pass."""
 
     @model_validator(mode="after")
     def _check(self) -> CaffeResNetConfig:
@@ -78,18 +83,18 @@ class CaffeResNetConfig(Config):
 
     @property
     def normalizations(self) -> tuple[ImageNormalization, ...]:
-        """What the weights may have been trained with."""
+        """Normalisations that the weights can have been trained with."""
         return ("caffe_bgr",)
 
     @property
     def described(self) -> str:
-        """In a few words."""
+        """A short description, for the plan."""
         deformable = " with deformable convolutions" if self.deformable_stages else ""
         return f"caffe ResNet-{self.depth}{deformable} from {_origin(self.weights)}"
 
 
 class SmallResNetConfig(Config):
-    """A ResNet small enough for a CPU: one strided convolution, then basic blocks; starts at random."""
+    """A small ResNet for the CPU: one strided convolution, then basic blocks; trained from scratch."""
 
     kind: Literal["small_resnet"] = "small_resnet"
     stem_channels: PositiveInt = 16
@@ -99,6 +104,7 @@ class SmallResNetConfig(Config):
     blocks: tuple[PositiveInt, ...] = (1, 1, 1)
     """Residual blocks, one number for each of `channels`."""
     strides: Strides = (8, 16)
+    """Strides of the feature maps that are used."""
 
     @model_validator(mode="after")
     def _check(self) -> SmallResNetConfig:
@@ -113,12 +119,12 @@ class SmallResNetConfig(Config):
 
     @property
     def normalizations(self) -> tuple[ImageNormalization, ...]:
-        """Any, because nothing was trained."""
+        """Any, because there are no pretrained weights."""
         return ("imagenet_rgb", "imagenet_swapped", "caffe_bgr")
 
     @property
     def described(self) -> str:
-        """In a few words."""
+        """A short description, for the plan."""
         return f"small ResNet {'/'.join(map(str, self.channels))} from random weights"
 
 

@@ -1,4 +1,4 @@
-"""What can be chosen about LidarFormer."""
+"""Configuration of LidarFormer."""
 
 from __future__ import annotations
 
@@ -15,40 +15,44 @@ from bevkd_common.geometry.grid import Grid
 
 
 class LidarFormerConfig(Config):
-    """The LiDAR detector with BEVFormer's decoder that DistillBEV calls LidarFormer, with virtual points MVPFormer.
+    """A LiDAR detector with BEVFormer's decoder: LidarFormer of DistillBEV, and MVPFormer with virtual points.
 
     Source: DistillBEV, the released teachers of BEVFormer.
     """
 
     kind: Literal["lidarformer"] = "lidarformer"
     sweeps: PositiveInt = 10
-    """LiDAR sweeps, the key frame's own included."""
+    """LiDAR sweeps, that of the key frame included."""
     point_range: Box6 = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     """Lower x, y, z and upper x, y, z in metres; points outside are dropped."""
     reader: PointReaderConfig = VoxelReaderConfig()
-    """From points to the map that the backbone sees."""
+    """Computes the BEV map that the backbone reads."""
     backbone_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (128, 256)
+    """Channels of each stage of SECOND."""
     backbone_layers: tuple[Annotated[int, Field(ge=0)], ...] = (5, 5)
     """Convolutions of each stage after the strided one."""
     backbone_strides: tuple[PositiveInt, ...] = (1, 2)
+    """Stride of each stage."""
     norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
-    """Of the backbone's batch norms. Source: mmdet3d; too slow for trainings of a few hundred steps."""
+    """Momentum of the backbone's batch norms. Source: mmdet3d; trainings of a few hundred steps need more."""
     levels: PositiveInt = 4
-    """Maps that the encoder looks at; those beyond the backbone's stages are made of its last one."""
+    """Feature maps that the encoder reads; maps beyond the backbone's stages are computed from the last one."""
     channels: PositiveInt = 256
-    """Of these maps, of the queries and of the map that the head sees."""
+    """Channels of these maps, of the BEV queries and of the BEV map."""
     grid: Grid = Grid(-51.2, -51.2, 0.512, 200, 200)
-    """The encoder's queries, one a cell; BEVFormer's map, so that the two can be compared."""
+    """The BEV grid, one query per cell; that of BEVFormer, so that the two maps can be compared."""
     encoder_layers: PositiveInt = 6
+    """Layers of the encoder."""
     attention_heads: PositiveInt = 8
-    """Of the encoder."""
+    """Attention heads of the encoder."""
     points: PositiveInt = 4
-    """Places of each map that a head of a query of the encoder looks at."""
+    """Sampling points of an attention head of the encoder on each map."""
     hidden_channels: PositiveInt = 512
     """Width inside the encoder's feed-forward networks."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    """Of the encoder."""
+    """Dropout probability in the encoder."""
     head: DetrHeadConfig = DetrHeadConfig()
+    """The query head."""
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -59,7 +63,7 @@ class LidarFormerConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> LidarFormerConfig:
         if len({len(self.backbone_channels), len(self.backbone_layers), len(self.backbone_strides)}) > 1:
-            raise ValueError("`backbone_*` must be of one length, one number a stage")
+            raise ValueError("`backbone_*` must have the same length, one number per stage")
         if self.levels < len(self.backbone_channels):
             raise ValueError(f"`levels` is {self.levels}, but there are {len(self.backbone_channels)} stages")
         if self.channels % self.attention_heads:
@@ -92,7 +96,7 @@ class LidarFormerConfig(Config):
 
 
 def describe(config: LidarFormerConfig) -> str:
-    """What is built, in a few words."""
+    """A short description of the detector, for the plan."""
     widths = "/".join(map(str, config.backbone_channels))
     queries = f"{config.grid.nx} x {config.grid.ny} queries, {config.encoder_layers} + {config.head.layers} layers"
     return f"{config.reader.described}, SECOND {widths}, {queries}, {config.sweeps} sweeps"

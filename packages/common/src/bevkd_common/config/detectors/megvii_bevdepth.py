@@ -1,4 +1,4 @@
-"""What can be chosen about Megvii's BEVDepth."""
+"""Configuration of Megvii's BEVDepth."""
 
 from __future__ import annotations
 
@@ -20,58 +20,66 @@ from bevkd_common.config.model import Config
 from bevkd_common.geometry.grid import DepthBins
 
 STEM_STRIDE = 2
-"""Of the first convolution over the bird's-eye view."""
+"""Stride of the first convolution on the BEV map."""
 
 
 class LidarMountConfig(Config):
-    """Where the LiDAR sits in the ego's axes (x forward, y left, z up from the road); defaults are nuScenes'."""
+    """Pose of the LiDAR in the ego's axes (x forward, y left, z up from the road); defaults: nuScenes."""
 
     x: float = 0.94
-    """Metres."""
+    """Metres forward."""
     y: float = 0.0
+    """Metres to the left."""
     z: float = 1.84
+    """Metres above the road."""
     yaw_degrees: float = -90.0
-    """Of the LiDAR's x axis, counter-clockwise from the ego's."""
+    """Angle from the ego's x axis to the LiDAR's, counter-clockwise."""
 
 
 class MegviiBevDepthConfig(LiftConfig):
     """BEVDepth as Megvii released it; the defaults are the detector of two key frames, ResNet-50 and 256 x 704.
 
-    The released weights are averages with `training.ema` of `decay` 0.999 and `initial_updates` beyond its warm-up,
-    were trained in the ego's axes, and see test images at `test_resize` 0.
+    The released weights are averages (`ema` with `decay` 0.999 and `initial_updates` beyond its warm-up), were
+    trained in the ego's axes, and are tested on images with `test_resize` 0.
 
     Source: BEVDepth (arXiv 2206.10092) and its released configurations.
     """
 
     kind: Literal["megvii_bevdepth"] = "megvii_bevdepth"
     normalization: ImageNormalization = "imagenet_swapped"
+    """Channel order and statistics of the images, which must be those of the backbone's weights."""
     image_backbone: ImageBackboneConfig = TimmBackboneConfig(strides=(4, 8, 16, 32), frozen_stages=0)
+    """The image backbone."""
     lift_stride: PositiveInt = 16
-    """Pixels per cell of the features that are lifted, to which every level of the backbone is brought; the
+    """Pixels per cell of the lifted features; every level of the backbone is resampled to it, and the
     `image_neck_channels` are divided among the levels."""
     depth_bins: DepthBins = DepthBins(2.0, 58.0, 0.5)
+    """Depths for which a probability is predicted."""
     lift_channels: PositiveInt = 80
+    """Channels of the lifted features."""
     z_range: Bounds = (-5.0, 3.0)
+    """Lower and upper z of the features that are pooled into the BEV map, metres."""
     depth_channels: PositiveInt = 512
-    """Of the branches that tell depth and context."""
+    """Channels of the branches for depth and context."""
     depth_aggregation: bool = False
-    """Whether lifted features mix across image columns and depths before they are pooled."""
+    """Convolve the lifted features along image columns and depths before they are pooled."""
     depth_weight: NonNegativeFloat = 3.0
-    """Of the loss that compares depths with the LiDAR; 0 leaves it, and the LiDAR, out."""
+    """Loss weight of the depths against LiDAR points; 0 reads no LiDAR."""
     frames: Literal[1, 2] = 2
-    """Key frames: the present one, or the one before it too."""
+    """Key frames: the present one, or also the one before it."""
     bev_stages: Annotated[tuple[BevStageConfig, ...], Field(min_length=1)] = (
         BevStageConfig(channels=160, stride=1),
         BevStageConfig(channels=320),
         BevStageConfig(channels=640),
     )
-    """Of the ResNet over the bird's-eye view; a convolution of stride 2 stands before them."""
+    """Stages of the BEV backbone, a ResNet; a convolution of stride 2 precedes them."""
     bev_neck_channels: PositiveInt = 64
-    """That each stage, and the map itself, is brought to."""
+    """Channels to which the neck brings each stage, and the BEV map itself."""
     head: CenterHeadConfig = CenterHeadConfig(code_weights=(1.0,) * 10)
+    """The centre-point head."""
     mount: LidarMountConfig | None = None
-    """Given: maps lie in the ego's axes, as the released weights have them, and cannot be distilled. None: they lie
-    in the LiDAR's, like a teacher's."""
+    """Given, the BEV map lies in the ego's axes, as for the released weights, and cannot be distilled. None: it
+    lies in the LiDAR's axes, as that of a teacher."""
 
     @property
     def feature_stride(self) -> int:
@@ -80,7 +88,7 @@ class MegviiBevDepthConfig(LiftConfig):
 
     @property
     def bev_strides(self) -> tuple[int, ...]:
-        """By how much each stage is coarser than the grid."""
+        """Stride of each stage relative to `grid`."""
         return tuple(
             STEM_STRIDE * prod(stage.stride for stage in self.bev_stages[: depth + 1])
             for depth in range(len(self.bev_stages))
@@ -109,7 +117,7 @@ class MegviiBevDepthConfig(LiftConfig):
 
 
 def describe(config: MegviiBevDepthConfig) -> str:
-    """What is built, in a few words."""
+    """A short description of the detector, for the plan."""
     frames = ", and the key frame before" if config.frames == 2 else ""
     aggregated = ", depths aggregated" if config.depth_aggregation else ""
     supervised = "supervised by LiDAR" if config.depth_weight else "without supervision"

@@ -1,4 +1,4 @@
-"""A detector of mmdetection3d as a teacher that is finished."""
+"""Configuration of a trained detector of mmdetection3d, as a teacher."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ PointColumn = Annotated[int, Field(ge=0, le=4)]
 
 
 class ForeignTapConfig(Config):
-    """A map that one of its modules returns."""
+    """A feature map that one of the detector's modules returns."""
 
     module: Annotated[str, Field(min_length=1)]
     """Dotted name within the model, such as `pts_neck`."""
     output: NonNegativeInt = 0
     """Which of the maps, where the module returns several."""
     channels: PositiveInt
+    """Channels of the map."""
     grid: Grid
-    """Where the cells of the map lie, in LiDAR axes; rows are y, columns are x."""
+    """Cells of the map in LiDAR axes; rows are y, columns are x."""
     activation: Literal["none", "relu"] = "none"
-    """What the map has passed last."""
+    """Activation that was applied last."""
 
 
 class ForeignHeadConfig(Config):
-    """A head with centre-point maps, as mmdet3d's `CenterHead`; its numbers are those of ours."""
+    """A centre-point head, as mmdet3d's `CenterHead`, with the box code of ours."""
 
     module: Annotated[str, Field(min_length=1)] = "pts_bbox_head"
+    """Dotted name within the model."""
     grid: Grid
     """Cells of its maps."""
     tasks: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
@@ -39,30 +41,30 @@ class ForeignHeadConfig(Config):
 
 
 class Mmdet3dConfig(Config):
-    """Any detector of mmdetection3d 1.x that finds boxes in LiDAR axes."""
+    """Any detector of mmdetection3d 1.x that predicts boxes in LiDAR axes."""
 
     kind: Literal["mmdet3d"] = "mmdet3d"
     config: Path
     """Its configuration file, executed if it is Python; a relative path starts at the working directory."""
     weights: Path | None
-    """Its checkpoint; null starts at random, which has to be asked for."""
+    """Its checkpoint; null builds it with random weights and has to be written out."""
     classes: tuple[str, ...] | None = None
-    """Names of its labels in their order; none given, the file's `class_names`."""
+    """Class names in label order; None takes `class_names` of the file."""
     sweeps: NonNegativeInt = 10
-    """LiDAR sweeps that it is given, the key frame's own included; 0 gives no points."""
+    """LiDAR sweeps that it reads, that of the key frame included; 0 reads no points."""
     point_columns: Annotated[tuple[PointColumn, ...], Field(min_length=3)] = (0, 1, 2, 3, 4)
-    """What it reads of x, y, z, intensity and seconds before the key frame; its `use_dim`."""
+    """Columns that it reads of x, y, z, intensity and time lag; its `use_dim`."""
     cameras: bool = False
-    """Whether it is given the images, blue channel first as mmdet3d loads them, and their matrices."""
+    """Whether it reads the images, blue channel first as mmdet3d loads them, and their calibration."""
     taps: Mapping[str, ForeignTapConfig] = Field(default_factory=dict)
-    """Maps that a method may imitate, by our names (`bev_neck`), in any order."""
+    """Taps by name (`bev_neck`), in any order."""
     head: ForeignHeadConfig | None = None
-    """What the head predicts, for methods that read heat maps or copy a head; none given, boxes alone."""
+    """The head, for methods that read heat maps or copy a head; None offers detections only."""
 
     @model_validator(mode="after")
     def _check(self) -> Mmdet3dConfig:
         if not (self.sweeps or self.cameras):
-            raise ValueError("give it `sweeps`, `cameras` or both: it would see nothing")
+            raise ValueError("set `sweeps`, `cameras` or both: the detector would have no input")
         if "head" in self.taps:
             raise ValueError("`taps` cannot hold `head`: describe the head's maps in the section `head`")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
@@ -71,12 +73,12 @@ class Mmdet3dConfig(Config):
 
 
 def files(config: Mmdet3dConfig) -> tuple[Path, ...]:
-    """What it is made from."""
+    """The files that the detector is built from."""
     return (config.config, *([] if config.weights is None else [config.weights]))
 
 
 def describe(config: Mmdet3dConfig) -> str:
-    """What is built, in a few words."""
+    """A short description of the detector, for the plan."""
     weights = "random weights" if config.weights is None else config.weights.name
     sensors = [f"{config.sweeps} sweeps"] if config.sweeps else []
     sensors += ["cameras"] if config.cameras else []

@@ -1,4 +1,4 @@
-"""What can be chosen about MVP."""
+"""Configuration of MVP."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from bevkd_common.config.detectors.centerpoint import CenterPointConfig
 from bevkd_common.config.detectors.centerpoint import describe as describe_centerpoint
 
 PAINTED_FEATURES = 17
-"""Numbers of a painted point; see `bevkd_common.data.virtual_points.lifting`."""
+"""Columns of a painted point; see `bevkd_common.data.virtual_points.lifting`."""
 
 
 class MvpConfig(CenterPointConfig):
-    """CenterPoint over pillars of points that are painted with instance masks, and of virtual ones.
+    """CenterPoint with pillars of painted points and virtual points.
 
-    Source: MVP (arXiv 2111.06881) in the form of the released DistillBEV configurations, a CenterPoint of 0.2 m
-    whose pillars keep all their points.
+    Source: MVP (arXiv 2111.06881) in the form of the released DistillBEV configurations, a CenterPoint with pillars
+    of 0.2 m that keep all their points.
     """
 
     kind: Literal["mvp"] = "mvp"  # type: ignore[assignment]
     max_points: PositiveInt | None = None
+    """Points kept in a pillar, the first ones; None keeps all, without padding."""
     max_pillars: PositiveInt | None = None
+    """Pillars kept in a sample, the first ones; None keeps all."""
     point_scales: tuple[PositiveFloat, ...] = (1,) * PAINTED_FEATURES  # type: ignore[assignment]
-    """Factors on the numbers of a painted point before they enter the network: x, y, z, reflectance, ten classes,
-    score, tag, seconds."""
+    """Factors on the columns of a painted point before the network: x, y, z, reflectance, ten classes, score, tag,
+    time lag."""
 
     @model_validator(mode="after")
     def _check_scales(self) -> MvpConfig:
@@ -35,5 +37,5 @@ class MvpConfig(CenterPointConfig):
 
 
 def describe(config: MvpConfig) -> str:
-    """What is built, in a few words."""
+    """A short description of the detector, for the plan."""
     return f"painted and virtual points in {describe_centerpoint(config)}"

@@ -1,4 +1,4 @@
-"""How points become the map that a LiDAR detector starts from."""
+"""Configurations of point readers, which compute the first feature map of a LiDAR detector."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from bevkd_common.config.detectors.mvp import PAINTED_FEATURES
 from bevkd_common.config.model import Config
 
 POINT_FEATURES = 5
-"""x, y, z, intensity, seconds before the key frame."""
+"""x, y, z, intensity, time lag."""
 
 
 class _ReaderConfig(Config):
     max_points: PositiveInt | None
-    """Points kept in a pillar or voxel, the first ones; none given keeps all."""
+    """Points kept in a pillar or voxel, the first ones; None keeps all."""
     painted: bool = False
-    """Whether points are painted with instance masks and joined by virtual ones, as in MVP."""
+    """Read painted points and virtual points, as MVP, instead of the LiDAR points."""
     point_scales: tuple[PositiveFloat, ...] | None = None
-    """Factors on the numbers of a point before they enter the network: x, y, z, intensity and seconds; of a painted
-    point as in `MvpConfig`. None given, all are 1.
+    """Factors on the columns of a point before the network: x, y, z, intensity and time lag; of a painted point as
+    in `MvpConfig`. None: all are 1.
 
-    Unscaled, an intensity of 0 to 255 drowns offsets of decimetres until the network has learned otherwise.
+    Without factors, an intensity of 0 to 255 dominates offsets of decimetres at the beginning of a training.
     """
     norm_momentum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    """Momentum of the batch norms."""
 
     @property
     def point_features(self) -> int:
-        """Numbers of a point."""
+        """Columns of a point."""
         return PAINTED_FEATURES if self.painted else POINT_FEATURES
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """`point_scales`, spelled out."""
+        """`point_scales`, written out."""
         return self.point_scales or (1.0,) * self.point_features
 
     @model_validator(mode="after")
@@ -53,9 +54,11 @@ class PillarReaderConfig(_ReaderConfig):
     pillar: PositiveFloat = 0.2
     """Edge of a pillar in metres."""
     max_points: PositiveInt | None = None
+    """Points kept in a pillar or voxel, the first ones; None keeps all."""
     max_pillars: PositiveInt | None = None
     """Pillars kept in a sample, the first ones, in training and evaluation alike."""
     channels: PositiveInt = 64
+    """Channels of a pillar."""
 
     @property
     def cell(self) -> float:
@@ -64,7 +67,7 @@ class PillarReaderConfig(_ReaderConfig):
 
     @property
     def described(self) -> str:
-        """What is built, in a few words."""
+        """A short description of the detector, for the plan."""
         return f"{_sort(self)}pillars of {self.pillar:g} m"
 
 
@@ -75,12 +78,13 @@ class VoxelReaderConfig(_ReaderConfig):
     voxel: PositiveFloat = 0.064
     """Edge of a voxel along x and y in metres."""
     voxel_height: PositiveFloat = 0.2
-    """Its edge along z in metres."""
+    """Edge of a voxel along z in metres."""
     max_points: PositiveInt | None = 10
+    """Points kept in a pillar or voxel, the first ones; None keeps all."""
     max_voxels: PositiveInt | None = 120000
     """Voxels kept in a sample, the first ones, in training and evaluation alike."""
     encoder_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 32, 64, 128)
-    """Of each stage of the sparse encoder; from one stage to the next, voxels double their edges."""
+    """Channels of each stage of the sparse encoder; the edge of a voxel doubles from stage to stage."""
     encoder_blocks: PositiveInt = 2
     """Residual blocks of each stage."""
 
@@ -91,7 +95,7 @@ class VoxelReaderConfig(_ReaderConfig):
 
     @property
     def described(self) -> str:
-        """What is built, in a few words."""
+        """A short description of the detector, for the plan."""
         widths = "/".join(map(str, self.encoder_channels))
         size = f"{self.voxel:g} x {self.voxel:g} x {self.voxel_height:g} m"
         return f"{_sort(self)}voxels of {size}, sparse encoder {widths}"
@@ -105,9 +109,9 @@ def _sort(reader: _ReaderConfig) -> str:
 
 
 def encoded_layers(layers: int, stages: int) -> int:
-    """Layers that a sparse encoder of so many stages leaves of so many layers of voxels.
+    """Layers of voxels after a sparse encoder, from the layers before it and its stages.
 
-    It adds one; each stage but the last halves them, as does the output; only the last two do not pad.
+    The encoder adds one layer; each stage but the last and the output halve them; the last two do not pad.
     """
     layers += 1
     for stage in range(stages):

@@ -1,1 +1,1 @@
-"""Reading recipes: YAML with places, overrides, and messages about what is wrong."""
+"""Reading recipes: YAML with places, overrides, composition and error messages."""

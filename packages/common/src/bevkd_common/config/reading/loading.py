@@ -1,8 +1,9 @@
-"""Reads a recipe with its overrides, and writes, compares and describes it."""
+"""Reads, writes and compares recipes."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,13 +32,13 @@ from bevkd_common.config.recipe import Recipe
 from bevkd_common.errors import UserError
 
 MAX_SHOWN = 12
-"""Problems that one message lists."""
+"""Number of problems that one message lists."""
 
 
 def load_recipe(path: Path | Traversable, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file.
 
-    Values are taken as they are written: `"3"` is text and no number, `3.0` no whole number, `1` not true.
+    Values are not converted: `"3"` is text and no number, `3.0` is no whole number, `1` is not true.
 
     Args:
         path: The file.
@@ -168,7 +169,7 @@ def sections_of(root: Node) -> dict[str, Node]:
 
 
 def _place(root: Node, key: str) -> Place:
-    """Where the deepest part of a dotted key that is written down stands."""
+    """Place of the deepest part of a dotted key that is written in the file."""
     node = root
     for step in key.split("."):
         if isinstance(node.value, dict) and step in node.value:
@@ -190,23 +191,36 @@ def _message(source: str, problems: Sequence[Problem]) -> str:
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data, every default written out."""
+    """The recipe as plain data, defaults included."""
     return recipe.model_dump(mode="json")
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML, every default written out; reading it gives an equal recipe."""
+    """The recipe as YAML, defaults included; reading it gives an equal recipe."""
     return render(resolved(recipe))
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of recipes under what is installed."""
-    return Recipe.model_json_schema()
+    """The JSON schema of recipes for what is installed, with the description of every field."""
+    found = Recipe.model_json_schema()
+    for section in found["$defs"].values():
+        for key, field in section.get("properties", {}).items():
+            if text := field.get("description") or _documented(section.get("description", ""), key):
+                field["description"] = text
+    return found
+
+
+def _documented(docstring: str, attribute: str) -> str:
+    """The text of an attribute in the docstring of a data class; for `kind`, the first line of the docstring."""
+    if attribute == "kind":
+        return docstring.partition("\n")[0]
+    found = re.search(rf"^ +{attribute}: (.*(?:\n {{8,}}.*)*)", docstring, flags=re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A dotted key whose value differs; None also stands for a key that one side does not have."""
+    """A dotted key whose value differs; None also means that one side does not have the key."""
 
     key: str
     before: JsonValue
@@ -214,12 +228,12 @@ class Change:
 
 
 def diff(before: Recipe, after: Recipe) -> list[Change]:
-    """Where two resolved recipes differ, in the order of the first."""
+    """The differences of two resolved recipes, in the order of the first."""
     return changes(resolved(before), resolved(after))
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
-    """Where two configurations, written out as plain data, differ."""
+    """The differences of two configurations as plain data."""
     return list(_changes("", before, after))
 
 

@@ -32,9 +32,9 @@ def parse_override(text: str) -> Override:
 
 
 def applied(root: Node, overrides: Sequence[Override]) -> Node:
-    """The tree with every override in it, later ones over earlier ones.
+    """The tree with all overrides; a later one replaces an earlier one.
 
-    Sections that are not written yet are made, so that whoever validates the tree says whether they may exist.
+    Missing sections are added; the validation of the tree reports those that may not exist.
 
     Raises:
         Problems: With every override that addresses an item of something that has none.
@@ -51,7 +51,7 @@ def applied(root: Node, overrides: Sequence[Override]) -> Node:
 
 
 class _NoSuchItemError(Exception):
-    """Says which part of a dotted key leads nowhere."""
+    """Names the part of a dotted key that does not exist."""
 
 
 def _set(node: Node, path: Sequence[str], override: Override, above: str) -> Node:

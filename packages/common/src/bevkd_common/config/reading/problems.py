@@ -1,4 +1,4 @@
-"""Says in plain words, with place and key, what pydantic found wrong in a tree of nodes."""
+"""Converts the errors of pydantic to sentences with the place and key in a tree of nodes."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ _WORDS = {
 
 
 def explain(error: ValidationError, root: Node) -> list[Problem]:
-    """One problem for each key that pydantic refuses: those of the whole and of overrides, then line by line.
+    """One problem for each key that pydantic refuses: those without a line first, then line by line.
 
-    The members of a union each complain about the same key; their reasons are joined.
+    Each member of a union reports the same key; their reasons are joined.
     """
     reasons: dict[tuple[Place, str], list[str]] = {}
     for detail in error.errors(include_url=False):
@@ -60,7 +60,7 @@ def explain(error: ValidationError, root: Node) -> list[Problem]:
 
 
 def _joined(reasons: list[str]) -> str:
-    """The reasons in one sentence that says only once what was given."""
+    """The reasons in one sentence, which names the given value once."""
     given = re.search(r", not [^,]*$", reasons[0])
     tail = given.group() if given else ""
     if not tail or not all(reason.endswith(tail) for reason in reasons):

@@ -1,4 +1,4 @@
-"""Reads YAML into plain values that remember where they were written, and writes it.
+"""Reads YAML to values with their place in the file, and writes YAML.
 
 Only what a recipe needs is read: sections, lists and plain values under the rules of YAML 1.2, so that `1e-3` is a
 number and `no` is text. Tags, anchors, aliases and repeated keys are errors.
@@ -37,7 +37,7 @@ _SCALARS: dict[str, tuple[re.Pattern[str], str]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where something was written: in a line of a file, counted from 1, or in an override, which has no lines."""
+    """A line of a file, counted from 1, or an override, which has no lines."""
 
     source: str
     line: int | None = None
@@ -48,7 +48,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, under which dotted key, and why."""
+    """One error: its place, dotted key and reason."""
 
     place: Place
     key: str
@@ -68,7 +68,7 @@ class Problems(Exception):  # noqa: N818 - a bundle of problems, which `loading`
 
 @dataclass(frozen=True)
 class Node:
-    """A value and where it was written."""
+    """A value and its place."""
 
     value: Scalar | list[Node] | dict[str, Node]
     place: Place
@@ -84,7 +84,7 @@ def plain(node: Node) -> Any:
 
 
 def planted(data: Any, place: Place) -> Node:
-    """Plain data as nodes that were all written in one place."""
+    """Plain data as nodes with one place."""
     if isinstance(data, dict):
         return Node({str(key): planted(value, place) for key, value in data.items()}, place)
     if isinstance(data, list | tuple):
@@ -103,7 +103,7 @@ def parse(text: str, source: str, *, lines: bool = True, until: Collection[str] 
             whole document is read.
 
     Raises:
-        Problems: If it is no YAML, or says what a recipe may not say.
+        Problems: If it is no valid YAML, or has what recipes do not allow.
     """
     if len(text) > MAX_CHARACTERS:
         raise Problems(
@@ -130,7 +130,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 
 
 class _Reader:
-    """Builds nodes from YAML events; its problems come in the order of the text."""
+    """Builds nodes from YAML events; problems are in the order of the text."""
 
     def __init__(self, text: str, source: str, lines: bool, until: frozenset[str]) -> None:
         self.source, self.lines, self.until = source, lines, until
@@ -226,7 +226,7 @@ def _plain_scalar(text: str) -> Scalar:
     if kind == "bool":
         return text.lower() == "true"
     if kind == "int":
-        # Python refuses to read very long integers, so these are turned away by their length.
+        # Python does not convert very long integers; they are refused by their length.
         value = 1 << 64 if len(text) > 30 else int(text, 0 if text.startswith(("0o", "0x")) else 10)
         if abs(value) >= 1 << 63:
             raise ValueError(f"{shorten(text, 24)} does not fit into 64 bits")
@@ -240,7 +240,7 @@ def _plain_scalar(text: str) -> Scalar:
 
 
 class _Writer(yaml.SafeDumper):
-    """Quotes text that this reader, or one of YAML 1.1, would take for something else."""
+    """Quotes text that this reader or one of YAML 1.1 would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write a value out each time it occurs."""
