@@ -279,7 +279,7 @@ def test_an_attribute_that_the_task_does_not_know(own_world):
 def test_the_generated_world_is_a_data_set(synthetic, synthetic_root):
     config, dataset = synthetic
     assert (dataset.name, dataset.synthetic) == ("synthetic", True)
-    assert dataset.description == (
+    assert dataset.description(DataNeeds()) == (
         "Synthetic data, seen by no real sensor: 1 scenes to train and 2 to evaluate, each of 2 key frames, "
         "generated from seed 0."
     )
@@ -288,7 +288,7 @@ def test_the_generated_world_is_a_data_set(synthetic, synthetic_root):
     stamp = (dataset.index.root / "world.json").stat().st_mtime_ns
     progress = []
     again = build_synthetic(config, synthetic_root, lambda *done: progress.append(done))
-    assert again.fingerprint == dataset.fingerprint
+    assert again.fingerprint(DataNeeds()) == dataset.fingerprint(DataNeeds())
     assert (dataset.index.root / "world.json").stat().st_mtime_ns == stamp
     assert progress == []
     train, val = (

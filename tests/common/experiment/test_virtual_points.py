@@ -7,7 +7,7 @@ import pytest
 from bevkd_common.config.recipes import load_named
 from bevkd_common.data.virtual_points.files import VirtualPointFolder
 from bevkd_common.experiment.arms import baseline_arm, teacher_arm
-from bevkd_common.experiment.build import reads_virtual_points
+from bevkd_common.experiment.build import data_needs
 from bevkd_common.experiment.execution import open_dataset
 from bevkd_common.experiment.identity import arm_stage
 from bevkd_common.experiment.laboratory import Laboratory
@@ -43,15 +43,14 @@ def open_lab(runs, tmp_path, reporter, accelerator):
 def test_points_are_made_on_first_need_and_stated(open_lab):
     plain = open_lab("centerpoint-bevdet.synthetic")
     assert not plain.dataset.virtual_points.path.exists()
-    assert _data_sentence(plain.recipe, plain.dataset) == plain.dataset.description
+    assert _data_sentence(plain.recipe, plain.dataset) == plain.dataset.summary
     lab = open_lab()
     sweeps = len(list(lab.dataset.index.root.glob("s*s/LIDAR_TOP/*.bin")))
     assert len(list(lab.dataset.virtual_points.path.rglob("*.safetensors"))) == sweeps > 6
     said = _data_sentence(lab.recipe, lab.dataset)
-    assert said.startswith(
-        lab.dataset.description + " Virtual points from masks of the synthetic world, 14% missed"
-    )
-    assert (reads_virtual_points(lab.recipe), reads_virtual_points(plain.recipe)) == (True, False)
+    assert said.startswith(lab.dataset.summary + " Virtual points from masks of the synthetic world, 14% missed")
+    assert data_needs(lab.recipe.teacher, lab.recipe.student).clouds == {"painted"}
+    assert data_needs(plain.recipe.teacher, plain.recipe.student).clouds == {"lidar"}
 
 
 def test_other_errors_are_another_teacher(open_lab):
@@ -59,10 +58,10 @@ def test_other_errors_are_another_teacher(open_lab):
     assert one.dataset.virtual_points.path != other.dataset.virtual_points.path
     stages = [arm_stage(lab, teacher_arm(lab.recipe), None) for lab in (one, other)]
     assert stages[0].fingerprint != stages[1].fingerprint
-    made = [stage.inputs["virtual_points"] for stage in stages]
-    assert len(set(made)) == 2
-    # A student that sees cameras alone does not care.
-    assert "virtual_points" not in arm_stage(one, baseline_arm(one.recipe), None).inputs
+    assert len({stage.inputs["data"] for stage in stages}) == 2
+    # A student that reads cameras alone does not depend on them.
+    students = [arm_stage(lab, baseline_arm(lab.recipe), None).inputs["data"] for lab in (one, other)]
+    assert students[0] == students[1]
 
 
 def test_a_manifest_determines_the_teacher_where_the_configuration_does_not(open_lab):
@@ -70,9 +69,7 @@ def test_a_manifest_determines_the_teacher_where_the_configuration_does_not(open
     stages = []
     for content in ("a", "b"):
         folder = SimpleNamespace(manifest=SimpleNamespace(settings_hash=content))
-        dataset = SimpleNamespace(
-            fingerprint="data", virtual_points=folder, make_virtual_points=print, classes=lab.dataset.classes
-        )
+        dataset = replace(lab.dataset, virtual_points=folder)
         stages.append(arm_stage(replace(lab, dataset=dataset), teacher_arm(lab.recipe), None).fingerprint)
     assert len(set(stages)) == 2
 
@@ -86,5 +83,5 @@ def test_a_teacher_trains_and_sweeps_without_points_are_counted(open_lab):
     arm = teacher_arm(lab.recipe)
     stage = arm_stage(lab, arm, None)
     record = train_arm(lab, arm, stage, None)
-    assert (record["steps"], record["unlifted"]) == (1, 2)
-    assert stage.trained["unlifted"] == 2
+    assert record["steps"] == 1
+    assert record["notes"] == stage.trained["notes"] == ["2 sweeps were read without virtual points"]

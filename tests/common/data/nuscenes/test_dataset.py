@@ -26,7 +26,9 @@ def test_the_data_set_describes_itself(small_world, config):
     dataset: Dataset = build(config(), small_world.root)
     assert (dataset.name, dataset.synthetic, dataset.axes) == ("nuscenes", False, "x right, y forward, z up")
     assert dataset.classes == CLASSES
-    assert dataset.description == "nuScenes v1.0-small, trained on small_train, evaluated on small_val."
+    assert (
+        dataset.description(DataNeeds()) == "nuScenes v1.0-small, trained on small_train, evaluated on small_val."
+    )
     samples: SampleSource = dataset.source("val", DataNeeds())
     assert samples.tokens == ("scene-9003-key0", "scene-9003-key1", "scene-9003-key2")
     assert samples.scenes == ("scene-9003",) * 3
@@ -267,7 +269,7 @@ def test_the_cache_changes_nothing_and_reads_once(own_world, source):
         cached.load(1, seed=1).clouds["lidar"].points, plain_points := cached.load(1, seed=1).clouds["lidar"].points
     )
     assert len(plain_points)
-    with pytest.raises(UserError, match=r"scene-9001_1\.jpg is missing"):
+    with pytest.raises(UserError, match=r"scene-9001_0500\.pcd\.bin is missing"):
         plain.load(1, seed=1)
 
 
@@ -280,12 +282,12 @@ def test_classes_present_counts_valid_annotations(small_world, source):
 
 def test_the_fingerprint_changes_with_what_is_read(own_world, config):
     dataset = build(config(), own_world.root)
-    assert dataset.fingerprint == build(config(cache=True), own_world.root).fingerprint
-    assert dataset.fingerprint != build(config(val_split="small_train"), own_world.root).fingerprint
-    assert len(dataset.fingerprint) == 64
+    assert dataset.fingerprint(BOTH) == build(config(cache=True), own_world.root).fingerprint(BOTH)
+    assert dataset.fingerprint(BOTH) != build(config(val_split="small_train"), own_world.root).fingerprint(BOTH)
+    assert len(dataset.fingerprint(BOTH)) == 64
     own_world.tables["sample_annotation"][0]["num_lidar_pts"] += 1
     own_world.write("sample_annotation")
-    assert dataset.fingerprint != build(config(), own_world.root).fingerprint
+    assert dataset.fingerprint(BOTH) != build(config(), own_world.root).fingerprint(BOTH)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Masks of the world made as wrong as the configuration says."""
 
 import json
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from bevkd_common.data.synthetic.masks import SyntheticMasks, degraded
 from bevkd_common.data.virtual_points import files as virtual_point_files
 from bevkd_common.data.virtual_points.lifting import TAG, VIRTUAL
 from bevkd_common.errors import UserError
+from bevkd_common.progress import ConsoleReporter, SilentReporter
 from PIL import Image
+from rich.console import Console
 
 EXACT = MaskErrorsConfig(miss=0, min_pixels=1, mislabel=0, jitter=0, false_instances=0, score=1, score_noise=0)
 
@@ -146,17 +149,20 @@ def test_a_world_makes_its_virtual_points_once(config, world, monkeypatch):
     def opened(**errors):
         return build(SyntheticConfig(world=config, virtual_points=MaskErrorsConfig(**errors)), world.parent)
 
-    calls, dataset = [], opened()
+    dataset, output = opened(), StringIO()
+    painted = DataNeeds(clouds=frozenset({"lidar", "painted"}), sweeps=2)
     with pytest.raises(UserError, match="holds none, or not all"):
-        dataset.source("train", DataNeeds(clouds=frozenset({"lidar", "painted"}), sweeps=2))
-    dataset.make_virtual_points(lambda *call: calls.append(call))
+        dataset.source("train", painted)
+    dataset.prepare(DataNeeds(cameras=True), SilentReporter())
+    assert not dataset.virtual_points.path.exists()
+    dataset.prepare(painted, ConsoleReporter(Console(file=output)))
     sweeps = len(list(world.glob("s*s/LIDAR_TOP/*.bin")))
-    assert calls[-1] == (sweeps, sweeps)
-    sample = dataset.source("train", DataNeeds(clouds=frozenset({"lidar", "painted"}), sweeps=2)).load(0, seed=None)
+    assert f"virtual points: {sweeps}/{sweeps} in" in output.getvalue()
+    sample = dataset.source("train", painted).load(0, seed=None)
     assert (sample.clouds["painted"].points[:, TAG] == VIRTUAL).sum() > 200
     said = "Virtual points from masks of the synthetic world, 14% missed and all of fewer than 4 pixels, 7% misl"
     assert dataset.virtual_points.manifest.sentence.startswith(said)
     # Other rates are other points, beside these.
     assert opened(miss=0.5).virtual_points.path != dataset.virtual_points.path
     monkeypatch.setattr(virtual_point_files, "_Sweeps", None)
-    opened().make_virtual_points()
+    opened().prepare(painted, SilentReporter())

@@ -10,7 +10,6 @@ from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.config.datasets.reading import BevAugmentationConfig
 from bevkd_common.config.training import PasteConfig
-from bevkd_common.data.dataset import VirtualPointDataset
 from bevkd_common.data.loader import training_batches
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.nuscenes.dataset import build
@@ -33,6 +32,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import points_in_boxes
 from bevkd_common.geometry.transforms import transform_points
 from bevkd_common.ops.voxelize import VoxelSpec
+from bevkd_common.progress import SilentReporter
 
 WIDE = (-200.0, -200.0, -50.0, 200.0, 200.0, 50.0)
 MVP = DataNeeds(clouds=frozenset({"lidar", "painted"}), sweeps=4)
@@ -196,7 +196,7 @@ def test_missing_files_are_found_before_the_first_sample(lifted):
     assert len(source(lifted, split="val")) == 3
     allowed = source(lifted, allow_missing_sweeps=True)
     assert allowed.reader.unlifted == {PREVIOUS}
-    assert allowed.notes == ("1 sweeps were read without virtual points.",)
+    assert allowed.notes == ("1 sweeps were read without virtual points",)
     sample = allowed.load(1, seed=None)
     lags = {
         tag: tagged(sample.clouds["painted"].points, tag)[:, SECONDS].unique().tolist()
@@ -236,8 +236,7 @@ def test_a_user_makes_those_of_nuscenes(lifted):
     dataset = build(
         NuScenesConfig(version="v1.0-small", train_split="small_train", val_split="small_val"), lifted.root
     )
-    assert isinstance(dataset, VirtualPointDataset)
-    dataset.make_virtual_points()
+    dataset.prepare(MVP, SilentReporter())
     assert dataset.virtual_points.manifest.sentence == "Virtual points from a block."
 
 

@@ -19,8 +19,8 @@ from bevkd_common.config.wording import did_you_mean, one_of
 from bevkd_common.errors import UserError
 
 
-def _no(config: Any) -> bool:
-    return False
+def _none(config: Any) -> frozenset[str]:
+    return frozenset()
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class DetectorSpec:
         describe: A short description of the detector for the printed plan, with its backbone.
         check: "module:function" of `check(config, dataset_config) -> Iterable[tuple[str, str]]`, torch-free: for
             each thing that does not fit the data, a key within the detector's section and a reason.
-        virtual_points: Whether a configuration reads virtual points, which may have to be made first.
+        clouds: Names of the point clouds that a configuration reads; the data set may have to make them first.
         pretraining: "module:function" of `pretraining(config, classes) -> nn.Module` (a `Pretraining`), for a
             detector of which a part can be pretrained.
         released: "module:attribute" of a sequence of `ReleasedForm`s, where checkpoints of other code bases can be
@@ -50,7 +50,7 @@ class DetectorSpec:
     describe: Callable[[Any], str]
     check: str | None = None
     pretraining: str | None = None
-    virtual_points: Callable[[Any], bool] = _no
+    clouds: Callable[[Any], frozenset[str]] = _none
     released: str | None = None
     finished: Callable[[Any], tuple[Path, ...]] | None = None
 

@@ -279,6 +279,8 @@ class FrameSource:
                 raise UserError(f"`paste.{key}` names {', '.join(unknown)}; the classes are {', '.join(classes)}")
         if self.needs.cameras or not self.needs.clouds:
             raise UserError("`paste` puts objects into points, and images would not show them; leave it out here")
+        if self.reader.identity is None:
+            raise UserError("objects of this data set cannot be pasted; leave `paste` out")
         about = {
             **self.reader.identity,
             "clouds": sorted(self.needs.clouds),

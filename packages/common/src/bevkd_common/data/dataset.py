@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Sample
-from bevkd_common.data.virtual_points.files import VirtualPointFolder
+from bevkd_common.progress import Reporter
 
 SplitName = Literal["train", "val"]
 
@@ -27,7 +27,7 @@ class SampleSource(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Sentences for the report about what is read otherwise than asked for."""
+        """Clauses for the report about what is read otherwise than asked for."""
         ...
 
     def __len__(self) -> int: ...
@@ -50,56 +50,43 @@ class Dataset(Protocol):
         axes: The LiDAR axes, in words ("x right, y forward, z up").
         classes: Class names in label order.
         cameras: Camera names, in the order of `Cameras.images`.
-        fingerprint: Content hash of everything a stage may read.
-        synthetic: Whether no sensor ever saw this; the report labels it.
-        description: One sentence for the report.
+        synthetic: Whether no sensor recorded it; the report labels it.
     """
 
     name: str
     axes: str
     classes: tuple[str, ...]
     cameras: tuple[str, ...]
-    fingerprint: str
     synthetic: bool
-    description: str
+
+    def prepare(self, needs: DataNeeds, reporter: Reporter) -> None:
+        """Make derived data that `needs` asks for, that is not there and can be made without asking the user.
+
+        Raises:
+            UserError: If it cannot be made.
+        """
+        ...
+
+    def fingerprint(self, needs: DataNeeds) -> str:
+        """Content hash of all that a stage with these needs may read.
+
+        Raises:
+            UserError: If derived data is missing.
+        """
+        ...
+
+    def description(self, needs: DataNeeds) -> str:
+        """A few sentences for the report about what a stage with these needs reads.
+
+        Raises:
+            UserError: If derived data is missing.
+        """
+        ...
 
     def source(self, split: SplitName, needs: DataNeeds) -> SampleSource:
         """The samples of a split with what `needs` asks for.
 
         Raises:
             UserError: If the disk lacks something that is needed.
-        """
-        ...
-
-
-@runtime_checkable
-class PartlyLiftedSource(Protocol):
-    """A source that may read sweeps without the virtual points that a detector asks for.
-
-    Attributes:
-        unlifted: Names of such sweeps.
-    """
-
-    unlifted: frozenset[str]
-
-
-@runtime_checkable
-class VirtualPointDataset(Protocol):
-    """A data set whose sweeps can have virtual points.
-
-    Attributes:
-        virtual_points: Where they lie, once they are made.
-    """
-
-    virtual_points: VirtualPointFolder
-
-    def make_virtual_points(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Make those that can be made without asking, and that are not there.
-
-        Args:
-            progress: Called with the sweeps done and all sweeps.
-
-        Raises:
-            UserError: If they must be made by the user first.
         """
         ...

@@ -179,7 +179,7 @@ class FrameReader(ABC):
         tokens: The data set's names of the key frames, in time order within each scene.
         scenes: The name of each key frame's scene; where there are none, `tokens`.
         layouts: The columns of each point cloud.
-        notes: Sentences for the report about what is read otherwise than asked for.
+        notes: Clauses for the report about what is read otherwise than asked for.
         root: Folder to which the names of images are relative.
     """
 
@@ -218,9 +218,9 @@ class FrameReader(ABC):
         return None
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """JSON-ready, all that determines the plain key frames: files that are made of them bear its hash."""
-        raise NotImplementedError(f"{type(self).__name__} has no identity, which pasting objects needs")
+    def identity(self) -> Mapping[str, Any] | None:
+        """JSON-ready, all that determines the plain key frames; None where objects of them cannot be pasted."""
+        return None
 
     def made_paths(self, name: str) -> Sequence[Path]:
         """Where a file that is made of the key frames may be kept, the best place first."""

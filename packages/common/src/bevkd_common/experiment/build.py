@@ -10,8 +10,8 @@ from torch import nn
 
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, installed, load
-from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset, SplitName
+from bevkd_common.data.needs import DataNeeds
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.experiment.stages import fingerprint
@@ -40,9 +40,9 @@ def method_spec(config: Config) -> MethodSpec:
     return installed(MethodSpec).of(config)
 
 
-def reads_virtual_points(recipe: Recipe) -> bool:
-    """Whether one of its detectors does."""
-    return any(detector_spec(config).virtual_points(config) for config in (recipe.teacher, recipe.student))
+def data_needs(*detectors: Config) -> DataNeeds:
+    """What detectors need of the data, as far as it is known before they are built: their point clouds."""
+    return DataNeeds(clouds=frozenset().union(*(detector_spec(config).clouds(config) for config in detectors)))
 
 
 def architecture_hash(config: Config, classes: tuple[str, ...]) -> str:

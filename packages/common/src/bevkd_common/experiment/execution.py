@@ -9,9 +9,9 @@ from accelerate import Accelerator
 
 from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipe import Recipe
-from bevkd_common.data.dataset import Dataset, VirtualPointDataset
+from bevkd_common.data.dataset import Dataset
 from bevkd_common.experiment.arms import Arm, teacher_arm
-from bevkd_common.experiment.build import build_dataset, reads_virtual_points
+from bevkd_common.experiment.build import build_dataset, data_needs
 from bevkd_common.experiment.capacity import Capacity
 from bevkd_common.experiment.graph import Job, Node, stage_graph
 from bevkd_common.experiment.identity import arm_of_fixed_length, node_stage
@@ -41,12 +41,10 @@ def open_laboratory(
 def open_dataset(recipe: Recipe, seed: int, *, data_root: Path | None, runs: Path, reporter: Reporter) -> Dataset:
     """The data of one experiment seed; a made world takes the recipe's world seed at the same position.
 
-    Virtual points are made with it where a detector of the recipe reads them and the data set can make them.
+    Derived data that a detector of the recipe reads is made with it, where the data set can make it.
     """
     dataset = build_dataset(recipe.dataset_for(seed), data_root=data_root, runs=runs, reporter=reporter)
-    if isinstance(dataset, VirtualPointDataset) and reads_virtual_points(recipe):
-        with reporter.bar("virtual points", 1) as bar:
-            dataset.make_virtual_points(bar.update)
+    dataset.prepare(data_needs(recipe.teacher, recipe.student), reporter)
     return dataset
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from bevkd_common.config.methods import parts_of
 from bevkd_common.config.model import Config
 from bevkd_common.config.training import TrainingConfig
-from bevkd_common.data.dataset import VirtualPointDataset
+from bevkd_common.data.needs import DataNeeds
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, fixed_length
-from bevkd_common.experiment.build import dataset_spec, detector_spec, method_spec
+from bevkd_common.experiment.build import data_needs, dataset_spec, detector_spec, method_spec
 from bevkd_common.experiment.graph import Node
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.sources import source_hash
@@ -103,7 +103,7 @@ def evaluation_fingerprint(lab: Laboratory) -> str:
     """Hash of what determines the scores of given weights."""
     spec = dataset_spec(lab.recipe.dataset)
     sources = source_hash([_module(spec.build_evaluator), "bevkd_common.engine.evaluate"])
-    return fingerprint([dumped(lab.recipe.dataset), lab.dataset.fingerprint, sources])
+    return fingerprint([dumped(lab.recipe.dataset), lab.dataset.fingerprint(DataNeeds()), sources])
 
 
 def dumped(config: Config) -> dict[str, Any]:
@@ -115,15 +115,11 @@ def _inputs(lab: Laboratory, detector: Config, training: TrainingConfig, modules
     """What determines any training of a detector on this data; `modules` are used beside the usual ones."""
     used = ["bevkd_common.engine.train", _module(dataset_spec(lab.recipe.dataset).build)]
     used += [_module(detector_spec(detector).build), *modules]
-    extras = {}
-    if detector_spec(detector).virtual_points(detector) and isinstance(lab.dataset, VirtualPointDataset):
-        extras["virtual_points"] = lab.dataset.virtual_points.manifest.settings_hash
     return {
-        **extras,
         "detector": dumped(detector),
         "training": dumped(training),
         "dataset": dumped(lab.recipe.dataset),
-        "data": lab.dataset.fingerprint,
+        "data": lab.dataset.fingerprint(data_needs(detector)),
         "seed": lab.seed,
         "sources": source_hash(used),
     }

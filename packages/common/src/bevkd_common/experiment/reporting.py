@@ -14,7 +14,7 @@ from bevkd_common.config.methods import departures, kinds_of, paper, published, 
 from bevkd_common.config.reading.loading import diff, dump
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.config.recipes import Choice, catalogue
-from bevkd_common.data.dataset import Dataset, VirtualPointDataset
+from bevkd_common.data.dataset import Dataset
 from bevkd_common.data.samples import Batch, collate
 from bevkd_common.distill.panels import Panel
 from bevkd_common.engine.checkpoint import read_json
@@ -22,12 +22,12 @@ from bevkd_common.engine.tasks import HEAD
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.experiment.arms import Arm
-from bevkd_common.experiment.build import build_evaluator, build_pretraining, reads_virtual_points
+from bevkd_common.experiment.build import build_evaluator, build_pretraining, data_needs
 from bevkd_common.experiment.finished import FinishedRun, open_run
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.scenes import scene_of
-from bevkd_common.experiment.scoring import evidence_file, score
+from bevkd_common.experiment.scoring import Scores, evidence_file, score
 from bevkd_common.models.taps import HeadMaps, Queries
 from bevkd_common.progress import Reporter
 from bevkd_common.report import inputs
@@ -73,9 +73,7 @@ def report_input(folder: RunFolder, reporter: Reporter, accelerator: Accelerator
 
 
 def _data_sentence(recipe: Recipe, dataset: Dataset) -> str:
-    if isinstance(dataset, VirtualPointDataset) and reads_virtual_points(recipe):
-        return f"{dataset.description} {dataset.virtual_points.manifest.sentence}"
-    return dataset.description
+    return dataset.description(data_needs(recipe.teacher, recipe.student))
 
 
 def _departures(recipe: Recipe, classes: tuple[str, ...]) -> list[str]:
@@ -137,18 +135,18 @@ def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.ArmReport:
             steps=trained["steps"],
             seconds=trained["seconds"],
             run_id=path.name,
-            notes=_notes(trained),
+            notes=_notes(trained, scores),
         )
         parameters = trained["parameters"]
     return inputs.ArmReport(arm.name, arm.title, arm.role, arm.summary, parameters, runs)
 
 
-def _notes(trained: Mapping[str, Any]) -> list[str]:
+def _notes(trained: Mapping[str, Any], scores: Scores) -> list[str]:
     found = []
     if skipped := trained.get("skipped"):
         found.append(f"{skipped} damaged samples were skipped in training.")
-    if unlifted := trained.get("unlifted"):
-        found.append(f"{unlifted} sweeps were read without virtual points.")
+    found += [f"{note} in training." for note in trained.get("notes", ())]
+    found += [f"{note} in evaluation." for note in scores.notes]
     return found
 
 

@@ -12,7 +12,7 @@ from bevkd_common.config.plugins import MethodSpec, installed
 from bevkd_common.config.reading.loading import dump
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.engine.trackers import check_trackers
-from bevkd_common.experiment.build import check_data_root, method_spec
+from bevkd_common.experiment.build import check_data_root, data_needs, method_spec
 from bevkd_common.experiment.capacity import Capacity, capacity, expected_memory
 from bevkd_common.experiment.execution import is_finished, open_laboratory, run_node, run_seed, train_job
 from bevkd_common.experiment.graph import Job, Node, width
@@ -78,7 +78,7 @@ def run_experiment(
         return folder
     for seed in request.seeds:
         lab = open_laboratory(recipe, seed, folder.root, request.data_root, reporter, accelerator)
-        record["data"][str(seed)] = lab.dataset.fingerprint
+        record["data"][str(seed)] = lab.dataset.fingerprint(data_needs(recipe.teacher, recipe.student))
         record["stages"][str(seed)] = {}
         for name, stage in run_seed(lab, recipe, arms):
             record["stages"][str(seed)][name] = stage.folder.name
@@ -102,7 +102,8 @@ def _run_side_by_side(
         seed: open_laboratory(recipe, seed, folder.root, request.data_root, reporter, accelerator)
         for seed in request.seeds
     }
-    record["data"] = {str(seed): lab.dataset.fingerprint for seed, lab in labs.items()}
+    needs = data_needs(recipe.teacher, recipe.student)
+    record["data"] = {str(seed): lab.dataset.fingerprint(needs) for seed, lab in labs.items()}
     finished: set[str] = set()
 
     def note(job: Job) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bevkd_common.config.model import Config
-from bevkd_common.data.dataset import Dataset
+from bevkd_common.data.dataset import Dataset, SampleSource
 from bevkd_common.engine.checkpoint import read_json, write_atomically
 from bevkd_common.engine.evaluate import evaluate
 from bevkd_common.engine.train import AUTOCAST
@@ -34,10 +34,12 @@ class Scores:
     Attributes:
         primary: The weights that the arm is judged by: "ema" where an average is kept, else "raw".
         results: By kind of weights.
+        notes: What was read otherwise than asked for, see `SampleSource.notes`.
     """
 
     primary: str
     results: Mapping[str, Results]
+    notes: Sequence[str] = ()
 
 
 def score(lab: Laboratory, arm: Arm, folder: Path, *, again: bool = False) -> Scores:
@@ -92,29 +94,36 @@ def kept_scores(lab: Laboratory, folder: Path) -> Scores | None:
         return None
     read = {kind: Results.of_this_version(value) for kind, value in saved["results"].items()}
     results = {kind: result for kind, result in read.items() if result is not None}
-    return Scores(saved["primary"], results) if len(results) == len(read) else None
+    if len(results) < len(read):
+        return None
+    return Scores(saved["primary"], results, saved.get("notes", ()))
 
 
 def _score(lab: Laboratory, arm: Arm, folder: Path) -> Scores:
     weights = stage_weights(folder)
-    results = {kind: _evaluate(lab, arm, folder, kind) for kind in WEIGHT_KINDS if kind in weights}
+    results: dict[str, Results] = {}
+    notes: list[str] = []
+    for kind in (kind for kind in WEIGHT_KINDS if kind in weights):
+        results[kind], notes = _evaluate(lab, arm, folder, kind)
     primary = "ema" if "ema" in results else "raw"
     if lab.accelerator.is_main_process:
         dumped = {kind: value.model_dump(mode="json") for kind, value in results.items()}
-        content = {"evaluation": evaluation_fingerprint(lab), "primary": primary, "results": dumped}
+        about = {"evaluation": evaluation_fingerprint(lab), "primary": primary}
+        content = {**about, "results": dumped, **({"notes": notes} if notes else {})}
         write_atomically(folder / "results.json", json.dumps(content, indent=1) + "\n")
     lab.accelerator.wait_for_everyone()
-    return Scores(primary, results)
+    return Scores(primary, results, notes)
 
 
-def _evaluate(lab: Laboratory, arm: Arm, folder: Path, kind: str) -> Results:
+def _evaluate(lab: Laboratory, arm: Arm, folder: Path, kind: str) -> tuple[Results, list[str]]:
+    """The scores, and what the source has to say in the report."""
     evaluator = build_evaluator(lab.recipe.dataset, lab.dataset, "val")
     detector = lab.detector(arm.detector, folder, kind)
-    _run(lab, arm, detector, kind, lab.dataset, evaluator)
+    source = _run(lab, arm, detector, kind, lab.dataset, evaluator)
     results = evaluator.compute(detector.needs)
     if results.groups is not None and lab.accelerator.is_main_process:
         evaluator.evidence().save(evidence_file(folder, kind))
-    return results
+    return results, list(source.notes)
 
 
 def evidence_file(folder: Path, kind: str) -> Path:
@@ -129,10 +138,11 @@ def _run(
     kind: str | None,
     dataset: Dataset,
     evaluator: Evaluator | Submission,
-) -> None:
+) -> SampleSource:
+    source = dataset.source("val", detector.needs.at_test)
     evaluate(
         detector,
-        dataset.source("val", detector.needs.at_test),
+        source,
         evaluator,
         batch=lab.recipe.evaluation.batch,
         workers=lab.recipe.evaluation.workers,
@@ -141,3 +151,4 @@ def _run(
         title=f"scoring {arm.title}, seed {lab.seed}" + (f" ({kind})" if kind == "ema" else ""),
         reporter=lab.reporter,
     )
+    return source

@@ -11,9 +11,8 @@ import torch
 
 from bevkd_common.config.model import Config
 from bevkd_common.config.training import TrainingConfig
-from bevkd_common.data.dataset import PartlyLiftedSource, SampleSource
+from bevkd_common.data.dataset import SampleSource
 from bevkd_common.data.loader import PastableSource, calibration_batches
-from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch
 from bevkd_common.engine.checkpoint import load_weights, newest_sound, save_checkpoint
 from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, SupervisedTask, Task
@@ -139,9 +138,10 @@ def _run(
         stage.open()
     lab.accelerator.wait_for_everyone()
     about = {"raw": lab.architecture(detector), "method": fingerprint(None if method is None else dumped(method))}
+    source = _training_source(lab, task, training)
     trained = train(
         task,
-        _training_source(lab, task, training),
+        source,
         training,
         seed=lab.seed,
         folder=stage.folder,
@@ -163,8 +163,8 @@ def _run(
     }
     if trained.skipped:
         record["skipped"] = trained.skipped
-    if unlifted := _unlifted(lab, task.needs):
-        record["unlifted"] = unlifted
+    if source.notes:
+        record["notes"] = list(source.notes)
     if lab.accelerator.is_main_process:
         stage.finish_training(record)
     lab.accelerator.wait_for_everyone()
@@ -179,14 +179,6 @@ def _training_source(lab: Laboratory, task: Task, training: TrainingConfig) -> S
         raise UserError(f"objects of {lab.dataset.name} cannot be pasted; leave `paste` out")
     with lab.accelerator.main_process_first(), lab.reporter.bar("objects to paste", len(source)) as bar:
         return source.pasting(training.paste, lab.dataset.classes, workers=training.workers, progress=bar.update)
-
-
-def _unlifted(lab: Laboratory, needs: DataNeeds) -> int:
-    """Sweeps of both splits that are read without virtual points."""
-    if "painted" not in needs.clouds:
-        return 0
-    sources = [lab.dataset.source("train", needs), lab.dataset.source("val", needs.at_test)]
-    return sum(len(source.unlifted) for source in sources if isinstance(source, PartlyLiftedSource))
 
 
 def _task(

@@ -25,12 +25,15 @@ from bevkd_common.config.detectors.mvp import MvpConfig
 from bevkd_common.config.detectors.mvp import describe as describe_mvp
 from bevkd_common.config.plugins import DetectorSpec
 
+_LIDAR, _PAINTED = frozenset({"lidar"}), frozenset({"painted"})
+
 CENTERPOINT = DetectorSpec(
     kind="centerpoint",
     config=CenterPointConfig,
     build="bevkd_common.models.detectors.centerpoint:build",
     summary="CenterPoint over LiDAR pillars: SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint,
+    clouds=lambda config: _LIDAR,
     released="bevkd_common.models.weights:CENTERPOINT_FORMS",
 )
 LIDARFORMER = DetectorSpec(
@@ -39,7 +42,7 @@ LIDARFORMER = DetectorSpec(
     build="bevkd_common.models.detectors.lidarformer:build",
     summary="LidarFormer over LiDAR points: SECOND, ground queries, BEVFormer's decoder.",
     describe=describe_lidarformer,
-    virtual_points=lambda config: config.reader.painted,
+    clouds=lambda config: _PAINTED if config.reader.painted else _LIDAR,
 )
 MVP = DetectorSpec(
     kind="mvp",
@@ -47,7 +50,7 @@ MVP = DetectorSpec(
     build="bevkd_common.models.detectors.mvp:build",
     summary="MVP: CenterPoint over pillars of LiDAR points and virtual ones that cameras add.",
     describe=describe_mvp,
-    virtual_points=lambda config: True,
+    clouds=lambda config: _PAINTED,
 )
 CENTERPOINT_VOXEL = DetectorSpec(
     kind="centerpoint_voxel",
@@ -55,6 +58,7 @@ CENTERPOINT_VOXEL = DetectorSpec(
     build="bevkd_common.models.detectors.centerpoint_voxel:build",
     summary="CenterPoint over LiDAR voxels: sparse encoder, SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint_voxel,
+    clouds=lambda config: _LIDAR,
     released="bevkd_common.models.weights:CENTERPOINT_VOXEL_FORMS",
 )
 BEVDET = DetectorSpec(
@@ -113,5 +117,6 @@ MMDET3D = DetectorSpec(
     build="bevkd_common.models.detectors.mmdet3d:build",
     summary="A finished detector of mmdetection3d, as a teacher.",
     describe=describe_mmdet3d,
+    clouds=lambda config: _LIDAR if config.sweeps else frozenset(),
     finished=files_of_mmdet3d,
 )

@@ -3,39 +3,32 @@
 import json
 
 import numpy as np
-import torch
-from bevkd_common.data.samples import Cloud, Sample
+from bevkd_common.config.datasets.reading import ReadingConfig
+from bevkd_common.data.assemble import FrameSource
+from bevkd_common.data.frames import Annotations, CloudLayout, Frame, FrameReader, Sweep
 from bevkd_common.evaluation.results import FRACTION, Counts, Metric, Results
-from bevkd_common.geometry.boxes import Boxes
 
 
-class ToySource:
+class ToyReader(FrameReader):
     def __init__(self, seed, samples, split):
         self.seed, self.split = seed, split
+        self.layouts = {"lidar": CloudLayout(("x", "y", "z", "intensity", "age"))}
         self.tokens = tuple(f"{split}-{index}" for index in range(samples))
         self.scenes = tuple(f"{split}-scene-{index // 3}" for index in range(samples))
 
-    def __len__(self):
-        return len(self.tokens)
+    def annotations(self, index):
+        return Annotations(np.array([[*self.cluster(index)[0], 0, 1, 1, 1, 0, 0, 0]]), np.zeros(1, np.int64))
 
-    def load(self, index, *, seed):
+    def read(self, index, draws):
+        return Frame({"lidar": [Sweep(self.cluster(index)[1])]})
+
+    def cluster(self, index):
         rng = np.random.default_rng([self.seed, index, self.split == "val"])
         center = rng.uniform(-3, 3, 2)
         points = np.zeros((60, 5), np.float32)
         points[:, :2] = rng.uniform(-4, 4, (60, 2))
         points[:40, :2] = center + rng.normal(0, 0.2, (40, 2))
-        box = torch.tensor([[*center, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]], dtype=torch.float32)
-        return Sample(
-            token=self.tokens[index],
-            scene=self.scenes[index],
-            timestamp=index,
-            boxes=Boxes(box),
-            labels=torch.zeros(1, dtype=torch.int64),
-            cameras=None,
-            clouds={"lidar": Cloud(torch.from_numpy(points), (len(points),), tuple("xyzit"))},
-            aug_T_lidar=torch.eye(4),
-            global_T_lidar=torch.eye(4, dtype=torch.float64),
-        )
+        return center, points
 
 
 class ToyData:
@@ -43,11 +36,19 @@ class ToyData:
 
     def __init__(self, config):
         self.config = config
-        self.fingerprint = f"toy-{config.seed}-{config.samples}"
-        self.description = "Toy clusters."
+
+    def prepare(self, needs, reporter):
+        pass
+
+    def fingerprint(self, needs):
+        return f"toy-{self.config.seed}-{self.config.samples}"
+
+    def description(self, needs):
+        return "Toy clusters."
 
     def source(self, split, needs):
-        return ToySource(self.config.seed, self.config.samples, split)
+        reader = ToyReader(self.config.seed, self.config.samples, split)
+        return FrameSource(reader, ReadingConfig(bev_augmentation=None), needs)
 
 
 class ToyEvidence:

@@ -24,6 +24,7 @@ from bevkd_common.data.sensor_files import SensorFiles, check_files, missing_fil
 from bevkd_common.data.virtual_points.files import Maker, VirtualPointFolder, make_virtual_points, manifest_of
 from bevkd_common.data.virtual_points.lifting import PAINTED_CLOUD
 from bevkd_common.errors import UserError
+from bevkd_common.progress import Reporter
 
 AXES = "x right, y forward, z up"
 
@@ -37,7 +38,7 @@ class NuScenesDataset:
         index: What the tables say.
         reading: How samples are read.
         splits: Name of the split that each of `train` and `val` stands for.
-        description: One sentence for the report.
+        summary: One sentence for the report.
         virtual_points: What detectors that need virtual points are given.
         maker: Makes them where they are not there; None where the user does.
         content: Hash of the sensor files; None where hashing them takes too long, as for nuScenes itself.
@@ -48,7 +49,7 @@ class NuScenesDataset:
     index: NuScenesIndex
     reading: NuScenesReadingConfig
     splits: dict[SplitName, str]
-    description: str
+    summary: str
     virtual_points: VirtualPointFolder
     maker: Maker | None = None
     content: str | None = None
@@ -61,14 +62,37 @@ class NuScenesDataset:
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", SensorFiles(self.index.root, self.reading.cache))
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the tables, of the key frames in each split, and of the sensor files where it is known."""
+    def prepare(self, needs: DataNeeds, reporter: Reporter) -> None:
+        """See `Dataset`; makes virtual points where they can be made."""
+        if PAINTED_CLOUD not in needs.clouds or self.maker is None:
+            return
+        try:
+            made = self.virtual_points.manifest.settings_hash
+        except UserError:
+            made = None
+        if made == manifest_of(self.maker, self.index).settings_hash:
+            return
+        columns, workers = self.index.sweeps.path.shape[1], os.cpu_count() or 1
+        with reporter.bar("virtual points", 1) as bar:
+            make_virtual_points(
+                self.maker, self.index, self.virtual_points, columns=columns, workers=workers, progress=bar.update
+            )
+
+    def fingerprint(self, needs: DataNeeds) -> str:
+        """See `Dataset`: tables, key frames of each split, sensor files where known, virtual points where read."""
         digest = hashlib.sha256(f"{self.index.tables_sha256} {self.content}".encode())
         for split in ("train", "val"):
             tokens = self.index.key_frames.token[self.index.split(self.splits[split])]
             digest.update(split.encode() + b" ".join(tokens.tolist()))
+        if PAINTED_CLOUD in needs.clouds:
+            digest.update(self.virtual_points.manifest.settings_hash.encode())
         return digest.hexdigest()
+
+    def description(self, needs: DataNeeds) -> str:
+        """See `Dataset`; `summary`, and how the virtual points were made where they are read."""
+        if PAINTED_CLOUD not in needs.clouds:
+            return self.summary
+        return f"{self.summary} {self.virtual_points.manifest.sentence}"
 
     def source(self, split: SplitName, needs: DataNeeds) -> FrameSource:
         """The samples of a split with what `needs` asks for.
@@ -100,22 +124,6 @@ class NuScenesDataset:
             motion = recorded_motion(self.index, rows) if recorded else derived_motion(self.index)
         reader = NuScenesReader(self.index, rows, self.files, self.reading, needs, motion, virtual, unlifted)
         return FrameSource(reader, self.reading, needs)
-
-    def make_virtual_points(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """See `VirtualPointDataset`."""
-        if self.maker is None:
-            return
-        try:
-            made = self.virtual_points.manifest.settings_hash
-        except UserError:
-            made = None
-        if made == manifest_of(self.maker, self.index).settings_hash:
-            return
-        columns = self.index.sweeps.path.shape[1]
-        workers = os.cpu_count() or 1
-        make_virtual_points(
-            self.maker, self.index, self.virtual_points, columns=columns, workers=workers, progress=progress
-        )
 
     def _unlifted(self, rows: Ints, needs: DataNeeds, *, complete: bool) -> frozenset[str]:
         """Previous sweeps without virtual points, where that is allowed; `complete` refuses all other gaps.
@@ -157,7 +165,7 @@ def build(
         index=index,
         reading=config,
         splits={"train": config.train_split, "val": config.val_split},
-        description=f"nuScenes {config.version}, trained on {config.train_split}, evaluated on {config.val_split}.",
+        summary=f"nuScenes {config.version}, trained on {config.train_split}, evaluated on {config.val_split}.",
         virtual_points=VirtualPointFolder(index.root / config.virtual_points),
     )
 

@@ -83,7 +83,7 @@ class NuScenesReader(FrameReader):
 
     def __post_init__(self) -> None:
         key_frames = self.index.key_frames
-        unlifted = f"{len(self.unlifted)} sweeps were read without virtual points."
+        unlifted = f"{len(self.unlifted)} sweeps were read without virtual points"
         object.__setattr__(self, "root", self.index.root)
         object.__setattr__(self, "tokens", decoded(key_frames.token[self.rows]))
         object.__setattr__(self, "scenes", decoded(key_frames.scene[self.rows]))

@@ -41,7 +41,7 @@ def build(
         index=index,
         reading=config,
         splits={"train": TRAIN_SPLIT, "val": VAL_SPLIT},
-        description=(
+        summary=(
             f"Synthetic data, seen by no real sensor: {world.train_scenes} scenes to train and "
             f"{world.val_scenes} to evaluate, each of {world.keyframes_per_scene} key frames, "
             f"generated from seed {world.seed}."
