@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ class Scores:
 
     primary: str
     results: Mapping[str, Results]
-    notes: Sequence[str] = ()
+    notes: tuple[str, ...] = ()
 
 
 def score(lab: Laboratory, arm: Arm, folder: Path, *, again: bool = False) -> Scores:
@@ -96,13 +96,13 @@ def kept_scores(lab: Laboratory, folder: Path) -> Scores | None:
     results = {kind: result for kind, result in read.items() if result is not None}
     if len(results) < len(read):
         return None
-    return Scores(saved["primary"], results, saved.get("notes", ()))
+    return Scores(saved["primary"], results, tuple(saved.get("notes", ())))
 
 
 def _score(lab: Laboratory, arm: Arm, folder: Path) -> Scores:
     weights = stage_weights(folder)
     results: dict[str, Results] = {}
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     for kind in (kind for kind in WEIGHT_KINDS if kind in weights):
         results[kind], notes = _evaluate(lab, arm, folder, kind)
     primary = "ema" if "ema" in results else "raw"
@@ -115,7 +115,7 @@ def _score(lab: Laboratory, arm: Arm, folder: Path) -> Scores:
     return Scores(primary, results, notes)
 
 
-def _evaluate(lab: Laboratory, arm: Arm, folder: Path, kind: str) -> tuple[Results, list[str]]:
+def _evaluate(lab: Laboratory, arm: Arm, folder: Path, kind: str) -> tuple[Results, tuple[str, ...]]:
     """The scores, and what the source has to say in the report."""
     evaluator = build_evaluator(lab.recipe.dataset, lab.dataset, "val")
     detector = lab.detector(arm.detector, folder, kind)
@@ -123,7 +123,7 @@ def _evaluate(lab: Laboratory, arm: Arm, folder: Path, kind: str) -> tuple[Resul
     results = evaluator.compute(detector.needs)
     if results.groups is not None and lab.accelerator.is_main_process:
         evaluator.evidence().save(evidence_file(folder, kind))
-    return results, list(source.notes)
+    return results, tuple(source.notes)
 
 
 def evidence_file(folder: Path, kind: str) -> Path:
