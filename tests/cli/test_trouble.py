@@ -11,7 +11,8 @@ import torch
 from bevkd_common.engine import train as train_module
 from safetensors.torch import load_file
 
-RUN = ("run", "toy_method", "--dataset", "toy", "--gpus", "0", "--out", "runs/x", "--set", "checkpoints.steps=5")
+ALONE = ("--gpus", "0", "--jobs", "1")
+RUN = ("run", "toy_method", "--dataset", "toy", *ALONE, "--out", "runs/x", "--set", "checkpoints.steps=5")
 STAGES = {"teacher": 30, "baseline": 20, "distilled": 20}
 
 

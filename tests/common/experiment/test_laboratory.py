@@ -238,7 +238,7 @@ def finished(checkpoint):
 
 def test_a_finished_teacher_is_taken_as_it_is(make_lab, toy, checkpoint, finished, reporter):
     recipe = load_recipe(toy, (*finished, "student_training.steps=3"))
-    assert plan_lines(recipe, [distilled_arm(recipe)], [0], 1)[2].endswith("parameters; finished")
+    assert plan_lines(recipe, [distilled_arm(recipe)], [0], 1)[2].endswith("parameters; pretrained")
     lab = make_lab(recipe=recipe)
     stages = dict(run_seed(lab, recipe, [distilled_arm(recipe)]))
     adopted, expected = load_file(stage_weights(stages["teacher"].folder)["raw"]), load_file(checkpoint)

@@ -112,7 +112,7 @@ def test_what_the_student_learns_first_is_in_the_plan_and_among_the_departures(
     folder = run_experiment(recipe, request_for(), reporter, accelerator)
     learned = "whether the features tell how many points there are"
     assert list(folder.read()["stages"]["0"]) == ["teacher", "pretraining", "baseline", "distilled"]
-    assert any(f"first {learned}; 2 steps, batch 4 =" in line for line in folder.read()["plan"])
+    assert any(f"student pretraining: {learned}; 2 steps, batch 4 =" in line for line in folder.read()["plan"])
     (departure,) = report_input(folder, reporter, accelerator).departures
     assert learned in departure
     assert "In every arm" in departure

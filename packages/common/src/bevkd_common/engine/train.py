@@ -41,6 +41,8 @@ LOG_EVERY = 10
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTOCAST = {name: None if dtype == torch.float32 else dtype for name, dtype in DTYPES.items()}
 NON_FINITE = "non-finite.json"
+REHEARSED = 3
+"""Steps of a rehearsal; the first warms up and is not measured."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,15 @@ class Rehearsal:
 
 
 def rehearse(
-    task: Task, source: SampleSource, config: TrainingConfig, *, seed: int, accelerator: Accelerator
+    task: Task,
+    source: SampleSource,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    rehearsed: int = REHEARSED,
 ) -> Rehearsal:
-    """Do one step of a training to warm up and two that are measured, in a folder that is removed.
+    """Do a few steps of a training in a folder that is removed; the first warms up and is not measured.
 
     Args:
         task: As `train` takes it.
@@ -188,6 +196,7 @@ def rehearse(
         config: How.
         seed: Order of samples and augmentation.
         accelerator: Device and processes.
+        rehearsed: Steps to do.
 
     Raises:
         TrainingStoppedError: If a signal asked for it.
@@ -195,21 +204,23 @@ def rehearse(
     steps = total_steps(config, source, seed)
     with tempfile.TemporaryDirectory() as folder:
         kept = CheckpointConfig(minutes=1e9)
-        training = _Training(task, config, 3, Path(folder), None, {"raw": "", "method": ""}, accelerator, kept)
+        training = _Training(
+            task, config, rehearsed, Path(folder), None, {"raw": "", "method": ""}, accelerator, kept
+        )
         batches = training_batches(
             source,
             batch=training.micro_batch,
             micro_batches=training.accumulation,
             seed=seed,
-            steps=3,
+            steps=rehearsed,
             class_balanced=config.class_balanced,
             workers=config.workers,
         )
-        with SilentReporter().bar("", 3) as bar, StopRequest() as stop:
+        with SilentReporter().bar("", rehearsed) as bar, StopRequest() as stop:
             training.run(batches, lambda record: None, bar, stop)
         training.save(finished=False)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    if training.step < 3:
+    if training.step < rehearsed:
         assert stop.signal is not None
         raise TrainingStoppedError("stopped before anything was measured", stop.signal)
     whole, waiting = fmean(training.durations[1:]), fmean(training.waits[1:])

@@ -1,9 +1,12 @@
-"""What is about to happen, derived and printed before anything starts."""
+"""The plan of an experiment, printed before anything starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from bevkd_common.config.methods import paper, title
@@ -21,19 +24,22 @@ from bevkd_common.experiment.build import (
     parameter_count,
 )
 
+if TYPE_CHECKING:
+    from bevkd_common.models.detector import DetectorModule
+
 
 def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], processes: int) -> list[str]:
-    """The plan, one line a thing; building the models here also checks that the taps fit, before any data is read.
+    """The plan, one line a thing; building the models checks that the taps fit, before any data is read.
 
     Raises:
         UserError: If teacher, student and method do not fit, or the batch cannot be split.
     """
     data = dataset_spec(recipe.dataset)
-    teacher = build_detector(recipe.teacher, data.classes, seed=0)
-    student = build_detector(recipe.student, data.classes, seed=0)
-    for arm in arms:
-        if arm.method is not None:
-            build_method(arm.method, teacher, student, names=(recipe.selects.teacher, recipe.selects.student))
+    teacher, student = _shapes(recipe.teacher, data.classes), _shapes(recipe.student, data.classes)
+    with torch.device("meta"):
+        for arm in arms:
+            if arm.method is not None:
+                build_method(arm.method, teacher, student, names=(recipe.selects.teacher, recipe.selects.student))
     for detector, config in ((teacher, recipe.teacher_training), (student, recipe.student_training)):
         if config is not None:
             grouped_parameters(detector, config.optimizer.lr_factors)
@@ -43,7 +49,8 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
         f"teacher  {_described(recipe.selects.teacher, recipe.teacher, teacher)}; {_fetched(recipe, processes)}",
         f"student  {_described(recipe.selects.student, recipe.student, student)};"
         f" {_trained(recipe.student_training, processes)}",
-        *_pretrained(recipe, data.classes, processes),
+        *_pretrained("teacher", recipe.teacher, recipe.teacher_pretraining, data.classes, processes),
+        *_pretrained("student", recipe.student, recipe.student_pretraining, data.classes, processes),
         f"arms     {', '.join(arm.title for arm in arms)}",
         f"seeds    {', '.join(map(str, seeds))}",
     ]
@@ -57,14 +64,23 @@ def _described(name: str, config: Config, detector: nn.Module) -> str:
 def _fetched(recipe: Recipe, processes: int) -> str:
     if recipe.teacher_checkpoint is not None:
         return f"loaded from {recipe.teacher_checkpoint}"
-    return "finished" if recipe.teacher_training is None else _trained(recipe.teacher_training, processes)
+    return "pretrained" if recipe.teacher_training is None else _trained(recipe.teacher_training, processes)
 
 
-def _pretrained(recipe: Recipe, classes: tuple[str, ...], processes: int) -> list[str]:
-    if recipe.student_pretraining is None:
+def _shapes(config: Config, classes: tuple[str, ...]) -> DetectorModule:
+    """A detector without memory for its weights; one that comes with its weights is built with them."""
+    with nullcontext() if detector_spec(config).finished else torch.device("meta"):
+        return build_detector(config, classes, seed=0)
+
+
+def _pretrained(
+    role: str, detector: Config, training: TrainingConfig | None, classes: tuple[str, ...], processes: int
+) -> list[str]:
+    if training is None:
         return []
-    learned = build_pretraining(recipe.student, classes, seed=0).summary
-    return [f"         first {learned}; {_trained(recipe.student_pretraining, processes)}"]
+    with torch.device("meta"):
+        learned = build_pretraining(detector, classes, seed=0).summary
+    return [f"         {role} pretraining: {learned}; {_trained(training, processes)}"]
 
 
 def _trained(training: TrainingConfig, processes: int) -> str:

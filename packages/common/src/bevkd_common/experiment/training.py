@@ -18,7 +18,7 @@ from bevkd_common.engine.checkpoint import load_weights, newest_sound, save_chec
 from bevkd_common.engine.tasks import DistillationTask, PretrainingTask, SupervisedTask, Task
 from bevkd_common.engine.teacher import FrozenTeacher
 from bevkd_common.engine.teacher_cache import TeacherCache, check_repeats
-from bevkd_common.engine.train import DTYPES, Keeping, Rehearsal, host_memory, rehearse, train
+from bevkd_common.engine.train import DTYPES, REHEARSED, Keeping, Rehearsal, host_memory, rehearse, train
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm
 from bevkd_common.experiment.build import build_method, build_pretraining, parameter_count
@@ -105,21 +105,20 @@ def _adopt(lab: Laboratory, arm: Arm, stage: Stage, checkpoint: Path | None) -> 
     return record
 
 
-def rehearse_arm(lab: Laboratory, arm: Arm) -> Rehearsal:
+def rehearse_arm(lab: Laboratory, arm: Arm, steps: int = REHEARSED) -> Rehearsal:
     """Measure a few steps of an arm's training; the teacher has random weights, and nothing is pasted."""
-    task = _task(lab, arm, lab.build(lab.recipe.teacher), None, None)
-    return _rehearse(lab, task, arm.training)
+    return _rehearse(lab, _task(lab, arm, lab.build(lab.recipe.teacher), None, None), arm.training, steps)
 
 
-def rehearse_pretraining(lab: Laboratory, arm: Arm, training: TrainingConfig) -> Rehearsal:
+def rehearse_pretraining(lab: Laboratory, arm: Arm, training: TrainingConfig, steps: int = REHEARSED) -> Rehearsal:
     """Measure a few steps of the pretraining of an arm's detector."""
-    return _rehearse(lab, _pretraining_task(lab, arm), training)
+    return _rehearse(lab, _pretraining_task(lab, arm), training, steps)
 
 
-def _rehearse(lab: Laboratory, task: Task, training: TrainingConfig) -> Rehearsal:
+def _rehearse(lab: Laboratory, task: Task, training: TrainingConfig, steps: int) -> Rehearsal:
     source = lab.dataset.source("train", task.needs)
     task.place(lab.accelerator.device).prepare(_calibration(lab, task))
-    return rehearse(task, source, training, seed=lab.seed, accelerator=lab.accelerator)
+    return rehearse(task, source, training, seed=lab.seed, accelerator=lab.accelerator, rehearsed=steps)
 
 
 def _run(
