@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bevkd_common.config.detectors.detr_head import DetrHeadConfig
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import Ablation, MethodSpec
 
@@ -148,6 +147,9 @@ _SENTENCES: dict[str, str | dict[str | bool, str]] = {
 
 def departures(config: DistillBevConfig, student: Config) -> list[str]:
     """One sentence for each setting that differs from the released recipe for the student's kind of head."""
+    # Imported here: listings of methods and recipes load no detector's configuration.
+    from bevkd_common.config.detectors.detr_head import DetrHeadConfig
+
     queries = isinstance(getattr(student, "head", None), DetrHeadConfig)
     released, part = (RELEASED_FOR_QUERIES, "decoder") if queries else (RELEASED, "branches")
     sentences = list(_layer_departures(config, released))
