@@ -41,7 +41,7 @@ def commands(command: Any, name: str = "bevkd") -> Iterator[tuple[str, Any]]:
 # Every flag is a promise: adding one is a decision, and everything else is `--set`.
 FLAGS = {
     "bevkd run": "METHOD --teacher --student --dataset --data-root --recipe --set"
-    " --out --seed --seeds --gpus --nodes --restart --no-baseline --plan",
+    " --out --seed --seeds --gpus --nodes --jobs --restart --no-baseline --plan",
     "bevkd train": "METHOD --arm --teacher --student --dataset --data-root --recipe --set --out --seed --gpus"
     " --nodes",
     "bevkd eval": "RUN|FILE --gpus --submission --data-root --version --split --engine --results",
@@ -49,7 +49,7 @@ FLAGS = {
     "bevkd ablate": "METHOD [ABLATION]... --teacher --student --dataset --data-root --recipe --set"
     " --out --seed --gpus --nodes --restart --list",
     "bevkd sweep": "METHOD --grid --teacher --student --dataset --data-root --recipe --set --out --seeds --on"
-    " --sbatch --gpus",
+    " --sbatch --gpus --jobs",
     "bevkd recipes ls": "",
     "bevkd recipes show": "NAME",
     "bevkd recipes copy": "NAME DEST",
