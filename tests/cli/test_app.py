@@ -47,7 +47,7 @@ FLAGS = {
     "bevkd eval": "RUN|FILE --gpus --submission --data-root --version --split --engine --results",
     "bevkd report": "RUN --gpus",
     "bevkd ablate": "METHOD [ABLATION]... --teacher --student --dataset --data-root --recipe --set"
-    " --out --seed --gpus --nodes --restart --list",
+    " --out --seed --gpus --nodes --jobs --restart --list",
     "bevkd sweep": "METHOD --grid --teacher --student --dataset --data-root --recipe --set --out --seeds --on"
     " --sbatch --gpus --jobs",
     "bevkd recipes ls": "",
