@@ -91,6 +91,8 @@ def test_stages_side_by_side_train_the_same_weights(make_recipe, request_for, re
     record = json.loads((beside.root / STAGES / found["baseline"] / "trained.json").read_text())
     assert record["side_by_side"] == 2
     assert record["memory"] > 1e8
+    warnings = report_input(beside, reporter, accelerator).warnings
+    assert sum(line.endswith("up to 2 stages side by side.") for line in warnings) == 3
     reporter.said.clear()
     again = run_experiment(recipe, request_for(**asked, out=beside.path), reporter, accelerator, jobs=2)
     assert again.read() == beside.read() | {"plan": again.read()["plan"]}

@@ -145,6 +145,9 @@ def _notes(trained: Mapping[str, Any], scores: Scores) -> list[str]:
     found = []
     if skipped := trained.get("skipped"):
         found.append(f"{skipped} damaged samples were skipped in training.")
+    if (beside := trained.get("side_by_side", 1)) > 1:
+        threads = trained["threads"]
+        found.append(f"its seconds were measured with {threads} threads, up to {beside} stages side by side.")
     found += [f"{note} in training." for note in trained.get("notes", ())]
     found += [f"{note} in evaluation." for note in scores.notes]
     return found
