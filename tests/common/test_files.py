@@ -1,9 +1,9 @@
-"""Files that are whole or absent."""
+"""Files and folders that are whole or absent."""
 
 import os
 
 import pytest
-from bevkd_common.files import replaced_when_complete
+from bevkd_common.files import folder_when_complete, replaced_when_complete
 
 
 def test_a_file_stays_as_it_was_when_writing_fails(tmp_path):
@@ -25,3 +25,27 @@ def test_two_processes_that_write_the_same_file_do_not_meet(tmp_path, monkeypatc
         assert path.read_text() == "quick"
     assert path.read_text() == "slow"
     assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path):
+    path = tmp_path / "a"
+    with folder_when_complete(path) as partial:
+        (partial / "old").touch()
+    with pytest.raises(FileNotFoundError), folder_when_complete(path) as partial:
+        (partial / "new" / "deeper").touch()
+    assert sorted(str(found.relative_to(tmp_path)) for found in tmp_path.rglob("*")) == ["a", "a/old"]
+
+
+def test_a_folder_is_replaced_as_a_whole_and_leftovers_are_removed(tmp_path):
+    path = tmp_path / "deep" / "a"
+    for name in ("old", "new"):
+        leftover = path.with_name(".a.partial")
+        leftover.mkdir(parents=True)
+        (leftover / "of a killed process").touch()
+        with folder_when_complete(path) as partial:
+            (partial / name).touch()
+    assert sorted(str(found.relative_to(tmp_path)) for found in tmp_path.rglob("*")) == [
+        "deep",
+        "deep/a",
+        "deep/a/new",
+    ]

@@ -7,7 +7,6 @@ the metadata of the header.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
+
+from bevkd_common.files import replaced_when_complete
 
 Array = npt.NDArray[Any]
 
@@ -41,10 +42,10 @@ class ArrayFile:
 
 
 def write_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Write to `path` through a temporary file.
+    """Write to `path`, which holds all of it or stays as it was.
 
     Args:
-        path: Where; its folder exists.
+        path: Where.
         about: JSON-ready.
         arrays: float64, float32, int64, bool or byte strings.
 
@@ -53,21 +54,16 @@ def write_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, Arra
     """
     widths = {name: array.dtype.itemsize for name, array in arrays.items() if array.dtype.kind == "S"}
     plain = {name: _bytes_of(array) if name in widths else array for name, array in arrays.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     # One entry, because their order in the file is not fixed.
     metadata = {_METADATA: json.dumps({"about": about, "string_widths": widths})}
-    try:
-        save_file({name: np.ascontiguousarray(array) for name, array in plain.items()}, temporary, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced_when_complete(path) as partial:
+        save_file({name: np.ascontiguousarray(array) for name, array in plain.items()}, partial, metadata)
 
 
 def keep_arrays(places: Iterable[Path], about: Mapping[str, Any], arrays: Mapping[str, Array]) -> bool:
     """`write_arrays` to the first of `places` that can be written; False where none can."""
     for path in places:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_arrays(path, about, arrays)
         except OSError:
             continue

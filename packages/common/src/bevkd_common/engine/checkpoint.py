@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bevkd_common.errors import UserError
-from bevkd_common.files import replaced_when_complete
+from bevkd_common.files import folder_when_complete, replaced_when_complete
 from bevkd_common.models.weights import mismatches
 
 STATE_FILE = "state.pt"
@@ -182,23 +182,18 @@ def save_checkpoint(
     Raises:
         UserError: If it cannot be written, as on a full disk; what was there stays.
     """
-    partial = folder / f".partial-{step:06d}"
     final = folder / f"step-{step:06d}"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for stem, weights in files.items():
-            path = partial / f"{stem}.safetensors"
-            save_weights(path, weights, kind=stem, architecture=about[stem], step=step)
-        if state is not None:
-            torch.save(dict(state), partial / STATE_FILE)
-        digests = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-        manifest = {"progress": dict(progress or {}), "files": digests}
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        shutil.rmtree(final, ignore_errors=True)
-        partial.replace(final)
+        with folder_when_complete(final) as partial:
+            for stem, weights in files.items():
+                path = partial / f"{stem}.safetensors"
+                save_weights(path, weights, kind=stem, architecture=about[stem], step=step)
+            if state is not None:
+                torch.save(dict(state), partial / STATE_FILE)
+            digests = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+            manifest = {"progress": dict(progress or {}), "files": digests}
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
             f"the checkpoint of step {step} cannot be written to {folder} ({error}): make room or mend the folder,"
             " and run the same command again; it goes on from the checkpoint before"

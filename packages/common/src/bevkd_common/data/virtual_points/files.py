@@ -23,6 +23,7 @@ from bevkd_common.data.array_file import ArrayFileError, map_arrays, write_array
 from bevkd_common.data.nuscenes.index import NuScenesIndex
 from bevkd_common.data.virtual_points.lifting import POINTS_PER_INSTANCE, VirtualPoints
 from bevkd_common.errors import UserError
+from bevkd_common.files import replaced_when_complete
 
 FORMAT = 1
 """Raise it when the layout of a file or the meaning of a field changes; older files are then made anew."""
@@ -97,7 +98,6 @@ def write_virtual_points(path: Path, made: VirtualPoints, settings_hash: str) ->
     arrays = {name: np.ascontiguousarray(getattr(made, name)) for name in _NAMES}
     about = {"format": FORMAT, "settings": settings_hash, "content": _content_hash(arrays)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_arrays(path, about, arrays)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder with --out") from error
@@ -240,11 +240,9 @@ def _write_manifest(path: Path, manifest: Manifest, outcomes: Mapping[Outcome, i
         "sweeps": sum(outcomes.values()),
         "absent": outcomes.get("absent", 0),
     }
-    partial = path.with_suffix(".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with replaced_when_complete(path) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder with --out") from error
 
