@@ -21,7 +21,8 @@ from statistics import median
 
 import torch
 from bevkd_common.ops import sparse_conv as ops
-from bevkd_common.ops.sparse_conv import SparseTensor, linear_index, submanifold_conv
+from bevkd_common.ops.sparse_conv import submanifold_conv
+from bevkd_common.ops.sparse_tensor import SparseTensor, linear_index
 from bevkd_common.ops.voxelize import VoxelSpec, voxelize
 from torch import Tensor
 

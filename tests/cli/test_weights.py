@@ -4,7 +4,7 @@ import pytest
 import torch
 from bevkd_common.config.reading.loading import load_detector
 from bevkd_common.experiment.build import build_detector
-from bevkd_common.models.weights import CENTERPOINT_PILLAR
+from bevkd_common.models.weights.centerpoint import CENTERPOINT_PILLAR
 from safetensors import safe_open
 
 SMALL = [

@@ -20,7 +20,9 @@ from bevkd_common.geometry.conventions import from_mmdet3d
 from bevkd_common.models.detector import CenterTargets, Detections
 from bevkd_common.models.detectors.centerpoint import CenterPoint
 from bevkd_common.models.heads.center_decode import Suppression
-from bevkd_common.models.weights import CENTERPOINT_PILLAR, CENTERPOINT_VOXEL, WeightMap
+from bevkd_common.models.weights.centerpoint import CENTERPOINT_PILLAR
+from bevkd_common.models.weights.centerpoint_voxel import CENTERPOINT_VOXEL
+from bevkd_common.models.weights.maps import WeightMap
 from torch import Tensor
 
 RECORDING = runpy.run_path(str(Path(__file__).with_name("record.py")))

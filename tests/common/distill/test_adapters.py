@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bevkd_common.distill.adapters import RESOLUTION_FACTORS, BilinearUpsample, adapted_grid, build_adapter, mlp
+from bevkd_common.distill.adapters import STRIDES, BilinearUpsample, adapted_grid, build_adapter, mlp
 from bevkd_common.geometry.grid import Grid
 from torch import nn
 
@@ -106,8 +106,8 @@ def test_unknown_kinds(kind, message):
 
 def test_every_change_of_resolution_builds():
     built = 0
-    for resolution, factor in RESOLUTION_FACTORS.items():
+    for resolution, stride in STRIDES.items():
         adapter = build_adapter(f"{resolution}_mlp2", 2, 3)
-        assert adapter(torch.randn(2, 2, 8, 8)).shape == (2, 3, 8 * factor, 8 * factor)
+        assert adapter(torch.randn(2, 2, 8, 8)).shape == (2, 3, 8 / stride, 8 / stride)
         built += 1
     assert built == 6

@@ -15,7 +15,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.experiment import imported
 from bevkd_common.experiment.build import architecture_hash, build_detector
 from bevkd_common.experiment.imported import Adjustments, check_settings, translate, write
-from bevkd_common.models.weights import CENTERPOINT_PILLAR
+from bevkd_common.models.weights.centerpoint import CENTERPOINT_PILLAR
 from safetensors import safe_open
 
 KEYS = Path(__file__).parents[2] / "data" / "keys"

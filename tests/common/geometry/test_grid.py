@@ -14,6 +14,17 @@ def test_extent_is_the_lower_corner_and_the_cells_from_there():
 
 
 @pytest.mark.parametrize(
+    ("stride", "cells"),
+    [(1, (10, 7)), (2, (5, 3)), (4, (2, 1)), (1 / 2, (20, 14)), (1 / 3, (30, 21)), (1 / 7, (70, 49))],
+)
+def test_coarser_and_finer_cells_start_at_the_same_corner(stride, cells):
+    """Cells that stick out are cut off, and none is lost to rounding."""
+    grid = Grid(x0=-1.0, y0=2.0, cell=0.6, nx=10, ny=7).coarsened(stride)
+    assert (grid.nx, grid.ny) == cells
+    assert (grid.x0, grid.y0, grid.cell) == (-1.0, 2.0, pytest.approx(0.6 * stride))
+
+
+@pytest.mark.parametrize(
     "change",
     [{"x0": -51.0}, {"y0": -51.0}, {"nx": 127}, {"ny": 127}, {"cell": 0.81}, {"cell": 0.4, "nx": 256, "ny": 256}],
     ids=str,

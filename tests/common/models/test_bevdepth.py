@@ -14,7 +14,7 @@ from bevkd_common.data.needs import AdjacentFrames, DataNeeds
 from bevkd_common.models.detector import Outputs
 from bevkd_common.models.detectors.bevdepth import build
 from bevkd_common.models.detectors.bevdet import BevDet
-from bevkd_common.models.weights import BEVDEPTH_R50
+from bevkd_common.models.weights.bevdepth import BEVDEPTH_R50
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from bevkd_common.models.detectors.bevdet import BevDet, build
 from bevkd_common.models.heads.center_decode import Suppression
 from bevkd_common.models.specs import BEVDET
 from bevkd_common.models.taps import HeadMaps
-from bevkd_common.models.weights import BEVDET_R50, load_official
+from bevkd_common.models.weights.bevdet import BEVDET_R50
+from bevkd_common.models.weights.maps import load_official
 from torch import nn
 
 MANIFEST = Path(__file__).parents[2] / "data" / "keys" / "bevdet_repo_bevdet_r50.tsv"
@@ -111,9 +112,12 @@ def test_constants_of_geometry_equal_the_released_ones(paper, manifest):
 
 
 def test_paper_size_has_the_taps_of_the_released_model(paper):
-    assert list(paper.taps) == TAPS
+    blocks = [f"bev_block{stage}_preactivation" for stage in range(3)]
+    assert list(paper.taps) == ["image_neck", "depth_logits", *TAPS, *blocks]
     maps = {
-        name: (t.channels, t.grid.cell, t.grid.nx, t.activation) for name, t in paper.taps.items() if name != "head"
+        name: (t.channels, t.grid.cell, t.grid.nx, t.activation)
+        for name, t in paper.taps.items()
+        if name in TAPS[:5]
     }
     assert maps == {
         "bev_in": (64, 0.8, 128, "none"),
@@ -169,7 +173,8 @@ def test_stages_may_keep_the_resolution(tiny, batch_of):
     stages = [{"channels": 8, "blocks": 2, "stride": 1}, {"channels": 12, "blocks": 1, "stride": 4}]
     model = tiny(bev_stages=stages)
     outputs = model(batch_of(), frozenset(model.taps))
-    assert list(model.taps) == ["bev_in", "bev_block0", "bev_block1", "bev_neck", "head"]
+    names = [name for name in model.taps if not name.endswith("_preactivation")]
+    assert names == ["image_neck", "depth_logits", "bev_in", "bev_block0", "bev_block1", "bev_neck", "head"]
     assert outputs.taps["bev_block0"].shape == (2, 8, 16, 32)
     assert outputs.taps["bev_block1"].shape == (2, 12, 4, 8)
     assert outputs.taps["bev_neck"].shape == (2, 16, 16, 32)
@@ -179,7 +184,7 @@ def test_stages_may_keep_the_resolution(tiny, batch_of):
 @pytest.mark.parametrize("level", range(6))
 def test_nothing_above_the_wanted_tap_is_computed(level, tiny, batch_of):
     model = tiny()
-    modules = [model.lift_splat, *model.bev_stages, model.bev_neck, model.head]
+    modules = [model.lift_splat.depth_net, *model.bev_stages, model.bev_neck, model.head]
     ran = []
     for position, module in enumerate(modules):
         module.register_forward_hook(lambda *_, position=position: ran.append(position))

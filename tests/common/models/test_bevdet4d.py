@@ -14,7 +14,7 @@ from bevkd_common.data.samples import Cameras, History
 from bevkd_common.geometry.transforms import rigid
 from bevkd_common.models.detectors.bevdet import BevDet
 from bevkd_common.models.detectors.bevdet4d import build
-from bevkd_common.models.weights import BEVDET4D_R50
+from bevkd_common.models.weights.bevdet4d import BEVDET4D_R50
 from pydantic import ValidationError
 
 

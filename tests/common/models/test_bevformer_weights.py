@@ -9,7 +9,8 @@ from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.models.detectors.bevformer import BevFormer, build
 from bevkd_common.models.heads.detr_code import encode
-from bevkd_common.models.weights import BEVFORMER, fold_old_family, load_official
+from bevkd_common.models.weights.bevformer import BEVFORMER
+from bevkd_common.models.weights.maps import fold_old_family, load_official
 from torch import Tensor, nn
 
 CLASSES = tuple(f"class{number}" for number in range(10))

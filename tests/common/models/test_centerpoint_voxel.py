@@ -37,6 +37,8 @@ head:
   nms: [{threshold: 1.0}]
 """
 
+MAPS = ["bev_in", "bev_block0", "bev_block1", "bev_neck"]
+
 
 def tiny(**changes) -> CenterPoint:
     torch.manual_seed(0)
@@ -78,7 +80,7 @@ def test_paper_sizes_have_the_parameters_and_maps_of_the_released_models(changes
     parts = {name: parameters(module) for name, module in model.named_children()}
     assert parts == {"reader": 2_694_352, "backbone": 4_280_832, "neck": 295_936, "head": 1_667_142}
     assert parameters(model) == 8_938_262
-    maps = {n: (t.channels, round(t.grid.cell, 9), t.grid.nx) for n, t in model.taps.items() if n != "head"}
+    maps = {n: (t.channels, round(t.grid.cell, 9), t.grid.nx) for n, t in model.taps.items() if n in MAPS}
     assert maps == {
         "bev_in": (256, cell, cells),
         "bev_block0": (128, cell, cells),
@@ -105,8 +107,9 @@ def test_voxels_are_cut_as_configured():
 
 def test_maps_are_what_the_taps_say():
     model, batch = tiny(), batch_of()
-    outputs = model(batch, frozenset(model.taps))
-    assert list(outputs.taps) == ["bev_in", "bev_block0", "bev_block1", "bev_neck"]
+    assert list(model.taps) == [*MAPS, "head", *(f"{name}_preactivation" for name in MAPS[1:])]
+    outputs = model(batch, frozenset({*MAPS, "head"}))
+    assert list(outputs.taps) == MAPS
     for name, value in outputs.taps.items():
         spec = model.taps[name]
         assert isinstance(spec, BevMap)

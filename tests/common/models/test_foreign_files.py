@@ -16,9 +16,9 @@ from bevkd_common.models.foreign_files import (
     BESIDE_WEIGHTS,
     SECTIONS_BESIDE_WEIGHTS,
     Inert,
+    read_checkpoint,
     read_content,
 )
-from bevkd_common.models.weights import read_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.count": torch.tensor(7)}
 

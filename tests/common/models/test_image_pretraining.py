@@ -196,7 +196,7 @@ def test_a_detector_without_depths_learns_them_too_and_drops_what_tells_them():
     torch.manual_seed(0)
     detector, objective = load(BEVFORMER.build)(config, CLASSES), load(BEVFORMER.pretraining)(config, CLASSES)
     # A metre a bin, as far as the map: 13 of them from 1 m.
-    assert (objective.stride, objective.measure.out_channels, objective.classify.out_channels) == (8, 13, 3)
+    assert (objective.measure.out_channels, objective.classify.out_channels) == (13, 3)
     batch = scene()
     torch.nn.init.zeros_(objective.measure.weight)
     torch.nn.init.zeros_(objective.measure.bias)

@@ -23,7 +23,8 @@ from bevkd_common.models.heads.center_code import LAYOUT
 from bevkd_common.models.heads.center_decode import Suppression
 from bevkd_common.models.own_axes import in_axes
 from bevkd_common.models.specs import MEGVII_BEVDEPTH
-from bevkd_common.models.weights import MEGVII_BEVDEPTH_R50, load_official
+from bevkd_common.models.weights.maps import load_official
+from bevkd_common.models.weights.megvii_bevdepth import MEGVII_BEVDEPTH_R50
 from bevkd_common.ops.bev_pool import bev_cells
 from bevkd_common.ops.depth_maps import depth_labels
 from torch import nn
@@ -180,7 +181,7 @@ def test_paper_size_has_its_taps(paper):
     assert {
         name: (tap.channels, tap.grid.cell, tap.grid.nx, tap.activation)
         for name, tap in paper.taps.items()
-        if name != "head"
+        if name.startswith("bev_") and not name.endswith("_preactivation")
     } == {
         "bev_in": (160, 0.8, 128, "none"),
         "bev_block0": (160, 1.6, 64, "relu"),
@@ -214,8 +215,9 @@ def test_it_asks_for_key_frames_and_for_the_lidar_in_training(tiny_megvii):
 @pytest.mark.parametrize("aggregation", [False, True])
 def test_maps_are_what_the_taps_say(aggregation, tiny_megvii, batch_of, with_history):
     model = tiny_megvii(depth_aggregation=aggregation)
-    outputs = model(with_history(batch_of()), frozenset(model.taps))
-    assert outputs.taps.keys() | {"head"} == {"bev_in", "bev_block0", "bev_block1", "bev_neck", "head"}
+    names = {"bev_in", "bev_block0", "bev_block1", "bev_neck", "head"}
+    outputs = model(with_history(batch_of()), frozenset(names))
+    assert outputs.taps.keys() | {"head"} == names
     for name, value in outputs.taps.items():
         spec = model.taps[name]
         assert value.shape == (2, spec.channels, spec.grid.ny, spec.grid.nx)
@@ -436,8 +438,8 @@ def test_a_turned_mount_turns_the_map(tiny_megvii, batch_of, with_history):
 
 def test_maps_in_other_axes_are_not_for_comparison(tiny_megvii, batch_of, with_history):
     model = tiny_megvii(mount={})
-    assert list(model.taps) == ["head"]
-    with pytest.raises(ValueError, match=r"no tap \['bev_in'\], it has \['head'\]"):
+    assert list(model.taps) == ["image_neck", "depth_logits", "head"]
+    with pytest.raises(ValueError, match=r"no tap \['bev_in'\], it has \['depth_logits', 'head', 'image_neck'\]"):
         model(with_history(batch_of()), frozenset({"bev_in"}))
     assert model(with_history(batch_of()), HEAD).head[0]["reg"].shape == (2, 2, 16, 32)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from bevkd_common.geometry.transforms import inverse, rigid, rotation_z
 from bevkd_common.models import specs
 from bevkd_common.models.detector import HeatmapTargets, Losses
 from bevkd_common.models.taps import BevMap, HeadMaps, Meaning, TapSpec
+from torch import Tensor, nn
 
 CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian",
@@ -215,7 +217,7 @@ def test_every_tap_is_what_it_says(batch, training):
     assert checked == TAPS
 
 
-TAPS = 75
+TAPS = 131
 
 
 def test_a_wrong_value_is_found():
@@ -243,7 +245,7 @@ def test_words_and_nouns_are_short():
     assert len(classes) == KINDS
 
 
-KINDS = 4
+KINDS = 7
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -291,3 +293,60 @@ def test_parts_have_shared_names():
         assert {part for part in parts if "norm" not in part} == {
             "head", *head, *(lidar if points else camera), *lift, *learned
         }, name  # fmt: skip
+
+
+def keep(returned: dict[nn.Module, Tensor], module: nn.Module, inputs: Any, output: Tensor) -> None:
+    returned[module] = output.clone()
+
+
+def test_a_map_before_its_activation_becomes_the_map(batch):
+    """The map is its ReLU; without a shortcut it is what its batch norms return; only it costs anything."""
+    compared = plain = 0
+    for name, detector, tap, spec in taps_of_all():
+        if not tap.endswith("_preactivation"):
+            continue
+        detector.eval()
+        after = tap.removesuffix("_preactivation")
+        returned: dict[nn.Module, Tensor] = {}
+        norms = [detector.parts[name] for name in spec.norms]
+        for norm in norms:
+            norm.register_forward_hook(partial(keep, returned))
+        with torch.no_grad():
+            maps = detector(batch, frozenset({tap, after})).taps
+        assert bool((maps[tap] < 0).any()), (name, tap)
+        assert torch.equal(maps[tap].relu(), maps[after]), (name, tap)
+        normed = torch.cat([returned[norm] for norm in norms], dim=1)
+        assert normed.shape == maps[tap].shape
+        plain += torch.equal(normed, maps[tap])
+        assert detector.taps[after].norms == ()
+        compared += 1
+    assert (compared, plain) == (PREACTIVATIONS, WITHOUT_SHORTCUT)
+
+
+PREACTIVATIONS, WITHOUT_SHORTCUT = 38, 21
+
+
+def test_gradients_pass_a_map_before_its_activation(batch):
+    detector = build("bevdet").train()
+    detector(batch, frozenset({"bev_block1_preactivation"})).taps["bev_block1_preactivation"].sum().backward()
+    moved = {
+        name.split(".")[1]
+        for name, p in detector.named_parameters()
+        if name.startswith("bev_stages") and p.grad is not None
+    }
+    assert moved == {"0", "1"}
+
+
+def test_pillars_of_teacher_and_student_are_the_same_rows(batch):
+    teacher, student = build("centerpoint").eval(), build("centerpoint deformable").eval()
+    assert teacher.taps["pillars"] == student.taps["pillars"]
+    ours, theirs = (model(batch, frozenset({"pillars"})).tokens["pillars"] for model in (student, teacher))
+    assert torch.equal(ours.coordinates, theirs.coordinates)
+    assert ours.counts == theirs.counts
+    voxels = batch.cloud("lidar").voxels(teacher.spec)
+    assert int(ours.points.sum()) == len(voxels.points)
+    samples = torch.arange(2).repeat_interleave(torch.tensor(ours.counts))
+    assert torch.equal(samples, voxels.coordinates[:, 0])
+    canvas = teacher(batch, frozenset({"bev_in"})).taps["bev_in"]
+    y, x = theirs.coordinates[:, 1], theirs.coordinates[:, 2]
+    assert torch.equal(canvas[samples, :, y, x], theirs.features)

@@ -11,16 +11,11 @@ from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.conventions import from_mmdet3d_old, to_mmdet3d_old
 from bevkd_common.models.detectors import centerpoint_voxel
 from bevkd_common.models.detectors.centerpoint import CenterPoint, build
-from bevkd_common.models.weights import (
-    CENTERPOINT_PILLAR,
-    CENTERPOINT_VOXEL,
-    WeightMap,
-    fold_old_family,
-    load_official,
-    mismatches,
-    read_checkpoint,
-    to_spconv2,
-)
+from bevkd_common.models.foreign_files import read_checkpoint
+from bevkd_common.models.state_dicts import mismatches
+from bevkd_common.models.weights.centerpoint import CENTERPOINT_PILLAR
+from bevkd_common.models.weights.centerpoint_voxel import CENTERPOINT_VOXEL
+from bevkd_common.models.weights.maps import WeightMap, fold_old_family, load_official, to_spconv2
 from safetensors.torch import save_file
 
 KEYS = Path(__file__).parents[2] / "data" / "keys"

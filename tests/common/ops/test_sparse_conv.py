@@ -3,7 +3,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 from bevkd_common.ops import sparse_conv as ops
-from bevkd_common.ops.sparse_conv import SparseTensor, output_shape, sparse_conv, submanifold_conv
+from bevkd_common.ops.sparse_conv import output_shape, sparse_conv, submanifold_conv
+from bevkd_common.ops.sparse_tensor import SparseTensor
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from bevkd_common.distill.adapters import adapted_grid, build_adapter
 from bevkd_common.distill.taps import Spec, choices, describe, require_heatmaps, require_tap
@@ -98,9 +97,7 @@ def _check_heatmaps(who: str, role: str, taps: Taps, grid: Grid) -> None:
         "set `false_positives: false` for this layer, or `false_positive_layers: none`",
     )
     coarse, fine = sorted((heatmap, grid), key=lambda cells: cells.nx)
-    factor = fine.nx // coarse.nx
-    divided = replace(coarse, cell=coarse.cell / factor, nx=coarse.nx * factor, ny=coarse.ny * factor)
-    if not divided.matches(fine):
+    if not coarse.coarsened(1 / (fine.nx // coarse.nx)).matches(fine):
         raise UserError(
             f"{who}: the heat map of the {role} {taps.detector} ({heatmap.ny} x {heatmap.nx} cells of "
             f"{heatmap.cell:g} m) cannot be brought to the layer's {grid.ny} x {grid.nx} cells of {grid.cell:g} m "

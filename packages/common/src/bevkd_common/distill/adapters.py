@@ -7,15 +7,13 @@ at PyTorch's defaults, and adapters are dropped after training.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bevkd_common.geometry.grid import Grid
 
-RESOLUTION_FACTORS = {"up2": 2.0, "up4": 4.0, "avgpool2": 1 / 2, "avgpool4": 1 / 4, "down2": 1 / 2, "down4": 1 / 4}
-"""Cells of the adapted map along an edge, relative to the student's, by the first part of a kind."""
+STRIDES = {"up2": 1 / 2, "up4": 1 / 4, "avgpool2": 2, "avgpool4": 4, "down2": 2, "down4": 4}
+"""Edge of a cell of the adapted map, in cells of the student's, by the first part of a kind."""
 
 
 class BilinearUpsample(nn.Module):
@@ -53,9 +51,8 @@ def mlp(in_channels: int, out_channels: int, layers: int, first_stride: int = 1)
 
 
 def adapted_grid(kind: str, grid: Grid) -> Grid:
-    """The cells of a map on `grid` after an adapter; the extent stays, up to cells that pooling cuts off."""
-    factor = RESOLUTION_FACTORS.get(_split(kind)[0], 1.0)
-    return replace(grid, cell=grid.cell / factor, nx=int(grid.nx * factor), ny=int(grid.ny * factor))
+    """Return the cells of a map on `grid` after an adapter; see `Grid.coarsened`."""
+    return grid.coarsened(STRIDES.get(_split(kind)[0], 1))
 
 
 def build_adapter(kind: str, in_channels: int, out_channels: int, align_corners: bool = True) -> nn.Module:
@@ -76,22 +73,21 @@ def build_adapter(kind: str, in_channels: int, out_channels: int, align_corners:
     """
     resolution, projection = _split(kind)
     if resolution.startswith("down") and projection.startswith("mlp"):
-        stride = round(1 / RESOLUTION_FACTORS[resolution])
-        return mlp(in_channels, out_channels, int(projection[-1]), first_stride=stride)
+        return mlp(in_channels, out_channels, int(projection[-1]), first_stride=round(STRIDES[resolution]))
     projector = _projection(kind, projection, in_channels, out_channels)
     if not resolution:
         return projector
     if resolution.startswith("up"):
-        return nn.Sequential(BilinearUpsample(round(RESOLUTION_FACTORS[resolution]), align_corners), projector)
+        return nn.Sequential(BilinearUpsample(round(1 / STRIDES[resolution]), align_corners), projector)
     if resolution.startswith("avgpool"):
-        return nn.Sequential(nn.AvgPool2d(round(1 / RESOLUTION_FACTORS[resolution])), projector)
+        return nn.Sequential(nn.AvgPool2d(round(STRIDES[resolution])), projector)
     raise ValueError(f"adapter {kind!r}: a learned `down` needs an MLP to stride")
 
 
 def _split(kind: str) -> tuple[str, str]:
     """Change of resolution ("" for none) and projection."""
     resolution, _, projection = kind.rpartition("_")
-    if resolution and resolution not in RESOLUTION_FACTORS:
+    if resolution and resolution not in STRIDES:
         raise ValueError(f"adapter {kind!r}: unknown change of resolution {resolution!r}")
     return resolution, projection
 

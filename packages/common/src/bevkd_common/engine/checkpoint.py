@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bevkd_common.errors import UserError
 from bevkd_common.files import folder_when_complete, replaced_when_complete
-from bevkd_common.models.weights import mismatches
+from bevkd_common.models.state_dicts import mismatches
 
 STATE_FILE = "state.pt"
 MANIFEST = "manifest.json"

@@ -20,16 +20,9 @@ from bevkd_common.config.reading.loading import changes
 from bevkd_common.engine.checkpoint import save_weights
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.build import architecture_hash, build_detector, detector_spec
-from bevkd_common.models.foreign_files import read_content
-from bevkd_common.models.weights import (
-    BoxFamily,
-    Difference,
-    ReleasedForm,
-    differences,
-    fold_old_family,
-    to_spconv2,
-    weights_in,
-)
+from bevkd_common.models.foreign_files import read_content, weights_in
+from bevkd_common.models.state_dicts import Difference, differences
+from bevkd_common.models.weights.maps import BoxFamily, ReleasedForm, fold_old_family, to_spconv2
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,15 @@ class Grid:
         """Borders `(x_min, y_min, x_max, y_max)` in metres."""
         return (self.x0, self.y0, self.x0 + self.nx * self.cell, self.y0 + self.ny * self.cell)
 
+    def coarsened(self, stride: float) -> Grid:
+        """Return the grid of a map with `stride` times wider cells; a stride below 1 gives finer cells.
+
+        The lower corner stays. A last row or column that does not fill a cell is cut off, as pooling does.
+        """
+        # A stride such as 1 / 3 must not lose a cell from rounding.
+        nx, ny = (int(count / stride + 1e-6) for count in (self.nx, self.ny))
+        return Grid(self.x0, self.y0, self.cell * stride, nx, ny)
+
     def matches(self, other: Grid) -> bool:
         """Whether both grids have the same cells, up to a thousandth of a cell at the borders."""
         if (self.nx, self.ny) != (other.nx, other.ny):

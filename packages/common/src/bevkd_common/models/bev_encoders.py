@@ -28,12 +28,13 @@ class ResidualBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
         self.shortcut = nn.Conv2d(in_channels, channels, 3, stride, padding=1) if project else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, Y, X] to [B, channels, Y / stride, X / stride], non-negative."""
         out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
 def bev_stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

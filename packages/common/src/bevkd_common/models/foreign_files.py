@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from bevkd_common.errors import UserError
 
@@ -58,6 +59,31 @@ SECTIONS_BESIDE_WEIGHTS = (
     "lightning_fabric.utilities.data.AttributeDict",
 )
 """The same for dictionaries of their own; each is read as an ordered one."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a .pth or .safetensors file on the CPU; never runs code that the file may hold.
+
+    Raises:
+        UserError: If there is no such file, or it holds no weights that can be read safely.
+    """
+    return weights_in(read_content(path), path)
+
+
+def weights_in(content: object, path: Path) -> dict[str, Tensor]:
+    """The weights in what `read_content` returned.
+
+    Raises:
+        UserError: If there are none; `path` is where it came from.
+    """
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not weights:
+        weights = {"": None}
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
+        raise UserError(
+            f"the checkpoint {path} holds no weights: expected tensors by name, or a `state_dict` of them"
+        )
+    return dict(weights)
 
 
 def read_content(path: Path) -> Any:

@@ -26,8 +26,9 @@ from bevkd_common.config.detectors.image_backbones import (
 from bevkd_common.config.wording import did_you_mean, one_of
 from bevkd_common.errors import UserError
 from bevkd_common.models.caffe_resnet import CHANNELS, caffe_resnet
+from bevkd_common.models.foreign_files import read_checkpoint
 from bevkd_common.models.staged import ChannelsLastLevels, StagedNetwork
-from bevkd_common.models.weights import mismatches, read_checkpoint
+from bevkd_common.models.state_dicts import mismatches
 
 HUB = "hub"
 IMAGENET_MEAN_RGB = (123.675, 116.28, 103.53)

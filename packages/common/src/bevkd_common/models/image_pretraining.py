@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,11 @@ from bevkd_common.data.samples import Batch, Cameras, DepthHits
 from bevkd_common.geometry.cameras import project
 from bevkd_common.geometry.grid import DepthBins
 from bevkd_common.models.detector import Losses, Term
-from bevkd_common.models.detectors.bevdet import BevDet
-from bevkd_common.models.detectors.bevformer import BevFormer
+from bevkd_common.models.taps import ImageDepths, ImageMap
 from bevkd_common.ops.depth_maps import depth_labels, depth_map
+
+if TYPE_CHECKING:
+    from bevkd_common.models.detector import DetectorModule
 
 CLASS_WEIGHT = 5.0
 POSITIVE_WEIGHT = 5.0
@@ -27,29 +30,33 @@ NEAREST_M = 0.5
 
 
 class DepthAndClasses(nn.Module):
-    """Depth and classes of feature cells, a `Pretraining` of detectors that lift image features.
+    """Depth and classes of the cells of image features, a `Pretraining` of camera detectors.
 
-    A cell's depth is that of the nearest LiDAR point in it, as a bin of the detector's own depth distribution; its
-    classes are those of the boxes whose projection covers its centre. Classes are told by a convolution that is
-    dropped afterwards.
+    The target depth of a cell is that of the nearest LiDAR point in it; its classes are those of the boxes whose
+    projection covers its centre. Depths are predicted by the detector if it has the tap `depth_logits`, else by a
+    convolution, as the classes are; both convolutions are dropped afterwards.
 
     Args:
-        channels: Of the image features.
-        classes: How many there are.
+        channels: Of the tap `image_neck`.
+        classes: Number of classes.
+        depth_bins: Depths that the convolution predicts; None for a detector that predicts its own.
     """
 
-    needs = DataNeeds(cameras=True, clouds=frozenset({LIDAR}))
+    needs = DataNeeds(cameras=True, clouds=frozenset({LIDAR}), sweeps=1)
     summary = "depth of the LiDAR points and classes of the boxes in each camera"
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, depth_bins: DepthBins | None = None) -> None:
         super().__init__()
+        self.depth_bins = depth_bins
         self.classify = _classifier(channels, classes)
+        self.measure = None if depth_bins is None else nn.Conv2d(channels, depth_bins.count, kernel_size=1)
 
-    def trained(self, detector: BevDet) -> Sequence[nn.Module]:
-        """Backbone, neck, and what tells depths."""
-        return detector.image_backbone, detector.image_neck, detector.lift_splat.depth_net
+    def trained(self, detector: DetectorModule) -> Sequence[nn.Module]:
+        """Return backbone, neck and, if the detector predicts depths, its depth net."""
+        names = ("image_backbone", "image_neck", "depth_net")
+        return [part for name, part in detector.parts.items() if name in names and isinstance(part, nn.Module)]
 
-    def forward(self, detector: BevDet, batch: Batch) -> Losses:
+    def forward(self, detector: DetectorModule, batch: Batch) -> Losses:
         """Cross entropy over the depth bins where a point falls, and weighted binary cross entropy of classes.
 
         Raises:
@@ -57,50 +64,19 @@ class DepthAndClasses(nn.Module):
         """
         if batch.cameras is None or LIDAR not in batch.clouds:
             raise ValueError("depth and classes of images need a batch with cameras and points")
-        features = detector.image_features(batch.cameras)
-        own = detector.in_own_axes(batch)
-        logits, _ = detector.lift_splat.depth_net(features, own.cameras, own.aug_T_lidar)
-        told = self.classify(features.flatten(0, 1))
-        stride, bins = detector.lift_splat.stride, detector.lift_splat.depth_bins
-        return _terms(batch, stride, bins, logits.flatten(0, 1), told)
-
-
-class DepthAndClassesOfFeatures(nn.Module):
-    """The same for detectors that tell no depths; both are told by convolutions that are dropped afterwards.
-
-    Args:
-        channels: Of the image features, whose finest map is trained.
-        stride: Of that map, pixels.
-        depth_bins: Depths that are told apart, metres.
-        classes: How many there are.
-    """
-
-    needs = DataNeeds(cameras=True, clouds=frozenset({LIDAR}))
-    summary = DepthAndClasses.summary
-
-    def __init__(self, channels: int, stride: int, depth_bins: DepthBins, classes: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.depth_bins = depth_bins
-        self.classify = _classifier(channels, classes)
-        self.measure = nn.Conv2d(channels, depth_bins.count, kernel_size=1)
-
-    def trained(self, detector: BevFormer) -> Sequence[nn.Module]:
-        """Backbone and neck."""
-        return detector.image_backbone, detector.image_neck
-
-    def forward(self, detector: BevFormer, batch: Batch) -> Losses:
-        """See `DepthAndClasses`.
-
-        Raises:
-            ValueError: If the batch has no cameras or no points.
-        """
-        if batch.cameras is None or LIDAR not in batch.clouds:
-            raise ValueError("depth and classes of images need a batch with cameras and points")
-        (features, *_), _ = detector.image_features(batch.cameras)
-        height, width = (size // self.stride for size in batch.cameras.images.shape[-2:])
-        features = features[..., :height, :width]
-        return _terms(batch, self.stride, self.depth_bins, self.measure(features), self.classify(features))
+        image = detector.taps["image_neck"]
+        assert isinstance(image, ImageMap)
+        own = detector.taps.get("depth_logits") if self.measure is None else None
+        outputs = detector(batch, frozenset({"image_neck"} if own is None else {"image_neck", "depth_logits"}))
+        # Cells of the padding lie beyond the images.
+        height, width = (size // image.stride for size in batch.cameras.images.shape[-2:])
+        features = outputs.taps["image_neck"].flatten(0, 1)[..., :height, :width]
+        if self.measure is not None and self.depth_bins is not None:
+            bins, depths = self.depth_bins, self.measure(features)
+        else:
+            assert isinstance(own, ImageDepths)
+            bins, depths = own.bins, outputs.taps["depth_logits"].flatten(0, 1)
+        return _terms(batch, image.stride, bins, depths, self.classify(features))
 
 
 def _classifier(channels: int, classes: int) -> nn.Conv2d:
@@ -185,12 +161,11 @@ def _projection(cameras: Cameras, sample: int | slice = slice(None)) -> tuple[Te
 
 
 def build(config: LiftConfig, classes: tuple[str, ...]) -> DepthAndClasses:
-    """For a detector of this configuration."""
+    """Build the objective of a detector that predicts depths."""
     return DepthAndClasses(config.image_neck_channels, len(classes))
 
 
-def build_of_features(config: BevFormerConfig, classes: tuple[str, ...]) -> DepthAndClassesOfFeatures:
-    """For a BEVFormer of this configuration; depths reach as far as its map, a metre a bin."""
+def build_of_features(config: BevFormerConfig, classes: tuple[str, ...]) -> DepthAndClasses:
+    """Build the objective of a BEVFormer; depths reach as far as its map, one metre per bin."""
     reach = math.ceil(max(map(abs, config.grid.extent)))
-    bins = DepthBins(1.0, 1.0 + reach, 1.0)
-    return DepthAndClassesOfFeatures(config.channels, config.image_backbone.strides[0], bins, len(classes))
+    return DepthAndClasses(config.channels, len(classes), DepthBins(1.0, 1.0 + reach, 1.0))

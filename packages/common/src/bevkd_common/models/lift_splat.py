@@ -60,17 +60,27 @@ class LiftSplat(nn.Module):
             features: [B, N, F, H, W].
             cameras: Where the features are.
             aug_T_lidar: [B, 4, 4], the augmentation in the poses.
-            known: The cameras that the depth net is told of, if they are others.
+            known: The cameras whose parameters the depth net reads, if they are others.
         """
         logits, context = self.depth_net(features, cameras if known is None else known, aug_T_lidar)
+        return self.splat(logits, context, cameras), logits
+
+    def splat(self, logits: Tensor, context: Tensor, cameras: Cameras) -> Tensor:
+        """Sum lifted features on the ground: the map [B, C, Y, X], float32.
+
+        Args:
+            logits: [B, N, D, H, W] of the depths.
+            context: [B, N, C, H, W].
+            cameras: Position of the features.
+        """
         depth, cells = logits.float().softmax(dim=2), self.cells(cameras)
         if self.aggregation is not None:
             lifted = self.aggregation((depth[:, :, None] * context[:, :, :, None]).flatten(0, 1))
             # One image a depth, all of whose features are there.
-            context = lifted.unflatten(0, features.shape[:2]).movedim(3, 2).flatten(1, 2)
+            context = lifted.unflatten(0, logits.shape[:2]).movedim(3, 2).flatten(1, 2)
             cells = cells.flatten(1, 2)[:, :, None]
             depth = torch.ones_like(cells, dtype=depth.dtype)
-        return bev_pool(depth, context, cells, self.grid), logits
+        return bev_pool(depth, context, cells, self.grid)
 
     @torch.no_grad()
     def cells(self, cameras: Cameras) -> Tensor:

@@ -17,7 +17,8 @@ from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.data.sensor_files import SensorFiles
 from bevkd_common.data.virtual_points.instances import Instances
 from bevkd_common.errors import UserError
-from bevkd_common.models.weights import mismatches, read_checkpoint
+from bevkd_common.models.foreign_files import read_checkpoint
+from bevkd_common.models.state_dicts import mismatches
 
 CLASS_OF_COCO = {1: "pedestrian", 2: "bicycle", 3: "car", 4: "motorcycle", 6: "bus", 8: "truck"}
 """nuScenes class of a COCO category; the other four have none, and so no virtual points."""

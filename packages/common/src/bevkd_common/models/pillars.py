@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bevkd_common.models.second import NORM_EPS, NORM_MOMENTUM
+from bevkd_common.models.tokens import TokenFeatures
 from bevkd_common.ops.voxelize import Voxels, VoxelSpec
 
 OFFSET_FEATURES = 6
@@ -93,8 +94,24 @@ class PillarReader(nn.Module):
         self.nx = nx
 
     def forward(self, voxels: Voxels, batch: int) -> Tensor:
-        """The canvas [B, C, Y, X] of the pillars of `batch` samples, not negative."""
-        return scatter_to_bev(self.pillars(voxels), voxels.coordinates, batch, self.ny, self.nx)
+        """Return the canvas [B, C, Y, X] of the pillars of `batch` samples, not negative."""
+        return self.on_canvas(self.pillars(voxels), voxels, batch)
+
+    def on_canvas(self, features: Tensor, voxels: Voxels, batch: int) -> Tensor:
+        """Return the canvas [B, C, Y, X] of pillar features [V, C]."""
+        return scatter_to_bev(features, voxels.coordinates, batch, self.ny, self.nx)
+
+
+def pillar_tokens(features: Tensor, voxels: Voxels, batch: int) -> TokenFeatures:
+    """Return pillar features [V, C] as tokens at (z, y, x) in cells.
+
+    Args:
+        features: Of the pillars.
+        voxels: The pillars.
+        batch: Number of samples.
+    """
+    counts = voxels.coordinates[:, 0].bincount(minlength=batch).tolist()
+    return TokenFeatures(features, voxels.coordinates[:, 1:], tuple(counts), voxels.counts)
 
 
 def padded_batch_norm(x: Tensor, rows: int, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:

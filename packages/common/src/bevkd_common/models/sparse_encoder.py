@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bevkd_common.models.second import NORM_EPS, NORM_MOMENTUM
-from bevkd_common.ops.sparse_conv import SparseTensor, Triple, linear_index, sparse_conv, submanifold_conv
+from bevkd_common.ops.sparse_conv import sparse_conv, submanifold_conv
+from bevkd_common.ops.sparse_tensor import SparseTensor, Triple, linear_index
 from bevkd_common.ops.voxelize import Voxels
 
 

@@ -34,7 +34,7 @@ CENTERPOINT = DetectorSpec(
     summary="CenterPoint over LiDAR pillars: SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint,
     clouds=lambda config: _LIDAR,
-    released="bevkd_common.models.weights:CENTERPOINT_FORMS",
+    released="bevkd_common.models.weights.centerpoint:FORMS",
 )
 LIDARFORMER = DetectorSpec(
     kind="lidarformer",
@@ -59,7 +59,7 @@ CENTERPOINT_VOXEL = DetectorSpec(
     summary="CenterPoint over LiDAR voxels: sparse encoder, SECOND, SECONDFPN, centre-point head.",
     describe=describe_centerpoint_voxel,
     clouds=lambda config: _LIDAR,
-    released="bevkd_common.models.weights:CENTERPOINT_VOXEL_FORMS",
+    released="bevkd_common.models.weights.centerpoint_voxel:FORMS",
 )
 BEVDET = DetectorSpec(
     kind="bevdet",
@@ -69,7 +69,7 @@ BEVDET = DetectorSpec(
     describe=describe_bevdet,
     check="bevkd_common.config.detectors.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
-    released="bevkd_common.models.weights:BEVDET_FORMS",
+    released="bevkd_common.models.weights.bevdet:FORMS",
 )
 BEVDET4D = DetectorSpec(
     kind="bevdet4d",
@@ -79,7 +79,7 @@ BEVDET4D = DetectorSpec(
     describe=describe_bevdet4d,
     check="bevkd_common.config.detectors.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
-    released="bevkd_common.models.weights:BEVDET4D_FORMS",
+    released="bevkd_common.models.weights.bevdet4d:FORMS",
 )
 BEVDEPTH = DetectorSpec(
     kind="bevdepth",
@@ -89,7 +89,7 @@ BEVDEPTH = DetectorSpec(
     describe=describe_bevdepth,
     check="bevkd_common.config.detectors.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
-    released="bevkd_common.models.weights:BEVDEPTH_FORMS",
+    released="bevkd_common.models.weights.bevdepth:FORMS",
 )
 BEVFORMER = DetectorSpec(
     kind="bevformer",
@@ -99,7 +99,7 @@ BEVFORMER = DetectorSpec(
     describe=describe_bevformer,
     check="bevkd_common.config.detectors.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build_of_features",
-    released="bevkd_common.models.weights:BEVFORMER_FORMS",
+    released="bevkd_common.models.weights.bevformer:FORMS",
 )
 MEGVII_BEVDEPTH = DetectorSpec(
     kind="megvii_bevdepth",
@@ -109,7 +109,7 @@ MEGVII_BEVDEPTH = DetectorSpec(
     describe=describe_megvii_bevdepth,
     check="bevkd_common.config.detectors.bevdet:check",
     pretraining="bevkd_common.models.image_pretraining:build",
-    released="bevkd_common.models.weights:MEGVII_BEVDEPTH_FORMS",
+    released="bevkd_common.models.weights.megvii_bevdepth:FORMS",
 )
 MMDET3D = DetectorSpec(
     kind="mmdet3d",

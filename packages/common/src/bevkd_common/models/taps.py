@@ -59,8 +59,8 @@ class BevMap(TapSpec):
         channels: Number of channels.
         grid: Position of the cells, in the LiDAR axes of the batch.
         activation: The last operation of the map: after "relu" it is non-negative; "none" is any other.
-        norms: Names in `Detector.parts` of the batch norms whose output the ReLU reads, in the order of the
-            channels; empty where no batch norm precedes one. For a residual block it is the norm of the branch.
+        norms: Of a map before its activation, `{name}_preactivation`: names in `Detector.parts` of the batch norms
+            that make it, side by side in its channels. Of a residual block it is the norm of the branch.
     """
 
     channels: int
@@ -139,12 +139,12 @@ class ImageDepths(TapSpec):
 class Tokens(TapSpec):
     """Features of points or pillars, a `TokenFeatures` value.
 
-    Rows of two detectors correspond if `rows` is equal and both read the same batch: a batch makes the voxels of
-    one `VoxelSpec` once.
+    Rows of two detectors correspond if `rows` is equal and both read the same batch: a point cloud makes the voxels
+    of one `VoxelSpec` once.
 
     Attributes:
         channels: Number of channels.
-        rows: What selects the rows, such as the `VoxelSpec` of pillars; compared with `==`.
+        rows: What selects the rows, such as cloud and `VoxelSpec` of pillars; compared with `==`.
         columns: Names of the coordinate columns.
         unit: Of the coordinates.
     """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.util import find_spec
 from itertools import product
@@ -14,47 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Triple = tuple[int, int, int]
+from bevkd_common.ops.sparse_tensor import SparseTensor, Triple, linear_index
+
 Pairs = tuple[Tensor, Tensor]
 """Rows of the input and rows of the output, [P] int64 each, that one cell of a kernel connects."""
 
 CPU_BLOCK = 4096
 """Pairs that are multiplied at once on a CPU, so that they stay in its cache."""
-
-
-@dataclass(frozen=True, eq=False)
-class SparseTensor:
-    """The occupied voxels of a batch.
-
-    Attributes:
-        features: [V, C] floating point.
-        coordinates: [V, 4] int64 batch, z, y, x, each voxel once, in any order.
-        shape: Cells along z, y, x.
-        batch: Number of samples.
-        rulebooks: What convolutions with equal keys share.
-    """
-
-    features: Tensor
-    coordinates: Tensor
-    shape: Triple
-    batch: int
-    rulebooks: Mapping[str, Any] = field(default_factory=dict)
-
-    def with_features(self, features: Tensor) -> SparseTensor:
-        """The same voxels with other features [V, C']."""
-        return replace(self, features=features)
-
-    def to_dense(self) -> Tensor:
-        """All cells [B, C, Z, Y, X], zero where there is no voxel; channels are last in memory."""
-        canvas = self.features.new_zeros(self.batch * prod(self.shape), self.features.shape[1])
-        canvas = canvas.index_copy(0, linear_index(self.coordinates, self.shape), self.features)
-        return canvas.view(self.batch, *self.shape, -1).permute(0, 4, 1, 2, 3)
-
-
-def linear_index(coordinates: Tensor, shape: Triple) -> Tensor:
-    """The place [V] of each voxel [V, 4] in a dense grid, x running fastest."""
-    batch, z, y, x = coordinates.unbind(dim=1)
-    return ((batch * shape[0] + z) * shape[1] + y) * shape[2] + x
 
 
 def submanifold_conv(x: SparseTensor, weight: Tensor, bias: Tensor | None, key: str) -> SparseTensor:

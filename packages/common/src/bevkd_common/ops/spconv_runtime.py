@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.func import functional_call
 
-from bevkd_common.ops.sparse_conv import SparseTensor, Triple
+from bevkd_common.ops.sparse_tensor import SparseTensor, Triple
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # of torch, about decorators that spconv uses

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bevkd_common.config.detectors.bevdet import BevDetConfig
+from bevkd_common.config.detectors.bevdet import BevDetConfig, LiftConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch, Cameras
-from bevkd_common.geometry.grid import Grid
 from bevkd_common.geometry.transforms import inverse_rigid
 from bevkd_common.models.bev_encoders import BevNeck, bev_stage
 from bevkd_common.models.depth_losses import DepthLoss, sigmoid_depth_loss
@@ -26,12 +26,16 @@ from bevkd_common.models.earlier_frame import Earlier
 from bevkd_common.models.heads.center_head import CenterHead, build_center_head
 from bevkd_common.models.image_backbones import ImageBackbone, ImageNormalizer, build_image_backbone
 from bevkd_common.models.image_necks import ImageFpn
+from bevkd_common.models.lazy import take
 from bevkd_common.models.lift_splat import LiftSplat
 from bevkd_common.models.own_axes import in_axes
-from bevkd_common.models.taps import BevMap, Meaning, TapSpec
+from bevkd_common.models.pre_activation import map_names, norm_parts, preactivation_taps, recorded
+from bevkd_common.models.taps import BevMap, ImageDepths, ImageMap, Meaning, TapSpec
 
 DEPTH = "depth"
-"""Name of the depth logits among the outputs, and of their loss."""
+"""Name of the depth logits among the extras of the outputs, and of their loss."""
+DEPTH_LOGITS = "depth_logits"
+"""Name of the tap."""
 
 
 class BevDet(nn.Module):
@@ -52,7 +56,7 @@ class BevDet(nn.Module):
         depth_loss: That loss.
         float32_bev: Whether autocast ends where the bird's-eye-view map begins.
         axes_T_lidar: [4, 4] to the axes of the detector's own maps, where they are not the LiDAR's; boxes come and
-            go in LiDAR axes all the same. Maps cannot be compared with others' then: `head` is the only tap.
+            go in LiDAR axes all the same. BEV maps cannot be compared with others' then and are not offered.
     """
 
     def __init__(
@@ -82,7 +86,9 @@ class BevDet(nn.Module):
         self.bev_neck = bev_neck
         self.head = head
         self.image_size = image_size
-        self.taps = taps if axes_T_lidar is None else {"head": taps["head"]}
+        own = ("image_neck", DEPTH_LOGITS, "head")
+        described = {**taps, **preactivation_taps(taps, self.stages)}
+        self.taps = described if axes_T_lidar is None else {name: described[name] for name in own}
         self.earlier = earlier
         self.depth_weight = depth_weight
         self.depth_loss = depth_loss
@@ -100,52 +106,71 @@ class BevDet(nn.Module):
         """
         if unknown := want - self.taps.keys():
             raise ValueError(f"BEVDet has no tap {sorted(unknown)}, it has {sorted(self.taps)}")
-        needed = {"bev_neck" if name == "head" else name for name in want}
-        if not want:
-            return Outputs({})
-        lifted, logits = self.lifted(self.in_own_axes(batch))
-        maps: dict[str, Tensor] = {}
-        arising = self._maps(lifted)
-        with torch.autocast(lifted.device.type, enabled=False) if self.float32_bev else nullcontext():
-            while not needed <= maps.keys():
-                name, value = next(arising)
-                maps[name] = value
-            head = self.head(maps["bev_neck"]) if "head" in want else ()
+        supervised = "head" in want and self.depth_weight is not None
+        needed = map_names(want) - {"head"} | ({"bev_neck"} if "head" in want else set())
+        needed |= {DEPTH_LOGITS} if supervised else set()
+        with recorded(self.stages, want) as preactivations:
+            maps = take(self._maps(self.in_own_axes(batch)), needed)
+        maps |= preactivations
         return Outputs(
-            taps={name: maps[name] for name in want if name != "head"},
-            head=head,
-            extras={} if self.depth_weight is None else {DEPTH: logits},
+            taps={name: value for name, value in maps.items() if name in want},
+            head=self._in_bev(self.head, maps["bev_neck"]) if "head" in want else (),
+            extras={DEPTH: maps[DEPTH_LOGITS]} if supervised else {},
         )
 
     def in_own_axes(self, batch: Batch) -> Batch:
-        """The batch in the axes of the detector's maps."""
+        """Return the batch in the axes of the detector's maps."""
         return batch if self.axes_T_lidar is None else in_axes(batch, self.axes_T_lidar)
 
-    def _maps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The maps with their names in the order in which they arise, each computed when it is asked for."""
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """The modules that make BEV maps, by the name of the map."""
+        blocks = {f"bev_block{index}": stage for index, stage in enumerate(self.bev_stages)}
+        return blocks | {"bev_neck": self.bev_neck}
+
+    def _maps(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """Yield all maps in the order in which they are computed, each when it is asked for."""
+        if batch.cameras is None:
+            raise ValueError("BEVDet needs images, the batch was loaded without cameras")
+        features = self.image_features(batch.cameras)
+        yield "image_neck", features
+        logits, context = self.lift_splat.depth_net(features, batch.cameras, batch.aug_T_lidar)
+        yield DEPTH_LOGITS, logits
+        x = self._with_earlier(self.lift_splat.splat(logits, context, batch.cameras), batch)
         yield "bev_in", x
         maps = [x]
         for index, stage in enumerate(self.bev_stages):
-            maps.append(stage(maps[-1]))
+            maps.append(self._in_bev(stage, maps[-1]))
             yield f"bev_block{index}", maps[-1]
-        yield "bev_neck", self.bev_neck(maps)
+        yield "bev_neck", self._in_bev(self.bev_neck, maps)
+
+    def _in_bev(self, module: nn.Module, x: Any) -> Any:
+        """Run a module behind the lift in the precision that is used there."""
+        with (
+            torch.autocast(self.lift_splat.frustum.device.type, enabled=False)
+            if self.float32_bev
+            else nullcontext()
+        ):
+            return module(x)
+
+    def _with_earlier(self, lifted: Tensor, batch: Batch) -> Tensor:
+        """Put the map of the earlier frame beside the present one, if the detector has an earlier frame."""
+        if self.earlier is None:
+            return lifted
+
+        def lift(cameras: Cameras, known: Cameras | None = None) -> Tensor:
+            return self.lift_splat(self.image_features(cameras), cameras, batch.aug_T_lidar, known)[0]
+
+        return self.earlier(lifted, batch, lift)
 
     def lifted(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The image features on the ground [B, C, Y, X], of one frame or of two, and the present depth logits.
+        """Return the lifted features [B, C, Y, X], of one frame or of two, and the present depth logits.
 
         Raises:
             ValueError: If the batch lacks cameras or, where it is needed, an earlier frame.
         """
-        if batch.cameras is None:
-            raise ValueError("BEVDet needs images, the batch was loaded without cameras")
-
-        def lift(cameras: Cameras, known: Cameras | None = None) -> tuple[Tensor, Tensor]:
-            return self.lift_splat(self.image_features(cameras), cameras, batch.aug_T_lidar, known)
-
-        lifted, logits = lift(batch.cameras)
-        if self.earlier is None:
-            return lifted, logits
-        return self.earlier(lifted, batch, lambda cameras, known=None: lift(cameras, known)[0]), logits
+        maps = take(self._maps(batch), {"bev_in", DEPTH_LOGITS})
+        return maps["bev_in"], maps[DEPTH_LOGITS]
 
     def image_features(self, cameras: Cameras) -> Tensor:
         """One feature map [B, N, C, H, W] a camera.
@@ -168,6 +193,7 @@ class BevDet(nn.Module):
             "image_neck": self.image_neck,
             "depth_net": self.lift_splat.depth_net,
             "bev_neck": self.bev_neck,
+            **norm_parts(self.stages),
             **self.head.parts,
         }
 
@@ -233,9 +259,9 @@ def build(
     channels = [lifted, *(stage.channels for stage in stages)]
     motion = Meaning.VELOCITY if earlier is None else earlier.motion
     head = build_center_head(config.head, neck.channels, config.grid, classes, motion)
-    taps: dict[str, TapSpec] = {"bev_in": BevMap(lifted, config.grid)}
+    taps = image_taps(config, image_backbone.strides[0]) | {"bev_in": BevMap(lifted, config.grid)}
     for depth, (stage, stride) in enumerate(zip(stages, strides, strict=True)):
-        taps[f"bev_block{depth}"] = BevMap(stage.channels, coarser(config.grid, stride), "relu")
+        taps[f"bev_block{depth}"] = BevMap(stage.channels, config.grid.coarsened(stride), "relu")
     taps["bev_neck"] = BevMap(neck.channels, config.grid, "relu" if neck.extra_norm_act else "none")
     taps["head"] = head.maps
     return BevDet(
@@ -274,6 +300,10 @@ def build(
     )
 
 
-def coarser(grid: Grid, stride: int) -> Grid:
-    """The grid of a map that is `stride` times coarser."""
-    return Grid(grid.x0, grid.y0, grid.cell * stride, grid.nx // stride, grid.ny // stride)
+def image_taps(config: LiftConfig, stride: int) -> dict[str, TapSpec]:
+    """Describe the taps of the images: features of the neck, and logits of the depths."""
+    size = (config.image_size[0] // stride, config.image_size[1] // stride)
+    return {
+        "image_neck": ImageMap(config.image_neck_channels, stride, size),
+        DEPTH_LOGITS: ImageDepths(config.depth_bins, stride, size),
+    }

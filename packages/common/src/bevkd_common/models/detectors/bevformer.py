@@ -5,6 +5,7 @@ Source: BEVFormer (arXiv 2203.17270), numerics of its released detectors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +24,8 @@ from bevkd_common.models.grid_mask import GridMask
 from bevkd_common.models.heads.detr_head import DetrHead, build_detr_head
 from bevkd_common.models.image_backbones import ImageBackbone, ImageNormalizer, build_image_backbone
 from bevkd_common.models.image_necks import ImagePyramid
-from bevkd_common.models.taps import Attention, BevMap, TapSpec
+from bevkd_common.models.lazy import take
+from bevkd_common.models.taps import Attention, BevMap, ImageMap, TapSpec
 
 
 class BevFormer(nn.Module):
@@ -86,23 +88,24 @@ class BevFormer(nn.Module):
         """
         if unknown := want - self.taps.keys():
             raise ValueError(f"BEVFormer has no tap {sorted(unknown)}, it has {sorted(self.taps)}")
-        if not want:
-            return Outputs({})
+        needed = want - {"head"} | ({"bev_neck"} if "head" in want else set())
+        if needed <= {"image_neck"}:
+            return Outputs(self._image_taps(self.image_features(_cameras(batch))[0], batch) if needed else {})
         *earlier, present = queue(batch, self.frames)
         memory = self._seen(earlier, batch.scenes) if state is None else _recalled(state, batch)
-        needed = {"bev_neck" if name == "head" else name for name in want}
-        found: dict[str, Tensor] = {}
-        arising = self.encoder.maps(*self.image_features(present.cameras), present, memory)
-        while len(found) < len(needed):
-            name, value = next(arising)
-            if name in needed:
-                found[name] = value
-        keep = "bev_neck" in found and self.frames > 1 and not self.training
+        features, size = self.image_features(present.cameras)
+        maps = take(self.encoder.maps(features, size, present, memory), needed - {"image_neck"})
+        keep = "bev_neck" in maps and self.frames > 1 and not self.training
+        found = maps | self._image_taps(features, batch)
         return Outputs(
-            taps={name: found[name] for name in want if name != "head"},
-            head=self.head(found["bev_neck"]) if "head" in want else (),
-            state=BevMemory.of(found["bev_neck"], present, batch.scenes) if keep else None,
+            taps={name: value for name, value in found.items() if name in want},
+            head=self.head(maps["bev_neck"]) if "head" in want else (),
+            state=BevMemory.of(maps["bev_neck"], present, batch.scenes) if keep else None,
         )
+
+    def _image_taps(self, features: Sequence[Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The finest level of the image features, [B, N, C, H, W]."""
+        return {"image_neck": features[0].unflatten(0, (len(batch), -1))}
 
     def image_features(self, cameras: Cameras) -> tuple[list[Tensor], tuple[int, int]]:
         """Maps [B · N, C, H, W] of the images, finest first, and the size of the images with their padding."""
@@ -152,6 +155,12 @@ class BevFormer(nn.Module):
         return self.head.decode(outputs.head)
 
 
+def _cameras(batch: Batch) -> Cameras:
+    if batch.cameras is None:
+        raise ValueError("BEVFormer needs images, the batch was loaded without cameras")
+    return batch.cameras
+
+
 def _recalled(state: object, batch: Batch) -> BevMemory:
     """The memory of those samples whose scene goes on."""
     if not isinstance(state, BevMemory) or len(state.scenes) != len(batch):
@@ -186,6 +195,9 @@ def build(config: BevFormerConfig, classes: tuple[str, ...]) -> BevFormer:
     for layer in range(config.encoder_layers):
         taps[f"tsa{layer}"] = Attention(layer, heads, 2, config.temporal_points, config.grid, "points")
         taps[f"sca{layer}"] = Attention(layer, heads, levels, config.spatial_points, config.grid, "groups")
+    stride, coarsest = image_backbone.strides[0], image_backbone.strides[-1]
+    height, width = (math.ceil(size / coarsest) * coarsest // stride for size in config.image_size)
+    taps["image_neck"] = ImageMap(config.channels, stride, (height, width))
     taps["bev_neck"] = BevMap(config.channels, config.grid)
     taps["head"] = head.maps
     return BevFormer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 
 from torch import Tensor, nn
@@ -10,17 +10,22 @@ from torch import Tensor, nn
 from bevkd_common.config.detectors.centerpoint import CenterPointConfig, LidarDetectorConfig
 from bevkd_common.data.needs import LIDAR, DataNeeds
 from bevkd_common.data.samples import Batch
-from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import CenterTargets, Detections, Losses, Outputs
 from bevkd_common.models.heads.center_head import CenterHead, build_center_head
+from bevkd_common.models.lazy import take
 from bevkd_common.models.necks import SecondFPN
-from bevkd_common.models.pillars import PillarFeatureNet, PillarReader
+from bevkd_common.models.pillars import PillarFeatureNet, PillarReader, pillar_tokens
+from bevkd_common.models.pre_activation import map_names, norm_parts, preactivation_taps, recorded
 from bevkd_common.models.second import Second
-from bevkd_common.models.taps import BevMap, TapSpec
-from bevkd_common.ops.voxelize import VoxelSpec
+from bevkd_common.models.taps import BevMap, TapSpec, Tokens
+from bevkd_common.ops.voxelize import Voxels, VoxelSpec
 
 POINT_FEATURES = 5
 """x, y, z, intensity, seconds before the key frame."""
+
+
+PILLARS = "pillars"
+"""Name of the tap of pillar features."""
 
 
 class CenterPoint(nn.Module):
@@ -37,7 +42,7 @@ class CenterPoint(nn.Module):
         backbone: Stages over that map.
         neck: The stages at one resolution.
         head: Boxes.
-        taps: What the maps are, by tap name, in the order in which they are computed.
+        taps: Descriptions of the maps and of the head by tap name.
 
     Source: CenterPoint; as in mmdet3d 1.4.
     """
@@ -58,35 +63,65 @@ class CenterPoint(nn.Module):
         self.spec = spec
         self.cloud = cloud
         self.needs = DataNeeds(clouds=frozenset({cloud}), sweeps=sweeps)
-        self.taps = taps
         self.reader = reader
         self.backbone = backbone
         self.neck = neck
         self.head = head
+        self.taps = {**taps, **preactivation_taps(taps, self.stages)}
 
     def forward(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
         """Compute the taps wanted and what they stand on, nothing above."""
         if unknown := want - self.taps.keys():
             raise ValueError(f"CenterPoint has no tap {sorted(unknown)}; it has {list(self.taps)}")
-        last = max((level for level, name in enumerate(self.taps) if name in want), default=-1)
-        maps: dict[str, Tensor] = {}
-        if last < 0:
-            return Outputs(taps={})
-        x = self.reader(batch.cloud(self.cloud).voxels(self.spec), len(batch))
-        maps["bev_in"] = x
-        stages = self.backbone(x, depth=last)
-        maps |= {f"bev_block{i}": stage for i, stage in enumerate(stages)}
-        head: list[dict[str, Tensor]] = []
-        if last > len(self.backbone.blocks):
-            maps["bev_neck"] = self.neck(stages)
-        if "head" in want:
-            head = self.head(maps["bev_neck"])
-        return Outputs(taps={name: value for name, value in maps.items() if name in want}, head=head)
+        needed = map_names(want) - {"head"} | ({"bev_neck"} if "head" in want else set())
+        with recorded(self.stages, want) as preactivations:
+            maps = take(self._maps(batch), needed)
+        maps |= preactivations
+        tokens = {}
+        if PILLARS in want:
+            tokens[PILLARS] = pillar_tokens(maps[PILLARS], self._voxels(batch), len(batch))
+        return Outputs(
+            taps={name: value for name, value in maps.items() if name in want - {PILLARS}},
+            head=self.head(maps["bev_neck"]) if "head" in want else (),
+            tokens=tokens,
+        )
+
+    def _voxels(self, batch: Batch) -> Voxels:
+        return batch.cloud(self.cloud).voxels(self.spec)
+
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """The modules that make BEV maps, by the name of the map."""
+        blocks = {f"bev_block{index}": block for index, block in enumerate(self.backbone.blocks)}
+        return blocks | {"bev_neck": self.neck}
+
+    def _maps(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """Yield all maps in the order in which they are computed, each when it is asked for."""
+        voxels = self._voxels(batch)
+        if isinstance(self.reader, PillarReader):
+            features = self.reader.pillars(voxels)
+            yield PILLARS, features
+            x = self.reader.on_canvas(features, voxels, len(batch))
+        else:
+            x = self.reader(voxels, len(batch))
+        yield "bev_in", x
+        stages = []
+        for index, block in enumerate(self.backbone.blocks):
+            x = block(x)
+            stages.append(x)
+            yield f"bev_block{index}", x
+        yield "bev_neck", self.neck(stages)
 
     @property
     def parts(self) -> dict[str, nn.Module | nn.Parameter]:
         """See `Detector`."""
-        return {"reader": self.reader, "backbone": self.backbone, "bev_neck": self.neck, **self.head.parts}
+        return {
+            "reader": self.reader,
+            "backbone": self.backbone,
+            "bev_neck": self.neck,
+            **norm_parts(self.stages),
+            **self.head.parts,
+        }
 
     def targets(self, outputs: Outputs, batch: Batch) -> CenterTargets:
         """Heat maps and box codes of the batch's boxes."""
@@ -140,7 +175,7 @@ def build_head(config: LidarDetectorConfig, classes: tuple[str, ...]) -> CenterH
         UserError: If its tasks do not fit the classes of the data set.
     """
     return build_center_head(
-        config.head, sum(config.neck_channels), coarser(config.bev, config.head_stride), classes
+        config.head, sum(config.neck_channels), config.bev.coarsened(config.head_stride), classes
     )
 
 
@@ -154,9 +189,11 @@ def assemble(
 ) -> CenterPoint:
     """Put backbone and neck between a reader of so many channels and a head."""
     taps: dict[str, TapSpec] = {"bev_in": BevMap(channels, config.bev, "relu")}
+    if isinstance(reader, PillarReader):
+        taps[PILLARS] = Tokens(channels, rows=(cloud, spec), columns=("z", "y", "x"), unit="cells")
     for stage, width in enumerate(config.backbone_channels):
         stride = prod(config.backbone_strides[: stage + 1])
-        taps[f"bev_block{stage}"] = BevMap(width, coarser(config.bev, stride), "relu")
+        taps[f"bev_block{stage}"] = BevMap(width, config.bev.coarsened(stride), "relu")
     taps["bev_neck"] = BevMap(sum(config.neck_channels), head.maps.grid, "relu")
     taps["head"] = head.maps
     return CenterPoint(
@@ -177,8 +214,3 @@ def assemble(
         head=head,
         taps=taps,
     )
-
-
-def coarser(grid: Grid, stride: float) -> Grid:
-    """The same ground in cells `stride` times as wide."""
-    return Grid(grid.x0, grid.y0, grid.cell * stride, round(grid.nx / stride), round(grid.ny / stride))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from math import prod
 
 from torch import Tensor, nn
@@ -14,7 +13,9 @@ from bevkd_common.models.bev_query_encoder import BevQueryEncoder
 from bevkd_common.models.detector import Detections, Losses, Outputs, SetTargets
 from bevkd_common.models.heads.detr_head import DetrHead, build_detr_head
 from bevkd_common.models.image_necks import ImagePyramid
+from bevkd_common.models.lazy import take
 from bevkd_common.models.point_readers import PointReader, build_point_reader
+from bevkd_common.models.pre_activation import map_names, norm_parts, preactivation_taps, recorded
 from bevkd_common.models.second import Second
 from bevkd_common.models.taps import BevMap, TapSpec
 
@@ -31,7 +32,7 @@ class LidarFormer(nn.Module):
         neck: From the stages to maps of one width.
         encoder: From these to one map.
         head: Boxes.
-        taps: What the maps are, by tap name, in the order in which they are computed.
+        taps: Descriptions of the maps and of the head by tap name.
 
     Source: DistillBEV, ICCV 2023, the teachers of its BEVFormer students.
     """
@@ -48,29 +49,41 @@ class LidarFormer(nn.Module):
     ) -> None:
         super().__init__()
         self.needs = reader.needs
-        self.taps = taps
         self.reader = reader
         self.backbone = backbone
         self.neck = neck
         self.encoder = encoder
         self.head = head
+        self.taps = {**taps, **preactivation_taps(taps, self.stages)}
 
     def forward(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
         """Compute the taps wanted and what they stand on, nothing above."""
         if unknown := want - self.taps.keys():
             raise ValueError(f"LidarFormer has no tap {sorted(unknown)}; it has {list(self.taps)}")
-        last = max((level for level, name in enumerate(self.taps) if name in want), default=-1)
-        if last < 0:
-            return Outputs(taps={})
-        maps: dict[str, Tensor] = {"bev_in": self.reader(batch)}
-        stages = self.backbone(maps["bev_in"], depth=last)
-        maps |= {f"bev_block{i}": stage for i, stage in enumerate(stages)}
-        head: list[dict[str, Tensor]] = []
-        if last > len(self.backbone.blocks):
-            maps["bev_neck"] = self.encoder(self.neck(stages))
-        if "head" in want:
-            head = self.head(maps["bev_neck"])
-        return Outputs(taps={name: value for name, value in maps.items() if name in want}, head=head)
+        needed = map_names(want) - {"head"} | ({"bev_neck"} if "head" in want else set())
+        with recorded(self.stages, want) as preactivations:
+            maps = take(self._maps(batch), needed)
+        maps |= preactivations
+        return Outputs(
+            taps={name: value for name, value in maps.items() if name in want},
+            head=self.head(maps["bev_neck"]) if "head" in want else (),
+        )
+
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """The modules that make convolutional BEV maps, by the name of the map."""
+        return {f"bev_block{index}": block for index, block in enumerate(self.backbone.blocks)}
+
+    def _maps(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """Yield all maps in the order in which they are computed, each when it is asked for."""
+        x = self.reader(batch)
+        yield "bev_in", x
+        stages = []
+        for index, block in enumerate(self.backbone.blocks):
+            x = block(x)
+            stages.append(x)
+            yield f"bev_block{index}", x
+        yield "bev_neck", self.encoder(self.neck(stages))
 
     @property
     def parts(self) -> dict[str, nn.Module | nn.Parameter]:
@@ -80,6 +93,7 @@ class LidarFormer(nn.Module):
             "backbone": self.backbone,
             "encoder": self.encoder,
             "encoder.bev_queries": self.encoder.queries.get_parameter("weight"),
+            **norm_parts(self.stages),
             **self.head.parts,
         }
 
@@ -104,8 +118,7 @@ def build(config: LidarFormerConfig, classes: tuple[str, ...]) -> LidarFormer:
     taps: dict[str, TapSpec] = {"bev_in": reader.bev}
     for stage, channels in enumerate(config.backbone_channels):
         stride = prod(config.backbone_strides[: stage + 1])
-        coarser = replace(ground, cell=ground.cell * stride, nx=ground.nx // stride, ny=ground.ny // stride)
-        taps[f"bev_block{stage}"] = BevMap(channels, coarser, "relu")
+        taps[f"bev_block{stage}"] = BevMap(channels, ground.coarsened(stride), "relu")
     taps["bev_neck"] = BevMap(config.channels, config.grid)
     taps["head"] = head.maps
     return LidarFormer(

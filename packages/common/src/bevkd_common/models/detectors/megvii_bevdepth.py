@@ -12,14 +12,14 @@ from torchvision.models.resnet import BasicBlock
 from bevkd_common.config.detectors.megvii_bevdepth import STEM_STRIDE, LidarMountConfig, MegviiBevDepthConfig
 from bevkd_common.geometry.transforms import rigid, rotation_z
 from bevkd_common.models.depth_losses import softmax_depth_loss
-from bevkd_common.models.detectors.bevdet import BevDet, coarser
+from bevkd_common.models.detectors.bevdet import BevDet, image_taps
 from bevkd_common.models.earlier_frame import EarlierKeyFrame
 from bevkd_common.models.heads.center_head import build_center_head
 from bevkd_common.models.image_backbones import ImageNormalizer, build_image_backbone
 from bevkd_common.models.lift_splat import LiftSplat
 from bevkd_common.models.megvii_depth import DepthAggregation, MegviiDepthNet
 from bevkd_common.models.necks import SecondFPN
-from bevkd_common.models.taps import BevMap, TapSpec
+from bevkd_common.models.taps import BevMap
 
 
 def build(config: MegviiBevDepthConfig, classes: tuple[str, ...]) -> BevDet:
@@ -35,9 +35,9 @@ def build(config: MegviiBevDepthConfig, classes: tuple[str, ...]) -> BevDet:
     channels = [lifted, *(stage.channels for stage in stages)]
     neck_channels = config.bev_neck_channels * len(channels)
     head = build_center_head(config.head, neck_channels, config.grid, classes)
-    taps: dict[str, TapSpec] = {"bev_in": BevMap(lifted, config.grid)}
+    taps = image_taps(config, config.lift_stride) | {"bev_in": BevMap(lifted, config.grid)}
     for depth, (stage, stride) in enumerate(zip(stages, config.bev_strides, strict=True)):
-        taps[f"bev_block{depth}"] = BevMap(stage.channels, coarser(config.grid, stride), "relu")
+        taps[f"bev_block{depth}"] = BevMap(stage.channels, config.grid.coarsened(stride), "relu")
     taps["bev_neck"] = BevMap(neck_channels, config.grid, "relu")
     taps["head"] = head.maps
     return BevDet(

@@ -20,9 +20,11 @@ from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.conventions import from_mmdet3d
 from bevkd_common.models.detector import Detections, Outputs
+from bevkd_common.models.foreign_files import read_checkpoint
 from bevkd_common.models.heads.center_code import BRANCHES
+from bevkd_common.models.state_dicts import mismatches
 from bevkd_common.models.taps import BevMap, HeadMaps, TapSpec
-from bevkd_common.models.weights import mismatches, read_checkpoint, to_spconv2
+from bevkd_common.models.weights.maps import to_spconv2
 
 HEAD = "head"
 

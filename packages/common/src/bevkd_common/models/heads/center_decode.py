@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Detections
 from bevkd_common.models.heads.center_code import decode, gather_code
-from bevkd_common.ops.nms import circle_overlaps, keep_best, rotated_overlaps
+from bevkd_common.ops.nms import circle_overlaps, rotated_overlaps, suppress
 
 
 class Suppression(NamedTuple):
@@ -51,18 +52,16 @@ def best_candidates(prediction: Mapping[str, Tensor], grid: Grid, most: int, sco
     return Candidates(boxes, scores, flat // (grid.ny * grid.nx))
 
 
-def suppress(candidates: Candidates, valid: Tensor, rule: Suppression) -> Tensor:
-    """Which of the candidates that are `valid` [B, K] stay, [B, K] bool."""
+def thin_out(candidates: Candidates, valid: Tensor, rule: Suppression) -> Tensor:
+    """Return which of the candidates that are `valid` [B, K] remain after suppression, [B, K] bool."""
     boxes = candidates.boxes
     if rule.kind == "circle":
-        overlaps = circle_overlaps(boxes, rule.threshold)
-    else:
-        if rule.size_factors:
-            factor = boxes.tensor.new_tensor(rule.size_factors)[candidates.channels]
-            size = torch.stack([boxes.l * factor, boxes.w * factor, boxes.h], dim=-1)
-            boxes = Boxes.from_parts(boxes.centers, size, boxes.yaw, boxes.velocity)
-        overlaps = rotated_overlaps(boxes, valid, rule.threshold)
-    return valid & keep_best(overlaps & valid.unsqueeze(-1))
+        return suppress(boxes, valid, lambda first, second, _: circle_overlaps(first, second, rule.threshold))
+    if rule.size_factors:
+        factor = boxes.tensor.new_tensor(rule.size_factors)[candidates.channels]
+        size = torch.stack([boxes.l * factor, boxes.w * factor, boxes.h], dim=-1)
+        boxes = Boxes.from_parts(boxes.centers, size, boxes.yaw, boxes.velocity)
+    return suppress(boxes, valid, partial(rotated_overlaps, iou=rule.threshold))
 
 
 def within(boxes: Boxes, center_range: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.deform_conv import DeformConv
 from bevkd_common.models.detector import CenterTargets, Detections, Term
 from bevkd_common.models.heads.center_code import LAYOUT, branches_of, gather_code
-from bevkd_common.models.heads.center_decode import Suppression, best_candidates, collect, suppress, within
+from bevkd_common.models.heads.center_decode import Suppression, best_candidates, collect, thin_out, within
 from bevkd_common.models.heads.center_losses import code_loss, gaussian_focal_loss
 from bevkd_common.models.heads.center_targets import center_targets
 from bevkd_common.models.taps import HeadMaps, Meaning
@@ -161,7 +161,7 @@ class CenterHead(nn.Module):
         for prediction, task, rule in zip(predictions, self.maps.tasks, self.suppressions, strict=True):
             candidates = best_candidates(prediction, self.maps.grid, self.max_candidates, self.score_threshold)
             valid = (candidates.scores > self.score_threshold) & within(candidates.boxes, self.center_range)
-            kept = suppress(candidates, valid, rule)
+            kept = thin_out(candidates, valid, rule)
             keep.append(kept & (kept.cumsum(dim=1) <= self.max_detections))
             boxes.append(candidates.boxes)
             scores.append(candidates.scores)

@@ -1,0 +1,1 @@
+"""Released checkpoints of other code bases: one key map per detector, and what they share."""
