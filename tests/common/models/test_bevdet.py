@@ -133,7 +133,7 @@ def test_paper_size_has_the_taps_of_the_released_model(paper):
 
 
 def test_paper_size_thins_out_by_scale_nms(paper):
-    assert paper.head.suppressions == (
+    assert paper.head.decoding.suppressions == (
         Suppression("rotate", 0.2),
         Suppression("rotate", 0.2, (0.7, 0.7)),
         Suppression("rotate", 0.2, (0.4, 0.55)),
@@ -142,7 +142,7 @@ def test_paper_size_thins_out_by_scale_nms(paper):
         Suppression("rotate", 0.5, (4.5, 9.0)),
     )
     assert paper.head.code_weights.tolist() == pytest.approx([1.0] * 8 + [0.2, 0.2])
-    assert paper.head.box_weight == 0.25
+    assert paper.head.supervision.box_weight == 0.25
 
 
 def test_the_specification_builds_the_detector():

@@ -367,7 +367,7 @@ def test_centres_beyond_the_range_are_dropped():
 
 
 def test_heads_must_share_the_channels():
-    with pytest.raises(UserError, match="the 20 channels of the bird's-eye-view map cannot be shared by 8"):
+    with pytest.raises(UserError, match="the 20 channels of the BEV map cannot be shared by 8"):
         build_detr_head(DetrHeadConfig(), 20, GRID, CLASSES)
 
 

@@ -169,9 +169,10 @@ def test_borders_are_truncated_as_released_unless_asked_otherwise(paper):
 def test_paper_size_has_the_head_of_the_released_model(paper):
     head = paper.head
     squared_metres = (4, 12, 10, 1, 0.85, 0.175)
-    assert head.suppressions == tuple(Suppression("circle", threshold) for threshold in squared_metres)
+    assert head.decoding.suppressions == tuple(Suppression("circle", threshold) for threshold in squared_metres)
     assert head.code_weights.tolist() == [1.0] * 10
-    assert (head.box_weight, head.heatmap_weight, head.score_threshold, head.max_detections) == (0.25, 1, 0.1, 83)
+    assert (head.supervision.box_weight, head.supervision.heatmap_weight) == (0.25, 1)
+    assert (head.decoding.score_threshold, head.decoding.max_detections) == (0.1, 83)
     assert head.maps.grid == Grid(-51.2, -51.2, 0.8, 128, 128)
     assert paper.normalizer.swap_channels
     assert paper.depth_weight == 3.0

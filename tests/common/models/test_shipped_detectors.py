@@ -106,6 +106,7 @@ def _read(*texts: str, **changes: Any) -> dict[str, Any]:
     return {name: value for text in texts for name, value in yaml.safe_load(text).items()} | changes
 
 
+PEAKS = {"queries": 16, "layers": 2, "hidden_channels": 32, "queries_from": "heatmap"}
 CENTER = {"head": yaml.safe_load(CENTER_HEAD)}
 SHIPPED: dict[str, tuple[DetectorSpec, dict[str, Any]]] = {
     "centerpoint": (specs.CENTERPOINT, _read(LIDAR, **CENTER)),
@@ -113,10 +114,8 @@ SHIPPED: dict[str, tuple[DetectorSpec, dict[str, Any]]] = {
     "centerpoint_voxel": (specs.CENTERPOINT_VOXEL, _read(VOXELS, **CENTER)),
     "mvp": (specs.MVP, _read(LIDAR, **CENTER)),
     "lidarformer": (specs.LIDARFORMER, _read(LIDARFORMER)),
-    "lidarformer from peaks": (
-        specs.LIDARFORMER,
-        _read(LIDARFORMER, head={"queries": 16, "layers": 2, "hidden_channels": 32, "queries_from": "heatmap"}),
-    ),
+    "lidarformer from peaks": (specs.LIDARFORMER, _read(LIDARFORMER, head=PEAKS)),
+    "lidarformer from headings": (specs.LIDARFORMER, _read(LIDARFORMER, head=PEAKS | {"heading_weight": 1.0})),
     "bevdet": (specs.BEVDET, _read(CAMERA, bev_neck=BEV_NECK, **CENTER)),
     "bevdet with a ReLU": (specs.BEVDET, _read(CAMERA, bev_neck=BEV_NECK | {"extra_norm_act": True}, **CENTER)),
     "bevdet4d": (specs.BEVDET4D, _read(CAMERA, bev_neck=BEV_NECK, **CENTER)),
@@ -198,7 +197,7 @@ def taps_of_all() -> Iterator[tuple[str, Any, str, TapSpec]]:
 def test_every_shipped_detector_is_here():
     shipped = {value for value in vars(specs).values() if isinstance(value, DetectorSpec)}
     assert shipped - {spec for spec, _ in SHIPPED.values()} == {specs.MMDET3D}  # needs mmdetection3d
-    assert (len(shipped), len(SHIPPED)) == (10, 14)
+    assert (len(shipped), len(SHIPPED)) == (10, 15)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -217,7 +216,7 @@ def test_every_tap_is_what_it_says(batch, training):
     assert checked == TAPS
 
 
-TAPS = 131
+TAPS = 138
 
 
 def test_a_wrong_value_is_found():
@@ -289,7 +288,7 @@ def test_parts_have_shared_names():
         queries = spec in (specs.LIDARFORMER, specs.BEVFORMER)
         head = {"encoder", "encoder.bev_queries", "head.decoder"} if queries else {"bev_neck", "head.task_heads"}
         lift = set() if points or queries else {"depth_net"}
-        learned = {"head.queries"} if queries and name != "lidarformer from peaks" else set()
+        learned = {"head.queries"} if queries and "from" not in name else set()
         assert {part for part in parts if "norm" not in part} == {
             "head", *head, *(lidar if points else camera), *lift, *learned
         }, name  # fmt: skip
@@ -323,7 +322,7 @@ def test_a_map_before_its_activation_becomes_the_map(batch):
     assert (compared, plain) == (PREACTIVATIONS, WITHOUT_SHORTCUT)
 
 
-PREACTIVATIONS, WITHOUT_SHORTCUT = 38, 21
+PREACTIVATIONS, WITHOUT_SHORTCUT = 40, 23
 
 
 def test_gradients_pass_a_map_before_its_activation(batch):

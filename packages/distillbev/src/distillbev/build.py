@@ -1,4 +1,4 @@
-"""Configuration and taps to a method; everything that can be checked without data is checked here."""
+"""Build the method from its configuration and taps; everything that needs no data is checked here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bevkd_common.models.taps import BevMap, HeadMaps, Queries, Taps
 from torch import nn
 
 from distillbev.config import DistillBevConfig, TapPair
-from distillbev.method import DistillBev, Layer, LayerWeights
+from distillbev.method import AttentionSettings, DistillBev, Layer, LayerWeights, RegionSettings
 
 PARTS: Mapping[str, str | None] = {
     "none": None,
@@ -38,18 +38,22 @@ def build(config: DistillBevConfig, teacher: Taps, student: Taps) -> DistillBev:
         [_layer(config, tap, teacher, student) for tap in config.active_taps],
         inherit=PARTS[config.inherit],
         weight=config.weight,
-        region_decomposition=config.region_decomposition,
-        adaptive_scaling=config.adaptive_scaling,
-        attention=config.attention,
-        attention_map=None if config.attention_imitation == "none" else config.attention_imitation,
-        tau=config.tau,
-        student_ratio=config.student_ratio,
-        gamma_teacher=config.gamma_teacher,
-        gamma_ground_truth=config.gamma_ground_truth,
-        sample_point=config.sample_point,
-        overlap=config.overlap,
-        ensure_center_cell=config.ensure_center_cell,
-        false_positive_channel_attention=config.false_positive_channel_attention,
+        regions=RegionSettings(
+            decomposition=config.region_decomposition,
+            adaptive_scaling=config.adaptive_scaling,
+            gamma_teacher=config.gamma_teacher,
+            gamma_ground_truth=config.gamma_ground_truth,
+            sample_point=config.sample_point,
+            overlap=config.overlap,
+            ensure_center_cell=config.ensure_center_cell,
+        ),
+        attention=AttentionSettings(
+            source=config.attention,
+            imitated=None if config.attention_imitation == "none" else config.attention_imitation,
+            tau=config.tau,
+            student_ratio=config.student_ratio,
+            false_positive_channels=config.false_positive_channel_attention,
+        ),
     )
 
 

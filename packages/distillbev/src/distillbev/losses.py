@@ -33,11 +33,11 @@ BLOCK = 1 << 22
 
 
 class Regions(NamedTuple):
-    """Which cell belongs to what, and how much it counts.
+    """The region of each cell, and the weight of the cell in it.
 
     Attributes:
         foreground: [B, Y, X] bool, cells in a ground-truth box.
-        false_positive: [B, Y, X] bool, cells where only the teacher sees an object.
+        false_positive: [B, Y, X] bool, cells where only the teacher predicts an object.
         background: [B, Y, X] bool, every other cell. The three masks partition the grid.
         scale: [B, Y, X] S of equation 3.
     """
@@ -122,7 +122,7 @@ def teacher_heatmap(logits: Sequence[Tensor]) -> Tensor:
     Args:
         logits: One [B, K, Y, X] map a task, as the head returns them.
 
-    Upstream: the sigmoid is taken in place there, so that a second call on the same prediction sees probabilities
+    Upstream: the sigmoid is taken in place there, so that a second call on the same prediction reads probabilities
     as logits and turns the whole background into false positives. Here the logits stay as they are.
     """
     probability = torch.cat([task.sigmoid() for task in logits], dim=1)
@@ -158,8 +158,8 @@ def false_positive_mask(
         teacher: [B, Y, X] class-agnostic probability.
         ground_truth: [B, Y, X] class-agnostic Gaussians.
         foreground: [B, Y, X] bool.
-        gamma_teacher: Probability above which the teacher sees an object.
-        gamma_ground_truth: Value below which the ground truth shows none.
+        gamma_teacher: Probability above which the teacher predicts an object.
+        gamma_ground_truth: Value below which the ground truth has none.
     """
     return (teacher > gamma_teacher) & (ground_truth < gamma_ground_truth) & ~foreground
 

@@ -1,4 +1,4 @@
-"""DistillBEV as a method: which maps it compares, what it learns, and the losses of a step.
+"""DistillBEV as a method: the maps that it compares, its adapters, and the losses of a step.
 
 Source: DistillBEV, ICCV 2023, arXiv 2309.15109.
 """
@@ -6,6 +6,7 @@ Source: DistillBEV, ICCV 2023, arXiv 2309.15109.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -43,7 +44,7 @@ from distillbev.losses import (
 if TYPE_CHECKING:
     from bevkd_common.models.detector import DetectorModule
 
-LEGEND = ("background", "foreground: in a ground-truth box", "false positive: only the teacher sees an object")
+LEGEND = ("background", "foreground: in a ground-truth box", "false positive: only the teacher predicts an object")
 
 
 class LayerWeights(NamedTuple):
@@ -56,7 +57,7 @@ class LayerWeights(NamedTuple):
 
 
 class Layer(nn.Module):
-    """A pair of maps and what makes them comparable.
+    """A pair of maps, with the adapter that makes them comparable.
 
     Args:
         name: Prefix of its terms.
@@ -93,7 +94,7 @@ class Layer(nn.Module):
         self.weights = weights
         self.false_positives = false_positives
         self.teacher_rms: Tensor | None
-        # NaN until measured: a loss of a map that nobody measured is NaN too, and stops the training.
+        # NaN until measured: the loss of a map that was not measured is NaN and stops the training.
         self.register_buffer("teacher_rms", torch.tensor(torch.nan) if normalized else None)
 
     def maps(self, teacher: Outputs, student: Outputs) -> tuple[Tensor, Tensor]:
@@ -106,7 +107,7 @@ class Layer(nn.Module):
 
 
 class Comparison(NamedTuple):
-    """What the losses of a layer see.
+    """The inputs of the losses of a layer.
 
     Attributes:
         layer: The pair.
@@ -121,6 +122,48 @@ class Comparison(NamedTuple):
     regions: Regions
 
 
+@dataclass(frozen=True)
+class RegionSettings:
+    """How the cells of a layer are divided into regions and weighted; see `DistillBevConfig`.
+
+    Attributes:
+        decomposition: Whether regions are weighted apart.
+        adaptive_scaling: Whether foreground cells count by the size of their object.
+        gamma_teacher: Probability above which the teacher predicts an object.
+        gamma_ground_truth: Value below which the ground truth has none.
+        sample_point: Point of a cell that must lie in a box.
+        overlap: Which of several boxes owns a cell.
+        ensure_center_cell: Whether a box without a sample point gets the cell of its centre.
+    """
+
+    decomposition: bool
+    adaptive_scaling: bool
+    gamma_teacher: float
+    gamma_ground_truth: float
+    sample_point: SamplePoint
+    overlap: Overlap
+    ensure_center_cell: bool
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """How attention weighs cells and is imitated; see `DistillBevConfig`.
+
+    Attributes:
+        source: Whose spatial attention weighs the cells.
+        imitated: The channel mean of equation 8; None leaves that term out.
+        tau: Temperature.
+        student_ratio: Weight of the student's attention relative to the teacher's.
+        false_positive_channels: Whether the teacher's channel attention weighs the false positives.
+    """
+
+    source: AttentionSource
+    imitated: AttentionMap | None
+    tau: float
+    student_ratio: float
+    false_positive_channels: bool
+
+
 class DistillBev(nn.Module):
     """Feature and attention imitation by region, at several layers; a `Method`.
 
@@ -128,18 +171,8 @@ class DistillBev(nn.Module):
         layers: The pairs of maps.
         inherit: Name in `Detector.parts` of what starts as the teacher's; None leaves the student as it is.
         weight: Factor on all terms.
-        region_decomposition: Whether regions are weighted apart.
-        adaptive_scaling: Whether foreground cells count by the size of their object.
-        attention: Whose spatial attention weighs the cells.
-        attention_map: The channel mean of equation 8; None leaves that term out.
-        tau: Temperature of the attention.
-        student_ratio: Weight of the student's attention relative to the teacher's.
-        gamma_teacher: Probability above which the teacher sees an object.
-        gamma_ground_truth: Value below which the ground truth shows none.
-        sample_point: Point of a cell that must lie in a box.
-        overlap: Which of several boxes owns a cell.
-        ensure_center_cell: Whether a box without a sample point gets its centre's cell.
-        false_positive_channel_attention: Whether the teacher's channel attention weighs the false positives.
+        regions: How cells are divided and weighted.
+        attention: How attention weighs cells and is imitated.
     """
 
     def __init__(
@@ -148,35 +181,15 @@ class DistillBev(nn.Module):
         *,
         inherit: str | None,
         weight: float,
-        region_decomposition: bool,
-        adaptive_scaling: bool,
-        attention: AttentionSource,
-        attention_map: AttentionMap | None,
-        tau: float,
-        student_ratio: float,
-        gamma_teacher: float,
-        gamma_ground_truth: float,
-        sample_point: SamplePoint,
-        overlap: Overlap,
-        ensure_center_cell: bool,
-        false_positive_channel_attention: bool,
+        regions: RegionSettings,
+        attention: AttentionSettings,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.inherit = inherit
         self.weight = weight
-        self.region_decomposition = region_decomposition
-        self.adaptive_scaling = adaptive_scaling
+        self.regions = regions
         self.attention = attention
-        self.attention_map = attention_map
-        self.tau = tau
-        self.student_ratio = student_ratio
-        self.gamma_teacher = gamma_teacher
-        self.gamma_ground_truth = gamma_ground_truth
-        self.sample_point = sample_point
-        self.overlap = overlap
-        self.ensure_center_cell = ensure_center_cell
-        self.false_positive_channel_attention = false_positive_channel_attention
         head = {"head"} if any(layer.false_positives for layer in layers) else set()
         self.teacher_taps = frozenset(layer.teacher_tap for layer in layers) | head
         self.student_taps = frozenset(layer.student_tap for layer in layers)
@@ -252,13 +265,19 @@ class DistillBev(nn.Module):
         self, teacher: Outputs, student: Outputs, targets: object, batch: Batch
     ) -> Iterator[Comparison]:
         """One for each layer; the boxes are laid on each grid once."""
+        rules = self.regions
         foregrounds: dict[Grid, tuple[Tensor, Tensor]] = {}
         heatmaps = self._heatmaps(teacher, targets)
         for layer in self._layers:
             target, adapted = layer.maps(teacher, student)
             if layer.grid not in foregrounds:
                 foregrounds[layer.grid] = foreground_and_scale(
-                    batch.boxes, batch.valid, layer.grid, self.sample_point, self.overlap, self.ensure_center_cell
+                    batch.boxes,
+                    batch.valid,
+                    layer.grid,
+                    rules.sample_point,
+                    rules.overlap,
+                    rules.ensure_center_cell,
                 )
             regions = self._regions(layer, *foregrounds[layer.grid], heatmaps)
             yield Comparison(layer, target, adapted, regions)
@@ -275,13 +294,19 @@ class DistillBev(nn.Module):
         false_positive = None
         if layer.false_positives:
             seen, truth = (resample_heatmap(heatmap, layer.grid.ny, layer.grid.nx) for heatmap in heatmaps)
-            false_positive = false_positive_mask(seen, truth, mask, self.gamma_teacher, self.gamma_ground_truth)
+            false_positive = false_positive_mask(
+                seen, truth, mask, self.regions.gamma_teacher, self.regions.gamma_ground_truth
+            )
         regions = decompose(mask, scale, false_positive)
-        return regions if self.adaptive_scaling else level_scale(regions)
+        return regions if self.regions.adaptive_scaling else level_scale(regions)
 
     def _attention(self, comparison: Comparison) -> Tensor:
         return combined_attention(
-            comparison.teacher, comparison.student, self.attention, self.tau, self.student_ratio
+            comparison.teacher,
+            comparison.student,
+            self.attention.source,
+            self.attention.tau,
+            self.attention.student_ratio,
         )
 
     def _terms(self, comparison: Comparison) -> dict[str, Term]:
@@ -289,8 +314,8 @@ class DistillBev(nn.Module):
         # Half precision loses the small shares of a softmax over thousands of cells.
         with torch.autocast(teacher.device.type, enabled=False):
             terms = self._feature_terms(comparison, self._attention(comparison))
-            if self.attention_map is not None:
-                imitated = attention_imitation(teacher, student, self.attention_map, layer.kernel)
+            if self.attention.imitated is not None:
+                imitated = attention_imitation(teacher, student, self.attention.imitated, layer.kernel)
                 terms["attention"] = Term(imitated, layer.weights.lam)
         return terms
 
@@ -298,15 +323,15 @@ class DistillBev(nn.Module):
         layer, teacher, student, regions = comparison
         alpha, beta, w_fp, _ = layer.weights
         error = squared_error(teacher, student)
-        if not self.region_decomposition:
+        if not self.regions.decomposition:
             return {"all": Term(feature_imitation(error, level_weight(regions, alpha, w_fp, beta), attention))}
         terms = {
             "fg": Term(feature_imitation(error, regions.foreground * regions.scale, attention), alpha),
             "tn": Term(feature_imitation(error, regions.background * regions.scale, attention), beta),
         }
         if layer.false_positives:
-            if self.false_positive_channel_attention:
-                error = squared_error(teacher, student, channel_attention(teacher, self.tau))
+            if self.attention.false_positive_channels:
+                error = squared_error(teacher, student, channel_attention(teacher, self.attention.tau))
             weight = regions.false_positive * regions.scale
             terms["fp"] = Term(feature_imitation(error, weight, attention), w_fp)
         return terms

@@ -1,4 +1,4 @@
-"""Adapters: small networks that bring a student's feature map to the shape of the teacher's.
+"""Adapters: small networks that project a student's feature map to the shape of the teacher's.
 
 A kind is a projection, optionally after a change of resolution: `conv1x1`, `up4_mlp3`, `avgpool2_conv1x1`.
 Every kernel is 1x1 unless the name says otherwise; hidden layers are as wide as the student's map. Weights start
@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from bevkd_common.geometry.grid import Grid
 
 STRIDES = {"up2": 1 / 2, "up4": 1 / 4, "avgpool2": 2, "avgpool4": 4, "down2": 2, "down4": 4}
-"""Edge of a cell of the adapted map, in cells of the student's, by the first part of a kind."""
+"""Edge of a cell of the adapted map in cells of the student's map, by the first part of a kind."""
 
 
 class BilinearUpsample(nn.Module):
     """Interpolate [B, C, Y, X] maps to `factor` times as many cells along each edge.
 
-    With `align_corners` the outermost samples stay where they are, so output j reads source j·(n-1)/(factor·n-1):
+    With `align_corners` the outermost samples keep their positions, so output j reads source j·(n-1)/(factor·n-1):
     up to half a source cell, less half an output cell, away from where that output cell lies on the ground.
     """
 
@@ -64,7 +64,7 @@ def build_adapter(kind: str, in_channels: int, out_channels: int, align_corners:
             which the first layer of an MLP is strided.
         in_channels: Channels of the student's map.
         out_channels: Channels of the teacher's map.
-        align_corners: How the bilinear kinds place their samples.
+        align_corners: Sample positions of the bilinear kinds, see `BilinearUpsample`.
 
     Raises:
         ValueError: If the kind is unknown, or an identity would have to change the number of channels.

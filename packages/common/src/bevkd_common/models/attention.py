@@ -12,16 +12,16 @@ from bevkd_common.ops.deformable_attention import deformable_attention
 
 
 class DeformableAttention(nn.Module):
-    """Each query gathers a few places of feature maps, around its reference point.
+    """Deformable attention: each query samples feature maps at a few points around its reference point.
 
-    A head starts by looking in a direction of its own, a point p steps p + 1 pixels far, at all levels alike and
-    with equal weights.
+    At initialisation each head has a direction of its own; its sampling point p lies p + 1 pixels away, at all
+    levels alike, with equal weights.
 
     Args:
         channels: Of queries, maps and result; a multiple of `heads`.
         heads: Heads.
         levels: Maps.
-        points: Places of each map that a head looks at.
+        points: Sampling points of a head in each map.
 
     Source: Deformable DETR, arXiv 2010.04159.
     """
@@ -36,7 +36,7 @@ class DeformableAttention(nn.Module):
         self.output_proj = projection(channels)
 
     def forward(self, query: Tensor, value: Tensor, shapes: Sequence[tuple[int, int]], reference: Tensor) -> Tensor:
-        """What the queries see.
+        """Sample and combine the values of the maps.
 
         Args:
             query: [B, Q, C], their positions added.
@@ -59,7 +59,7 @@ class DeformableAttention(nn.Module):
 
 @torch.no_grad()
 def start_looking(sampling_offsets: nn.Linear, attention_weights: nn.Linear, samples: tuple[int, int, int]) -> None:
-    """Start a deformable attention with the same places and equal weights for every query.
+    """Initialise a deformable attention with the same sampling points and equal weights for every query.
 
     Args:
         sampling_offsets: To two numbers a sample.
@@ -83,7 +83,7 @@ def projection(channels: int) -> nn.Linear:
 def first_offsets(heads: int, levels: int, points: int) -> Tensor:
     """Offsets (x, y) in pixels that attention starts with, [heads, levels, points, 2].
 
-    The heads look in evenly spaced directions counter-clockwise from +x, as far as the unit square reaches.
+    The directions of the heads are evenly spaced counter-clockwise from +x and end on the unit square.
     """
     angle = torch.arange(heads) * (2 * math.pi / heads)
     direction = torch.stack([angle.cos(), angle.sin()], dim=-1)

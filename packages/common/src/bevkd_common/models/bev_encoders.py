@@ -1,4 +1,4 @@
-"""The convolutional encoder that BEVDet runs over its bird's-eye-view map."""
+"""The convolutional encoder that BEVDet runs over its BEV map."""
 
 from __future__ import annotations
 

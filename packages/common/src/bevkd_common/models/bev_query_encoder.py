@@ -1,4 +1,4 @@
-"""From maps of several resolutions to one: a query for each cell of the ground looks at all of them."""
+"""From maps of several resolutions to one: a BEV query per cell attends to all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BevQueryLayer(nn.Module):
         channels: Of queries and maps.
         heads: Attention heads.
         levels: Maps.
-        points: Places of each map that a head of a query looks at.
+        points: Sampling points of a head of a query in each map.
         hidden_channels: Inside the feed-forward network.
         dropout: Of what the blocks add, and inside the feed-forward network.
     """
@@ -75,7 +75,7 @@ class BevQueryEncoder(nn.Module):
         self.shape = (grid.ny, grid.nx)
         self.level_embeddings = nn.Parameter(torch.randn(levels, channels))
         self.queries = nn.Embedding(grid.ny * grid.nx, channels)
-        # A random content of each cell would stay in the map, and a student would have to learn it by heart.
+        # A random content of each cell would remain in the map, and a student would have to memorise it.
         nn.init.zeros_(self.queries.weight)
         self.layers = nn.ModuleList(
             BevQueryLayer(channels, heads, levels, points, hidden_channels, dropout) for _ in range(layers)

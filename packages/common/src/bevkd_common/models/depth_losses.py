@@ -1,4 +1,4 @@
-"""What compares the depths that a detector tells with those of LiDAR points."""
+"""Losses between predicted depths and those of LiDAR points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What predicts a depth distribution and a context vector for each cell of an image."""
+"""Networks that predict a depth distribution and a context vector for each cell of an image."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CAMERA_NUMBERS = 33
 
 
 class DepthNet(Protocol):
-    """An `nn.Module` that tells depths."""
+    """An `nn.Module` that predicts depths and context."""
 
     def __call__(self, features: Tensor, cameras: Cameras, aug_T_lidar: Tensor) -> tuple[Tensor, Tensor]:
         """Depth logits [B, N, D, H, W] and context [B, N, C, H, W].
 
         Args:
             features: [B, N, F, H, W].
-            cameras: What may be known of the cameras.
+            cameras: Calibration that the net may read.
             aug_T_lidar: [B, 4, 4], the augmentation in their poses.
         """
         ...
@@ -77,7 +77,7 @@ class CameraAwareDepthNet(nn.Module):
         self.depth = nn.Conv2d(channels, bins, kernel_size=1)
 
     def forward(self, features: Tensor, cameras: Cameras, aug_T_lidar: Tensor) -> tuple[Tensor, Tensor]:
-        """See `DepthNet`; poses are known as they are augmented."""
+        """See `DepthNet`; reads the augmented poses."""
         flat = features.flatten(0, 1)
         gain = self.camera_gain(self.camera_norm(camera_numbers(cameras).flatten(0, 1))).sigmoid()
         branch = self.reduce(flat) * gain[..., None, None]

@@ -23,7 +23,7 @@ class Lift(Protocol):
 
         Args:
             cameras: Of the frame.
-            known: The cameras that the depth net is told of, if they are others.
+            known: The cameras whose parameters the depth net reads, if they are others.
         """
         ...
 
@@ -55,19 +55,20 @@ class Earlier(Protocol):
         ...
 
     def learned(self, boxes: Boxes, batch: Batch) -> Boxes:
-        """Boxes [B, M] as the head learns them."""
+        """Return the boxes [B, M] that the head is trained on."""
         ...
 
     def told(self, boxes: Boxes, batch: Batch, sample: int) -> Boxes:
-        """Boxes [M] that the head found in one sample, with velocities in m/s."""
+        """Return the boxes [M] decoded from one sample, with velocities in m/s."""
         ...
 
 
 class EarlierKeyFrame(nn.Module):
     """Puts the map of the key frame before beside the present one; nothing is warped.
 
-    The earlier images are lifted into the present axes, each with its own pose, by a depth net that is told the
-    present cameras. At the start of a scene the present frame stands in. Batch norm sees both frames.
+    The earlier images are lifted into the present axes, each with its own pose, by a depth net that reads the
+    parameters of the present cameras. At the start of a scene the present frame is used twice. Batch norm runs on
+    both frames.
 
     Source: BEVDepth (arXiv 2206.10092), numerics of its released two-frame detectors.
     """
@@ -93,7 +94,7 @@ class EarlierKeyFrame(nn.Module):
 class EarlierFrame(nn.Module):
     """Puts the map of an earlier frame, moved with the ego, beside the present one.
 
-    Each frame is lifted in its own LiDAR axes. The earlier one gets no gradient; batch norm sees it.
+    Each frame is lifted in its own LiDAR axes. The earlier one gets no gradient; batch norm runs on it.
 
     Upstream: the earlier images are lifted with the matrices of the present ones, here each image has its own.
 
@@ -133,11 +134,11 @@ class EarlierFrame(nn.Module):
         return torch.cat([present, moved], dim=1)
 
     def learned(self, boxes: Boxes, batch: Batch) -> Boxes:
-        """Boxes [B, M] as the head learns them, with the motion between the frames for a velocity."""
+        """Return the boxes [B, M] that the head is trained on, with the motion between the frames as velocity."""
         return _with_motion(boxes, self._gap(batch)[:, None, None])
 
     def told(self, boxes: Boxes, batch: Batch, sample: int) -> Boxes:
-        """Boxes [M] that the head found in one sample, with velocities in m/s."""
+        """Return the boxes [M] decoded from one sample, with velocities in m/s."""
         return _with_motion(boxes, 1 / self._gap(batch)[sample])
 
     def _gap(self, batch: Batch) -> Tensor:

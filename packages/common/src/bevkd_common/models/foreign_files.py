@@ -17,7 +17,7 @@ from bevkd_common.errors import UserError
 
 
 class Inert:
-    """Takes the place of an object that is no tensor: keeps nothing, does nothing."""
+    """Stand-in for an object that is no tensor; it stores nothing."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -89,8 +89,8 @@ def weights_in(content: object, path: Path) -> dict[str, Tensor]:
 def read_content(path: Path) -> Any:
     """What a .pth, .ckpt or .safetensors file holds, on the CPU.
 
-    PyTorch's restricted reader does the work: it knows tensors, containers and numbers, and calls nothing else.
-    What is listed above is replaced, anything beyond makes the file unreadable.
+    The file is read by PyTorch's restricted reader, which builds tensors, containers and numbers and calls nothing
+    else. The classes listed above are replaced; any other class makes the file unreadable.
 
     Raises:
         UserError: If there is no such file, or it cannot be read safely.

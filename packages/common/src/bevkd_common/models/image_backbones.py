@@ -41,7 +41,7 @@ class ImageNormalizer(nn.Module):
 
     Upstream: "imagenet_rgb" is torchvision's normalisation and what BEVDet's first release uses. BEVDepth and
     BEVDet's later releases ask mmcv to turn BGR into RGB although the image already is RGB; the backbone then
-    sees blue first, while mean and standard deviation still come red first. "imagenet_swapped" reproduces that
+    receives blue first, while mean and standard deviation still come red first. "imagenet_swapped" reproduces that
     for their weights. "caffe_bgr" is blue first with its own means and nothing divided, as Caffe's ResNets and
     BEVFormer's larger models have it.
     """
@@ -246,7 +246,7 @@ def _of_backbone(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _hub_weights(name: str) -> dict[str, Tensor]:
-    """The weights that timm knows for a network.
+    """Return the pretrained weights that timm lists for a network.
 
     Raises:
         UserError: If there are none, they want images normalised in another way, or they cannot be fetched.

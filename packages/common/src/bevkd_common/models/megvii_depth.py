@@ -1,4 +1,4 @@
-"""What tells depths in Megvii's BEVDepth, and what passes the features that it lifts.
+"""The depth net of Megvii's BEVDepth, and the aggregation of its lifted features.
 
 Source: BEVDepth (arXiv 2206.10092), sections 4.2 and 4.3, numerics of its released R50 detectors.
 """

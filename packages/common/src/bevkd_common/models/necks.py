@@ -1,4 +1,4 @@
-"""Necks that bring the stages of a bird's-eye-view backbone to one resolution."""
+"""Necks that bring the stages of a BEV backbone to one resolution."""
 
 from __future__ import annotations
 

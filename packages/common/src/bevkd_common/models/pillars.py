@@ -1,4 +1,4 @@
-"""Pillars of points to a bird's-eye-view canvas."""
+"""From pillars of points to a BEV canvas."""
 
 from __future__ import annotations
 

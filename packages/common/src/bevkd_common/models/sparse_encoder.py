@@ -1,4 +1,4 @@
-"""Voxels of points to a bird's-eye-view map, by sparse convolutions in three dimensions."""
+"""From voxels of points to a BEV map, by sparse convolutions in three dimensions."""
 
 from __future__ import annotations
 

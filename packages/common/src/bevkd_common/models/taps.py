@@ -209,7 +209,7 @@ class Attention(TapSpec):
         if wrong is not None or not isinstance(value, Tensor):
             return wrong
         total = value.sum(dim=-1) if self.competing == "points" else value.sum(dim=(-2, -1))
-        # A cell that no camera sees has no spatial attention: its weights are zero.
+        # A cell that is visible in no camera has no spatial attention: its weights are zero.
         if bool((value < 0).any()) or not bool((((total - 1).abs() < 1e-3) | (total.abs() < 1e-6)).all()):
             return "weights that are negative or do not sum to one"
         return None
@@ -350,6 +350,7 @@ class Queries(TapSpec):
         channels: Width of a query in the decoder.
         code: The parts of the box code, in order.
         heatmap: Whether the first layer also predicts `heatmap` [B, K, Y, X], at whose peaks the queries start.
+        maps: Further maps [B, C, Y, X] that the first layer predicts beside the heat map.
     """
 
     grid: Grid
@@ -359,6 +360,7 @@ class Queries(TapSpec):
     channels: int
     code: tuple[Branch, ...]
     heatmap: bool = False
+    maps: tuple[Branch, ...] = ()
 
     noun: ClassVar[str] = "a set of queries"
 
@@ -378,8 +380,10 @@ class Queries(TapSpec):
             "class_logits": (samples, self.count, len(self.classes)),
             "box_code": (samples, self.count, sum(part.channels for part in self.code)),
         }
-        heatmap = {"heatmap": (samples, len(self.classes), self.grid.ny, self.grid.nx)} if self.heatmap else {}
-        return _predictions_problem(value, [layer | heatmap] + [layer] * (self.layers - 1))
+        widths = {"heatmap": len(self.classes)} if self.heatmap else {}
+        widths |= dict(branch.layout for branch in self.maps)
+        maps = {name: (samples, width, self.grid.ny, self.grid.nx) for name, width in widths.items()}
+        return _predictions_problem(value, [layer | maps] + [layer] * (self.layers - 1))
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Tensor operations the detectors stand on: voxels, bird's-eye-view pooling, suppression."""
+"""Tensor operations of the detectors: voxels, BEV pooling, suppression."""

@@ -1,4 +1,4 @@
-"""Sum-pooling of lifted image features into the cells of a bird's-eye-view grid."""
+"""Sum-pooling of lifted image features into the cells of a BEV grid."""
 
 from __future__ import annotations
 

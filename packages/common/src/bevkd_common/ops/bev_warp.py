@@ -1,4 +1,4 @@
-"""Moving an earlier bird's-eye-view map to where the ego is now."""
+"""Warping of an earlier BEV map into the present axes of the ego."""
 
 from __future__ import annotations
 

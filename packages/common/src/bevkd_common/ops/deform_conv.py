@@ -1,4 +1,4 @@
-"""Deformable 3x3 convolution: each output sees nine samples of the input that have moved."""
+"""Deformable 3x3 convolution: each output reads nine samples of the input at learned offsets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: each query samples a few places of each feature map."""
+"""Multi-scale deformable attention: each query samples a few points of each feature map."""
 
 from __future__ import annotations
 

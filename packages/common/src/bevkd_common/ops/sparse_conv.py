@@ -103,7 +103,7 @@ def output_shape(shape: Triple, kernel: Triple, stride: Triple, padding: Triple)
 def uses_spconv(x: SparseTensor, kernel: Triple) -> bool:
     """Whether spconv computes this: wherever it is installed.
 
-    It knows no empty tensor, and release 2.3.6 reads the weight of a kernel of one cell transposed.
+    It does not support an empty tensor, and release 2.3.6 reads the weight of a kernel of one cell transposed.
     """
     return spconv_is_installed() and len(x.features) > 0 and prod(kernel) > 1
 
@@ -148,7 +148,7 @@ def submanifold_rulebook(coordinates: Tensor, shape: Triple, kernel: Triple) -> 
     """The voxels [V, 4] that lie within an odd kernel of each other.
 
     In sorted voxels the neighbours within a line along x follow each other: one search finds the first. Half of
-    the lines suffice, because who sees another on the left is seen on the right.
+    the lines suffice, because the relation of left and right neighbours is symmetric.
 
     Raises:
         ValueError: If a voxel is there twice.

@@ -42,6 +42,6 @@ class SparseTensor:
 
 
 def linear_index(coordinates: Tensor, shape: Triple) -> Tensor:
-    """The place [V] of each voxel [V, 4] in a dense grid, x running fastest."""
+    """Return the index [V] of each voxel [V, 4] in a dense grid, x running fastest."""
     batch, z, y, x = coordinates.unbind(dim=1)
     return ((batch * shape[0] + z) * shape[1] + y) * shape[2] + x

@@ -42,7 +42,7 @@ def _run(x: SparseTensor, weight: Tensor, settings: Mapping[str, Any]) -> Sparse
 @cache
 def _layer(shape: tuple[int, ...], on_gpu: bool, **settings: Any) -> Any:
     """A layer without memory or state, into which each call puts its own weight [O, kz, ky, kx, I]."""
-    # On a CPU spconv has but one algorithm, which it must be told; elsewhere it chooses.
+    # On a CPU spconv has one algorithm, which must be named; elsewhere it chooses.
     algorithm = None if on_gpu else ConvAlgo.Native
     return SparseConvolution(
         3, shape[-1], shape[0], shape[1:4], bias=False, algo=algorithm, device="meta", **settings

@@ -1,1 +1,1 @@
-"""BEVFormer: queries of the ground that look at an earlier map and at the images."""
+"""BEVFormer: BEV queries that attend to an earlier BEV map and to the images."""

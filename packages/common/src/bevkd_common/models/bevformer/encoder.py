@@ -1,4 +1,4 @@
-"""BEVFormer's encoder: from image features and an earlier map to a map of the ground."""
+"""BEVFormer's encoder: from image features and an earlier BEV map to a BEV map."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bevkd_common.models.bevformer.temporal import TemporalSelfAttention
 
 
 class BevPositions(nn.Module):
-    """Learned positions of cells: one half of the channels tells the column, the other the row.
+    """Learned positions of cells: one half of the channels encodes the column, the other the row.
 
     Args:
         channels: In all.
@@ -50,8 +50,8 @@ class EncoderLayer(nn.Module):
     Args:
         channels: Of queries and maps.
         heads: Attention heads.
-        temporal_points: Places of the earlier map, and of the present one, that a head looks at.
-        spatial_points: Places of each level of an image that a head looks at.
+        temporal_points: Sampling points of a head in the earlier map, and in the present one.
+        spatial_points: Sampling points of a head in each level of an image.
         levels: Levels of an image.
         hidden_channels: Inside the feed-forward network.
         dropout: Of what the blocks add, and inside the feed-forward network.
@@ -108,13 +108,13 @@ class EncoderLayer(nn.Module):
 
 
 class BevFormerEncoder(nn.Module):
-    """Queries of the ground, one a cell, that pass some layers.
+    """BEV queries, one per cell, that pass through the layers.
 
     Args:
         channels: Of queries and image features; a multiple of `heads`, and even.
         grid: Cells of the map.
         z_range: Lowest and highest point of interest, metres.
-        anchors: Points above a cell at which the images are looked at.
+        anchors: Points above a cell that are projected into the images.
         layers: Number of layers.
         cameras: Images of a moment.
         levels: Maps of an image.
@@ -195,13 +195,13 @@ class BevFormerEncoder(nn.Module):
     def maps(
         self, features: Sequence[Tensor], image_size: tuple[int, int], moment: Moment, memory: BevMemory | None
     ) -> Iterator[tuple[str, Tensor]]:
-        """What arises, each when it is asked for: `tsa{i}` and `sca{i}` of each layer, then `bev_neck`.
+        """Yield `tsa{i}` and `sca{i}` of each layer, then `bev_neck`, each when it is asked for.
 
         Args:
             features: Maps [B · N, C, H, W] of the images, finest first.
-            image_size: Height and width of the images that the backbone saw.
+            image_size: Height and width of the images that the backbone received.
             moment: Now.
-            memory: Before; None, or not known, where nothing is remembered.
+            memory: The earlier map; None, or not known, where there is none.
 
         Yields:
             Weights [B, Q, heads, 2, points] and [B, Q, heads, levels, points], and the map [B, C, Y, X].
@@ -237,7 +237,7 @@ class BevFormerEncoder(nn.Module):
         return memory.known[:, None, None], turned.flatten(2).transpose(1, 2), shift.to(initial.dtype)
 
     def _tokens(self, features: Sequence[Tensor], batch: int) -> Tensor:
-        """[B · N, S, C], told apart by camera and level."""
+        """Return [B · N, S, C], with the embeddings of camera and level added."""
         cameras = self.camera_embeddings.repeat(batch, 1)[:, None]
         return torch.cat(
             [

@@ -1,4 +1,4 @@
-"""What BEVFormer keeps of an earlier key frame, and how the ego has moved since."""
+"""The BEV map of an earlier key frame that BEVFormer keeps, and the motion of the ego since then."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class BevMemory:
         bev: [B, C, Y, X] in the LiDAR axes of its moment.
         global_T_lidar: As of its `Moment`.
         global_T_ego: As of its `Moment`.
-        known: [B] bool; where False there is no map, and what stands in its place means nothing.
+        known: [B] bool; where False there is no map, and the values are arbitrary.
         scenes: B names of the scenes that it shows.
     """
 

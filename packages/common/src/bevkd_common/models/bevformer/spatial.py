@@ -23,10 +23,10 @@ FAR_OUTSIDE = 10.0
 
 
 class Sightings(NamedTuple):
-    """Which camera sees which queries, K of them at most.
+    """The queries that project into each camera, at most K per camera.
 
     Attributes:
-        row: [B · N, K] int64, query of a sample as b · Q + q; what stands behind the seen ones means nothing.
+        row: [B · N, K] int64, query of a sample as b · Q + q; entries beyond the visible ones are arbitrary.
         seen: [B · N, K] bool.
         anchors: [B · N, K, Z, 2] (x, y) of the query's anchors as shares of the image.
         cameras: [B, Q] how many cameras see a query.
@@ -52,12 +52,12 @@ def anchor_points(grid: Grid, z_range: tuple[float, float], count: int) -> Tenso
 
 @torch.no_grad()
 def sightings(points: Tensor, cameras: Cameras, image_size: tuple[int, int]) -> Sightings:
-    """Project anchors; a camera sees a query if one of its anchors is in front of it and inside its image.
+    """Project anchors; a query is visible in a camera if one of its anchors is in front of it and inside its image.
 
     Args:
         points: Anchors [Q, Z, 3] in the LiDAR axes to which the cameras lead.
         cameras: [B, N, ...].
-        image_size: Height and width in pixels of what the backbone sees, padding included.
+        image_size: Height and width in pixels of the input of the backbone, padding included.
     """
     queries, count = points.shape[:2]
     cam_T_lidar = inverse(cameras.lidar_T_cam)
@@ -67,7 +67,7 @@ def sightings(points: Tensor, cameras: Cameras, image_size: tuple[int, int]) -> 
     inside = ahead & ((share > 0) & (share < 1)).all(dim=-1)
     share = torch.where(ahead[..., None], share, FAR_OUTSIDE).clamp(-FAR_OUTSIDE, FAR_OUTSIDE)
     visible = inside.unflatten(-1, (queries, count)).any(dim=-1)
-    # The queries that a camera sees come first.
+    # The visible queries come first.
     most = queries if torch.compiler.is_compiling() else max(1, int(visible.sum(dim=-1).max()))
     seen, query = visible.flatten(0, 1).int().sort(dim=-1, descending=True, stable=True)
     query = query[:, :most]
@@ -82,16 +82,17 @@ def sightings(points: Tensor, cameras: Cameras, image_size: tuple[int, int]) -> 
 
 
 class SpatialCrossAttention(nn.Module):
-    """Each query gathers a few places around its anchors in every image that shows one of them.
+    """Deformable attention of BEV queries to the images, around the projections of their anchors.
 
-    What it sees is averaged over these cameras; a query that no camera sees gets the bias of the projection. The
-    points of a head take turns among the anchors, those outside the image included, where nothing is.
+    The result is averaged over the cameras in which a query is visible; a query visible in none gets the bias of
+    the projection. The points of a head take turns among the anchors, including those outside the image, where all
+    values are zero.
 
     Args:
         channels: Of queries and image features; a multiple of `heads`.
         heads: Heads.
         levels: Maps an image.
-        points: Places of each map that a head looks at; a multiple of the number of anchors.
+        points: Sampling points of a head in each map; a multiple of the number of anchors.
 
     Source: BEVFormer, arXiv 2203.17270, equation 4.
     """
@@ -114,7 +115,7 @@ class SpatialCrossAttention(nn.Module):
             query: [B, Q, C].
             tokens: [B · N, S, C], the maps of an image one behind the other, each row by row.
             shapes: Height and width of each map.
-            sightings: Which camera sees which queries.
+            sightings: Visible queries of each camera.
 
         Returns:
             [B, Q, C], and the weights [B, Q, heads, levels, points], which are the same for all cameras.

@@ -15,17 +15,18 @@ SLOTS = 2
 
 
 class TemporalSelfAttention(nn.Module):
-    """Each query gathers a few places of two maps, which count half each.
+    """Deformable attention of BEV queries to two maps, each weighted by one half.
 
     Weights compete among the points of one map, never between the maps.
 
-    Upstream: in the code that trained the public checkpoints, the ego's shift moves the places in both maps.
+    Upstream: in the code that trained the public checkpoints, the ego's shift moves the sampling points in both
+    maps.
 
     Args:
         channels: Of queries and maps; a multiple of `heads`.
         heads: Heads.
-        points: Places of each map that a head looks at.
-        shifted: The maps in which places move with the ego.
+        points: Sampling points of a head in each map.
+        shifted: The maps in which sampling points move with the ego.
 
     Source: BEVFormer, arXiv 2203.17270, equation 5.
     """

@@ -1,4 +1,4 @@
-"""BEVDepth: BEVDet whose depths know the camera and learn from the LiDAR."""
+"""BEVDepth: BEVDet with a camera-aware depth net that is supervised by LiDAR depths."""
 
 from __future__ import annotations
 

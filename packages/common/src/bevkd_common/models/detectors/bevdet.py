@@ -1,4 +1,4 @@
-"""BEVDet: a camera detector that lifts image features to the bird's-eye view.
+"""BEVDet: a camera detector that lifts image features to a BEV map.
 
 Source: BEVDet (arXiv 2112.11790), numerics of its released R50 detector.
 """
@@ -39,7 +39,7 @@ DEPTH_LOGITS = "depth_logits"
 
 
 class BevDet(nn.Module):
-    """Images to features, to the ground, through a convolutional encoder, to boxes; a `Detector`.
+    """Image features, lift to a BEV map, convolutional encoder, centre-point head; a `Detector`.
 
     Args:
         normalizer: From uint8 images to the backbone's input.
@@ -54,7 +54,7 @@ class BevDet(nn.Module):
         earlier: An earlier frame beside the present one (BEVDet4D); the first stage takes twice the channels then.
         depth_weight: Of the loss that compares the present frame's depths with the LiDAR (BEVDepth); None has none.
         depth_loss: That loss.
-        float32_bev: Whether autocast ends where the bird's-eye-view map begins.
+        float32_bev: Whether everything behind the lift runs in float32 under autocast.
         axes_T_lidar: [4, 4] to the axes of the detector's own maps, where they are not the LiDAR's; boxes come and
             go in LiDAR axes all the same. BEV maps cannot be compared with others' then and are not offered.
     """
@@ -99,7 +99,7 @@ class BevDet(nn.Module):
         self.needs = DataNeeds(cameras=True, history=history, depth=depth_weight is not None)
 
     def forward(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
-        """Compute the maps that are wanted, and nothing behind the last of them.
+        """Compute the taps wanted and what they depend on.
 
         Raises:
             ValueError: If there is no such tap, or the batch has no images of the right size.
@@ -245,7 +245,7 @@ def build(
         config: The configuration.
         classes: Class names in label order.
         earlier: What joins an earlier frame, for detectors that have one.
-        depth_net: What tells depths; BEVDet's own where not given.
+        depth_net: Predicts depths and context; None takes BEVDet's own.
         depth_weight: See `BevDet`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""BEVFormer: a camera detector whose map of the ground remembers earlier key frames.
+"""BEVFormer: a camera detector with a recurrent BEV map.
 
 Source: BEVFormer (arXiv 2203.17270), numerics of its released detectors.
 """
@@ -29,10 +29,10 @@ from bevkd_common.models.taps import Attention, BevMap, ImageMap, TapSpec
 
 
 class BevFormer(nn.Module):
-    """Images to features, queries of the ground that look at them and at an earlier map, then boxes; a `Detector`.
+    """Image features, BEV queries that attend to them and to an earlier BEV map, query head; a `Detector`.
 
     The earlier map comes from the state, where one is given, or from the key frames of the batch's history: these
-    are seen in evaluation mode and without gradients, each remembering the one before.
+    are computed in evaluation mode and without gradients, each from the map before it.
 
     Args:
         normalizer: From uint8 images to the backbone's input.
@@ -42,7 +42,7 @@ class BevFormer(nn.Module):
         encoder: The map of the ground.
         head: Boxes.
         image_size: Height and width of the images in pixels.
-        frames: Key frames of a queue, the present one included; with one, nothing is ever remembered.
+        frames: Key frames of a queue, the present one included; with one, there is no earlier map.
         taps: What the maps are; `tsa{i}` and `sca{i}` of each layer, `bev_neck` and `head`.
     """
 
@@ -73,12 +73,12 @@ class BevFormer(nn.Module):
         self.needs = DataNeeds(cameras=True, can_bus=True, history=history)
 
     def forward(self, batch: Batch, want: frozenset[str], state: object | None = None) -> Outputs:
-        """Compute the maps that are wanted, and nothing behind the last of them.
+        """Compute the taps wanted and what they depend on.
 
         Args:
             batch: With cameras and the ego's motion.
             want: Taps.
-            state: Of the key frame before, as that call returned it; forgotten where the scene is another.
+            state: Of the key frame before, as that call returned it; ignored for samples of another scene.
 
         Returns:
             With a state, in evaluation mode and if the map was computed.
@@ -113,7 +113,7 @@ class BevFormer(nn.Module):
         return self.image_neck(self.image_backbone(images)), (images.shape[2], images.shape[3])
 
     def _prepared(self, images: Tensor) -> Tensor:
-        """What the backbone sees: normalised, and zeros below and to the right up to whole cells."""
+        """Return the input of the backbone: normalised, padded with zeros below and to the right to whole cells."""
         (height, width), size = self.image_size, tuple(images.shape[-2:])
         if size != self.image_size:
             raise ValueError(f"BEVFormer takes images of {height} x {width}, the batch has {size[0]} x {size[1]}")

@@ -31,8 +31,9 @@ PILLARS = "pillars"
 class CenterPoint(nn.Module):
     """A reader of points, SECOND, SECONDFPN, centre-point head.
 
-    Taps: `bev_in` the map that the reader makes, `bev_block{i}` the stages of the backbone, `bev_neck` the map that
-    the head sees, `head` its logits. All maps have passed a ReLU.
+    Taps: `bev_in` the map that the reader makes, `bev_block{i}` the stages of the backbone, `bev_neck` the input
+    of the head, `head` its logits; all of these maps have passed a ReLU. `pillars`, for a reader of pillars, are
+    their features.
 
     Args:
         spec: How points become pillars or voxels.

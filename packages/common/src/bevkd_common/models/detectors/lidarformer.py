@@ -1,4 +1,4 @@
-"""LidarFormer: LiDAR maps, queries of the ground, and BEVFormer's decoder."""
+"""LidarFormer: LiDAR BEV maps, BEV queries, and BEVFormer's decoder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bevkd_common.models.taps import BevMap, TapSpec
 
 
 class LidarFormer(nn.Module):
-    """Points on a map, SECOND, a feature pyramid, an encoder of ground queries, query head.
+    """Points on a map, SECOND, a feature pyramid, an encoder of BEV queries, query head.
 
     Taps: `bev_in` the map of the points, `bev_block{i}` the stages of the backbone, which have passed a ReLU,
     `bev_neck` the encoder's map, which has passed a layer norm, `head` the queries' predictions.

@@ -1,4 +1,4 @@
-"""Megvii's BEVDepth: depths that know the camera and learn from the LiDAR, over one key frame or two."""
+"""Megvii's BEVDepth: a camera-aware depth net supervised by LiDAR depths, over one key frame or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectors of mmdetection3d, looked into through forward hooks."""
+"""Detectors of mmdetection3d, whose taps are read through forward hooks."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def foreign_batch(batch: Batch, needs: DataNeeds, columns: Sequence[int]) -> dic
 
 
 def camera_metas(cameras: Cameras) -> list[dict[str, Any]]:
-    """What mmdet3d's models want to know of the images, one dictionary a sample."""
+    """Return the metadata of the images that mmdet3d's models read, one dictionary per sample."""
     samples, views, _, height, width = cameras.images.shape
     image_T_cam = torch.eye(4, dtype=torch.float64, device=cameras.images.device).repeat(samples, views, 1, 1)
     image_T_cam[..., :3, :3] = cameras.image_aug.double() @ cameras.intrinsics.double()
@@ -339,7 +339,7 @@ def _head_maps(output: Any) -> list[dict[str, Tensor]]:
 
 
 def _choose_algorithm(model: nn.Module, device: torch.device) -> None:
-    """On a CPU spconv has but one algorithm, which it must be told."""
+    """Select the one algorithm that spconv has on a CPU."""
     sparse: list[Any] = [module for module in model.modules() if hasattr(module, "algo")]
     if sparse and device.type == "cpu":
         from spconv.core import ConvAlgo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,46 @@ DEFORM_GROUPS = 4
 """Of the channels of a deformable convolution."""
 
 
+@dataclass(frozen=True)
+class CenterSupervision:
+    """Targets and losses of a centre-point head.
+
+    Attributes:
+        gaussian_overlap: See `gaussian_radius`.
+        min_radius: Smallest radius of a Gaussian, in cells.
+        heatmap_weight: Loss weight of the heat maps.
+        box_weight: Loss weight of the boxes.
+        code_weights: Weights of the ten numbers of a box code.
+        symmetric_classes: Classes whose headings are learned up to half a turn, see `folded`.
+    """
+
+    gaussian_overlap: float
+    min_radius: int
+    heatmap_weight: float
+    box_weight: float
+    code_weights: tuple[float, ...]
+    symmetric_classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CenterDecoding:
+    """Decoding of a centre-point head.
+
+    Attributes:
+        score_threshold: Boxes must score more.
+        max_candidates: Best cells of a task that are decoded.
+        center_range: Lower x, y, z and upper x, y, z in metres of decoded centres.
+        suppressions: One rule per task.
+        max_detections: Boxes of a task that are kept at most.
+    """
+
+    score_threshold: float
+    max_candidates: int
+    center_range: tuple[float, ...]
+    suppressions: tuple[Suppression, ...]
+    max_detections: int
+
+
 class CenterHead(nn.Module):
     """Boxes as points: for each task a heat map of centres, and at each centre the rest of the box.
 
@@ -36,17 +77,8 @@ class CenterHead(nn.Module):
         tasks: Class names of each task; together they are `classes`, in any order.
         grid: Cells of the maps.
         channels: Width of the shared convolution and of the branches.
-        gaussian_overlap: See `gaussian_radius`.
-        min_radius: Smallest radius of a Gaussian, in cells.
-        heatmap_weight: Weight of the heat maps' loss.
-        box_weight: Weight of the boxes' loss.
-        code_weights: Weights of the ten numbers of a box code.
-        symmetric_classes: Classes whose headings are learned up to half a turn, see `folded`.
-        score_threshold: Boxes must score more.
-        max_candidates: Best cells of a task that are decoded.
-        center_range: Lower x, y, z and upper x, y, z in metres of decoded centres.
-        suppressions: One rule a task.
-        max_detections: Boxes of a task that are kept at most.
+        supervision: Targets and losses.
+        decoding: From predictions to boxes.
         deformable: Whether deformable convolutions adapt the map to the heat map and to the boxes of each task.
         motion: What the last branch of a task predicts: velocities or displacements.
 
@@ -64,30 +96,15 @@ class CenterHead(nn.Module):
         grid: Grid,
         *,
         channels: int,
-        gaussian_overlap: float,
-        min_radius: int,
-        heatmap_weight: float,
-        box_weight: float,
-        code_weights: Sequence[float],
-        score_threshold: float,
-        max_candidates: int,
-        center_range: Sequence[float],
-        suppressions: Sequence[Suppression],
-        max_detections: int,
+        supervision: CenterSupervision,
+        decoding: CenterDecoding,
         deformable: bool = False,
         motion: Meaning = Meaning.VELOCITY,
-        symmetric_classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.maps = HeadMaps(grid=grid, tasks=tasks, branches=branches_of(motion))
-        self.gaussian_overlap = gaussian_overlap
-        self.min_radius = min_radius
-        self.heatmap_weight = heatmap_weight
-        self.box_weight = box_weight
-        self.score_threshold = score_threshold
-        self.max_candidates = max_candidates
-        self.suppressions = tuple(suppressions)
-        self.max_detections = max_detections
+        self.supervision = supervision
+        self.decoding = decoding
         place = {name: (t, c) for t, task in enumerate(tasks) for c, name in enumerate(task)}
         self.task_of_label: Tensor
         self.channel_of_label: Tensor
@@ -98,9 +115,9 @@ class CenterHead(nn.Module):
         self._constant("channel_of_label", torch.tensor([place[name][1] for name in classes]))
         self._constant("label_of_channel", torch.tensor([classes.index(name) for task in tasks for name in task]))
         self.symmetric: Tensor
-        self._constant("symmetric", torch.tensor([name in symmetric_classes for name in classes]))
-        self._constant("code_weights", torch.tensor(list(code_weights)))
-        self._constant("center_range", torch.tensor(list(center_range)))
+        self._constant("symmetric", torch.tensor([name in supervision.symmetric_classes for name in classes]))
+        self._constant("code_weights", torch.tensor(supervision.code_weights))
+        self._constant("center_range", torch.tensor(decoding.center_range))
 
         self.shared_conv = _conv_norm_relu(in_channels, channels)
         task_head = DeformableTaskHead if deformable else TaskHead
@@ -126,8 +143,8 @@ class CenterHead(nn.Module):
             channel=self.channel_of_label[index],
             class_counts=[len(task) for task in self.maps.tasks],
             grid=self.maps.grid,
-            overlap=self.gaussian_overlap,
-            min_radius=self.min_radius,
+            overlap=self.supervision.gaussian_overlap,
+            min_radius=self.supervision.min_radius,
         )
 
     def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: CenterTargets) -> dict[str, Term]:
@@ -149,20 +166,21 @@ class CenterHead(nn.Module):
             ]
         )
         return {
-            "heatmap": Term((heatmap_loss / peaks.clamp(min=1)).sum(), self.heatmap_weight),
-            "boxes": Term((box_loss / (boxes + 1e-4)).sum(), self.box_weight),
+            "heatmap": Term((heatmap_loss / peaks.clamp(min=1)).sum(), self.supervision.heatmap_weight),
+            "boxes": Term((box_loss / (boxes + 1e-4)).sum(), self.supervision.box_weight),
         }
 
     @torch.no_grad()
     def decode(self, predictions: Sequence[Mapping[str, Tensor]]) -> list[Detections]:
         """Boxes above the score threshold, thinned out task by task; one entry a sample."""
+        rules = self.decoding
         boxes, scores, labels, keep = [], [], [], []
         first_channel = 0
-        for prediction, task, rule in zip(predictions, self.maps.tasks, self.suppressions, strict=True):
-            candidates = best_candidates(prediction, self.maps.grid, self.max_candidates, self.score_threshold)
-            valid = (candidates.scores > self.score_threshold) & within(candidates.boxes, self.center_range)
+        for prediction, task, rule in zip(predictions, self.maps.tasks, rules.suppressions, strict=True):
+            candidates = best_candidates(prediction, self.maps.grid, rules.max_candidates, rules.score_threshold)
+            valid = (candidates.scores > rules.score_threshold) & within(candidates.boxes, self.center_range)
             kept = thin_out(candidates, valid, rule)
-            keep.append(kept & (kept.cumsum(dim=1) <= self.max_detections))
+            keep.append(kept & (kept.cumsum(dim=1) <= rules.max_detections))
             boxes.append(candidates.boxes)
             scores.append(candidates.scores)
             labels.append(self.label_of_channel[first_channel + candidates.channels])
@@ -259,17 +277,21 @@ def build_center_head(
         config.tasks,
         grid,
         channels=config.channels,
-        gaussian_overlap=config.gaussian_overlap,
-        min_radius=config.min_radius,
-        heatmap_weight=config.heatmap_weight,
-        box_weight=config.box_weight,
-        code_weights=config.code_weights,
-        score_threshold=config.score_threshold,
-        max_candidates=config.max_candidates,
-        center_range=config.center_range,
-        suppressions=[Suppression(rule.kind, rule.threshold, rule.size_factors) for rule in config.nms],
-        max_detections=config.max_detections,
+        supervision=CenterSupervision(
+            gaussian_overlap=config.gaussian_overlap,
+            min_radius=config.min_radius,
+            heatmap_weight=config.heatmap_weight,
+            box_weight=config.box_weight,
+            code_weights=config.code_weights,
+            symmetric_classes=config.symmetric_classes,
+        ),
+        decoding=CenterDecoding(
+            score_threshold=config.score_threshold,
+            max_candidates=config.max_candidates,
+            center_range=config.center_range,
+            suppressions=tuple(Suppression(rule.kind, rule.threshold, rule.size_factors) for rule in config.nms),
+            max_detections=config.max_detections,
+        ),
         deformable=config.deformable,
         motion=motion,
-        symmetric_classes=config.symmetric_classes,
     )

@@ -1,4 +1,4 @@
-"""The decoder of the query head: queries look at each other and at the map, and move to what they see."""
+"""The decoder of the query head: queries attend to each other and to the map, and refine their boxes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DecoderLayer(nn.Module):
     Args:
         channels: Of queries and map.
         heads: Attention heads.
-        points: Places of the map that a head of a query looks at.
+        points: Sampling points of a head of a query.
         hidden_channels: Inside the feed-forward network.
         dropout: Of attention weights, of what the blocks add, and inside the feed-forward network.
 
@@ -47,7 +47,7 @@ class DecoderLayer(nn.Module):
             position: [B, Q, C] their positions.
             memory: [B, Y·X, C] the map, row by row.
             shape: Y and X.
-            reference: [B, Q, 2] where they look, (x, y) as shares of the map.
+            reference: [B, Q, 2] reference points, (x, y) as shares of the map.
         """
         placed = x + position
         seen = self.self_attention(placed, placed, x, need_weights=False)[0]

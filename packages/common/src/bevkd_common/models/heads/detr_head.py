@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,37 +21,70 @@ from bevkd_common.models.heads.detr_decoder import Decoder
 from bevkd_common.models.heads.detr_losses import class_loss
 from bevkd_common.models.heads.detr_targets import BACKGROUND, match, matching_cost
 from bevkd_common.models.heads.heatmap_queries import HeatmapQueries, Start
-from bevkd_common.models.taps import Queries
+from bevkd_common.models.taps import Branch, Meaning, Queries
 from bevkd_common.ops.normalizers import mean_over_ranks
 
 
-class DetrHead(nn.Module):
-    """Boxes as a set: learned queries, each of which becomes a box or background.
+@dataclass(frozen=True)
+class DecoderSizes:
+    """Sizes of the decoder.
 
-    A query is a content and a position, and starts to look at the reference point that follows from its position.
+    Attributes:
+        layers: Number of layers.
+        attention_heads: Heads of every attention.
+        points: Sampling points of a head of a query.
+        hidden_channels: Inside the feed-forward networks.
+        dropout: See `DecoderLayer`.
+    """
+
+    layers: int
+    attention_heads: int
+    points: int
+    hidden_channels: int
+    dropout: float
+
+
+@dataclass(frozen=True)
+class QuerySupervision:
+    """Matching and losses of a query head.
+
+    Attributes:
+        class_weight: Loss weight of the classes.
+        box_weight: Loss weight of the boxes.
+        class_cost: Weight of the classes in the matching.
+        box_cost: Weight of the boxes in the matching.
+        code_weights: Weights of the ten numbers of a box code in the loss.
+        heatmap_weight: Loss weight of the heat map at whose peaks the queries start; None learns their positions.
+        heading_weight: Loss weight of the headings that these queries start from; None leaves headings to the
+            decoder alone.
+        symmetric_classes: Classes whose headings are learned up to half a turn, see `folded`.
+    """
+
+    class_weight: float
+    box_weight: float
+    class_cost: float
+    box_cost: float
+    code_weights: tuple[float, ...]
+    heatmap_weight: float | None = None
+    heading_weight: float | None = None
+    symmetric_classes: tuple[str, ...] = ()
+
+
+class DetrHead(nn.Module):
+    """Boxes as a set: queries, each of which predicts a box or background.
+
+    A query has a content, a position and a reference point, around which its sampling points lie.
 
     Args:
         channels: Of the map below and of the queries.
         grid: Cells of the map below; centres lie within its borders.
         classes: Classes of the data set; labels index them.
         queries: Number of queries.
-        layers: Layers of the decoder.
-        attention_heads: Heads of every attention.
-        points: Places of the map that a head of a query looks at.
-        hidden_channels: Inside the feed-forward networks.
-        dropout: See `DecoderLayer`.
         z_range: Lowest and highest centre in metres.
-        class_weight: Weight of the classes' loss.
-        box_weight: Weight of the boxes' loss.
-        class_cost: Weight of the classes in the matching.
-        box_cost: Weight of the boxes in the matching.
-        code_weights: Weights of the ten numbers of a box code in the loss.
-        heading_weight: Weight of the loss of headings that queries from a heat map start from; None leaves
-            headings to the decoder alone.
-        symmetric_classes: Classes whose headings are learned up to half a turn, see `folded`.
+        decoder: Sizes of the decoder.
+        supervision: Matching and losses.
         max_detections: Best pairs of query and class that become boxes.
         center_range: Lower x, y, z and upper x, y, z in metres of decoded centres.
-        heatmap_weight: Weight of the heat map's loss; None learns the queries' places instead.
 
     Upstream: BEVFormer turns losses that are not finite into zero; here they stop the training.
 
@@ -64,37 +98,24 @@ class DetrHead(nn.Module):
         classes: tuple[str, ...],
         *,
         queries: int,
-        layers: int,
-        attention_heads: int,
-        points: int,
-        hidden_channels: int,
-        dropout: float,
         z_range: tuple[float, float],
-        class_weight: float,
-        box_weight: float,
-        class_cost: float,
-        box_cost: float,
-        code_weights: Sequence[float],
+        decoder: DecoderSizes,
+        supervision: QuerySupervision,
         max_detections: int,
-        center_range: Sequence[float],
-        heatmap_weight: float | None,
-        heading_weight: float | None = None,
-        symmetric_classes: Sequence[str] = (),
+        center_range: tuple[float, ...],
     ) -> None:
         super().__init__()
         self.maps = Queries(
             grid=grid,
             classes=classes,
-            layers=layers,
+            layers=decoder.layers,
             count=queries,
             channels=channels,
             code=CODE,
-            heatmap=heatmap_weight is not None,
+            heatmap=supervision.heatmap_weight is not None,
+            maps=() if supervision.heading_weight is None else (Branch("headings", 2, Meaning.YAW),),
         )
-        self.class_weight = class_weight
-        self.box_weight = box_weight
-        self.class_cost = class_cost
-        self.box_cost = box_cost
+        self.supervision = supervision
         self.max_detections = max_detections
         x0, y0, x1, y1 = grid.extent
         low, high = torch.tensor([x0, y0, z_range[0]]), torch.tensor([x1, y1, z_range[1]])
@@ -105,15 +126,13 @@ class DetrHead(nn.Module):
         self._constant("low", low)
         self._constant("extent", high - low)
         self.symmetric: Tensor
-        self._constant("symmetric", torch.tensor([name in symmetric_classes for name in classes]))
-        self._constant("code_weights", torch.tensor(list(code_weights)))
-        self._constant("center_range", torch.tensor(list(center_range)))
+        self._constant("symmetric", torch.tensor([name in supervision.symmetric_classes for name in classes]))
+        self._constant("code_weights", torch.tensor(supervision.code_weights))
+        self._constant("center_range", torch.tensor(center_range))
 
-        self.heatmap_weight = heatmap_weight
-        self.heading_weight = heading_weight
         self.heatmap_queries: HeatmapQueries | None = None
-        if heatmap_weight is not None:
-            headings = heading_weight is not None
+        if supervision.heatmap_weight is not None:
+            headings = supervision.heading_weight is not None
             self.heatmap_queries = HeatmapQueries(channels, grid, len(classes), queries, headings)
         else:
             self.queries = nn.Embedding(queries, 2 * channels)
@@ -121,13 +140,13 @@ class DetrHead(nn.Module):
             nn.init.xavier_uniform_(self.reference_points.weight)
             nn.init.zeros_(self.reference_points.bias)
         self.decoder = Decoder(
-            layers,
+            decoder.layers,
             channels,
             len(classes),
-            heads=attention_heads,
-            points=points,
-            hidden_channels=hidden_channels,
-            dropout=dropout,
+            heads=decoder.attention_heads,
+            points=decoder.points,
+            hidden_channels=decoder.hidden_channels,
+            dropout=decoder.dropout,
         )
 
     def forward(self, bev: Tensor) -> list[dict[str, Tensor]]:
@@ -174,8 +193,8 @@ class DetrHead(nn.Module):
                     prediction["box_code"],
                     labels.clamp(min=0),
                     code,
-                    self.class_cost,
-                    self.box_cost,
+                    self.supervision.class_cost,
+                    self.supervision.box_cost,
                 )
                 for prediction in predictions
             ]
@@ -188,6 +207,7 @@ class DetrHead(nn.Module):
         And `heatmap`, divided by the number of peaks, if the queries come from one, and `headings`, divided by the
         number of boxes, if they start from such.
         """
+        weights = self.supervision
         matched = torch.stack([(boxes != BACKGROUND).sum() for boxes in targets.matched]).float()
         counts = mean_over_ranks(matched).clamp(min=1)
         class_losses, box_losses = [], []
@@ -196,20 +216,20 @@ class DetrHead(nn.Module):
             class_losses.append(class_loss(prediction["class_logits"], labels))
             box_losses.append(code_loss(prediction["box_code"], code, boxes != BACKGROUND, self.code_weights))
         terms = {
-            "classes": Term((torch.stack(class_losses) / counts).sum(), self.class_weight),
-            "boxes": Term((torch.stack(box_losses) / counts).sum(), self.box_weight),
+            "classes": Term((torch.stack(class_losses) / counts).sum(), weights.class_weight),
+            "boxes": Term((torch.stack(box_losses) / counts).sum(), weights.box_weight),
         }
-        if self.heatmap_weight is not None:
+        if weights.heatmap_weight is not None:
             assert targets.heatmap is not None
             peaks = mean_over_ranks((targets.heatmap == 1).sum().float()).clamp(min=1)
             heat = gaussian_focal_loss(predictions[0]["heatmap"], targets.heatmap)
-            terms["heatmap"] = Term(heat / peaks, self.heatmap_weight)
-        if self.heading_weight is not None:
+            terms["heatmap"] = Term(heat / peaks, weights.heatmap_weight)
+        if weights.heading_weight is not None:
             assert self.heatmap_queries is not None
             learned = targets.labels != BACKGROUND
             boxes = mean_over_ranks(learned.sum().float()).clamp(min=1)
             turn = self.heatmap_queries.heading_loss(predictions[0]["headings"], targets.code, learned)
-            terms["headings"] = Term(turn / boxes, self.heading_weight)
+            terms["headings"] = Term(turn / boxes, weights.heading_weight)
         return terms
 
     @torch.no_grad()
@@ -257,7 +277,7 @@ def build_detr_head(config: DetrHeadConfig, channels: int, grid: Grid, classes: 
         )
     if channels % config.attention_heads:
         raise UserError(
-            f"the {channels} channels of the bird's-eye-view map cannot be shared by {config.attention_heads} "
+            f"the {channels} channels of the BEV map cannot be shared by {config.attention_heads} "
             "attention heads; change `head.attention_heads`, or the channels of the map"
         )
     return DetrHead(
@@ -265,20 +285,24 @@ def build_detr_head(config: DetrHeadConfig, channels: int, grid: Grid, classes: 
         grid,
         classes,
         queries=config.queries,
-        layers=config.layers,
-        attention_heads=config.attention_heads,
-        points=config.points,
-        hidden_channels=config.hidden_channels,
-        dropout=config.dropout,
         z_range=config.z_range,
-        class_weight=config.class_weight,
-        box_weight=config.box_weight,
-        class_cost=config.class_cost,
-        box_cost=config.box_cost,
-        code_weights=config.code_weights,
+        decoder=DecoderSizes(
+            layers=config.layers,
+            attention_heads=config.attention_heads,
+            points=config.points,
+            hidden_channels=config.hidden_channels,
+            dropout=config.dropout,
+        ),
+        supervision=QuerySupervision(
+            class_weight=config.class_weight,
+            box_weight=config.box_weight,
+            class_cost=config.class_cost,
+            box_cost=config.box_cost,
+            code_weights=config.code_weights,
+            heatmap_weight=config.heatmap_weight if config.queries_from == "heatmap" else None,
+            heading_weight=config.heading_weight,
+            symmetric_classes=config.symmetric_classes,
+        ),
         max_detections=config.max_detections,
         center_range=config.center_range,
-        heatmap_weight=config.heatmap_weight if config.queries_from == "heatmap" else None,
-        heading_weight=config.heading_weight,
-        symmetric_classes=config.symmetric_classes,
     )

@@ -90,7 +90,8 @@ def load_official(
 def to_spconv2(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Bring the weights of sparse convolutions, all that have five dimensions, to the layout of spconv 2.x.
 
-    spconv 1.x and mmcv store [kz, ky, kx, I, O], spconv 2.x and we [O, kz, ky, kx, I]. The shape tells which it is.
+    spconv 1.x and mmcv store [kz, ky, kx, I, O], spconv 2.x and we [O, kz, ky, kx, I]. The shape shows which one it
+    is.
 
     Args:
         weights: A checkpoint's tensors by our names.
@@ -107,7 +108,7 @@ def to_spconv2(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> d
         if value.shape == (*ours[1:], ours[0]):
             if value.shape == ours:
                 raise UserError(
-                    f"{name} is {tuple(ours)} with spconv 1.x and with 2.x, so its layout cannot be told; give "
+                    f"{name} is {tuple(ours)} with spconv 1.x and with 2.x, so its layout is ambiguous; give "
                     "the convolution other numbers of channels"
                 )
             converted[name] = value.permute(4, 0, 1, 2, 3).contiguous()
