@@ -36,6 +36,10 @@ class ResidualBlock(nn.Module):
         out = F.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
+    def last_activations(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Return the last ReLU and the batch norm of the branch; see `pre_activation.last_activations`."""
+        return [(self.relu, self.bn2)]
+
 
 def bev_stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
     """One stage of BEVDet's encoder: the first block changes channels and resolution, the others neither.
@@ -103,6 +107,10 @@ class BevNeck(nn.Module):
         fine, coarse = maps[1], maps[-1]
         fused = self.fuse(torch.cat([fine, self.enlarge_coarse(coarse)], dim=1))
         return self.norm_act(self.refine(fused))
+
+    def last_activations(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Return the last ReLU and its batch norm, if there are any; see `pre_activation.last_activations`."""
+        return [(self.norm_act[1], self.norm_act[0])] if len(self.norm_act) else []
 
 
 def _enlarge(scale: int) -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,11 @@ class SecondFPN(nn.Module):
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """The stages [B, C, Y, X] at one resolution, channels in the order of the stages."""
         return torch.cat([deblock(x) for deblock, x in zip(self.deblocks, stages, strict=True)], dim=1)
+
+    def last_activations(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Return the ReLU of each stage and its batch norm; see `pre_activation.last_activations`."""
+        blocks = cast("Iterable[nn.Sequential]", self.deblocks)
+        return [(block[2], block[1]) for block in blocks]
 
 
 def _resampling(in_channels: int, out_channels: int, factor: float, *, transposed: bool) -> nn.Module:

@@ -8,17 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from bevkd_common.models.bev_encoders import BevNeck, ResidualBlock
-from bevkd_common.models.necks import SecondFPN
 from bevkd_common.models.taps import BevMap, TapSpec
 
 SUFFIX = "_preactivation"
+
+
+@runtime_checkable
+class EndsInRelus(Protocol):
+    """A module of the project that names its last ReLUs itself."""
+
+    def last_activations(self) -> list[tuple[nn.Module, nn.Module]]:
+        """See `last_activations`."""
+        ...
 
 
 def last_activations(module: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
@@ -27,12 +34,10 @@ def last_activations(module: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
     Empty where the module does not end in a ReLU.
     """
     match module:
-        case SecondFPN():
-            return [pair for deblock in module.deblocks for pair in last_activations(deblock)]
-        case ResidualBlock() | BasicBlock():
+        case EndsInRelus():
+            return module.last_activations()
+        case BasicBlock():
             return [(module.relu, module.bn2)]
-        case BevNeck():
-            return last_activations(module.norm_act) if len(module.norm_act) else []
         case nn.Sequential() if isinstance(module[-1], nn.ReLU):
             return [(module[-1], module[-2])]
         case nn.Sequential():
