@@ -140,7 +140,7 @@ def test_folders_that_are_none(bevkd, tmp_path):
     code, _, err = bevkd("data", "check", tmp_path / "absent")
     assert (code, "no data set at" in err) == (2, True)
     code, _, err = bevkd("data", "index", tmp_path)
-    assert (code, "it holds no version folder" in err) == (2, True)
+    assert (code, "it holds no data of `nuscenes`" in err) == (2, True)
     for version in ("v1.0-mini", "v1.0-trainval"):
         (tmp_path / version).mkdir()
         (tmp_path / version / "sample.json").write_text("[]")

@@ -107,8 +107,10 @@ def test_a_torch_that_crashes_is_one_line(examine, monkeypatch):
 
 def test_data_roots(examine, tmp_path):
     code, rows = examine("--data-root", tmp_path)
-    assert (code, rows[str(tmp_path)][1]) == (2, "no version folder with tables")
+    assert (code, "it holds no data of `nuscenes`" in rows[str(tmp_path)][1]) == (2, True)
     (tmp_path / "v1.0-mini").mkdir()
+    code, rows = examine("--data-root", tmp_path)
+    assert (code, rows[str(tmp_path)][:2]) == (2, ("red", "no tables"))
     (tmp_path / "v1.0-mini" / "sample.json").touch()
     (tmp_path / "samples").mkdir()
     code, rows = examine("--data-root", tmp_path)

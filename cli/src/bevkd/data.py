@@ -11,9 +11,9 @@ from bevkd.display import progress_reporter
 
 app = typer.Typer(help="Index, check and make data sets.", no_args_is_help=True, rich_markup_mode=None)
 
-Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the version folder, samples and sweeps.")]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the data set.")]
 Version = Annotated[
-    str | None, typer.Option(help="Version folder, such as v1.0-trainval; the only one where not given.")
+    str | None, typer.Option(help="Version of the data set, where it has several; the only one where not given.")
 ]
 
 
@@ -26,16 +26,12 @@ def index(
     ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make it again although it is current.")] = False,
 ) -> None:
-    """Read the tables of a nuScenes folder once, and keep what every later run needs of them."""
-    from bevkd_common.data.nuscenes.index_file import open_index
-    from bevkd_common.data.nuscenes.tables import only_version
+    """Read the tables of a data set once, and keep what every later run needs of them."""
+    from bevkd_common.config.plugins import load, recognized
 
-    chosen = version or only_version(root)
     reporter = progress_reporter()
-    with reporter.bar(f"index of {chosen}", 1) as bar:
-        made = open_index(root, chosen, bar.update, allow_missing=allow_missing, rebuild=rebuild)
-    boxes = len(made.annotations.token)
-    reporter.say(f"{chosen}: {len(made.key_frames.token)} key frames, {boxes} annotations")
+    make = load(recognized(root).index)
+    reporter.say(make(root, version, allow_missing=allow_missing, rebuild=rebuild, reporter=reporter))
 
 
 @app.command("check")
@@ -46,16 +42,14 @@ def check(
     draw: Annotated[Path | None, typer.Option(help="Folder for pictures of some key frames.")] = None,
 ) -> None:
     """Count what is there, and see whether boxes, points and motion agree; exit code 2 where they do not."""
-    from bevkd_common.config.datasets.nuscenes import NuScenesConfig
-    from bevkd_common.data.nuscenes.tables import only_version
+    from bevkd_common.config.plugins import load, recognized
     from bevkd_common.errors import UserError
-    from bevkd_common.experiment.data_check import check_data
+    from bevkd_common.experiment.data_check import draw_pictures
 
-    config = NuScenesConfig(version=version or only_version(root))
-    found = check_data(config, root, samples=samples, draw=draw, reporter=progress_reporter())
+    found = load(recognized(root).check)(root, version, samples=samples, reporter=progress_reporter())
     for line in found.lines:
         typer.echo(line)
-    for picture in found.pictures:
+    for picture in draw_pictures(found, draw) if draw is not None else ():
         typer.echo(f"picture       {picture}")
     if found.findings:
         raise UserError("\n".join(found.findings))
@@ -84,24 +78,26 @@ def virtual_points(
     workers: Annotated[int, typer.Option(min=0, help="Processes; the files do not depend on them.")] = 0,
 ) -> None:
     """Lift points from instance masks to LiDAR depths; run again, it checks and repairs what is there."""
-    from bevkd_common.data.nuscenes.index_file import open_index
-    from bevkd_common.data.nuscenes.tables import only_version
-    from bevkd_common.data.virtual_points.choice import choose_maker
-    from bevkd_common.data.virtual_points.files import VirtualPointFolder, make_virtual_points
+    from bevkd_common.config.plugins import load, recognized
     from bevkd_common.errors import UserError
 
-    if weights is not None and workers:
-        raise UserError("a network finds the masks of --weights in this process alone: leave out --workers")
-    chosen = version or only_version(root)
-    reporter = progress_reporter()
-    with reporter.bar(f"index of {chosen}", 1) as bar:
-        index = open_index(root, chosen, bar.update)
-    maker = choose_maker(index, masks=masks, weights=weights, official=official, errors=sets or ())
-    folder = VirtualPointFolder(out or root / "virtual_points")
-    with reporter.bar("virtual points", 1) as bar:
-        done = make_virtual_points(maker, index, folder, columns=sweeps, workers=workers, progress=bar.update)
-    reporter.say(", ".join(f"{count} sweeps {outcome}" for outcome, count in sorted(done.items())))
-    reporter.say(folder.manifest.sentence)
+    tools, reporter = recognized(root), progress_reporter()
+    if tools.virtual_points is None:
+        raise UserError(f"virtual points cannot be made of the data in {root}")
+    said = load(tools.virtual_points)(
+        root,
+        version,
+        masks=masks,
+        weights=weights,
+        official=official,
+        settings=sets or (),
+        out=out,
+        sweeps=sweeps,
+        workers=workers,
+        reporter=reporter,
+    )
+    for line in said:
+        reporter.say(line)
 
 
 @app.command("synth")

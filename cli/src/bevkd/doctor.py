@@ -70,7 +70,7 @@ class Line:
 
 def doctor(
     data_root: Annotated[
-        list[Path] | None, typer.Option(help="Folder of a nuScenes data set to look at too; may be repeated.")
+        list[Path] | None, typer.Option(help="Folder of a data set to look at too; may be repeated.")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are written.")] = Path("runs"),
 ) -> None:
@@ -155,20 +155,16 @@ def _machine(runs: Path) -> Iterator[Line]:
 
 
 def _data(root: Path) -> Iterator[Line]:
-    versions = sorted(path.parent.name for path in root.glob("*/sample.json"))
-    if not versions:
-        yield Line("red", str(root), "no version folder with tables", f"unpack the nuScenes metadata into {root}")
+    from bevkd_common.config.plugins import load, recognized
+    from bevkd_common.errors import UserError
+
+    try:
+        tools = recognized(root)
+    except UserError as error:
+        yield Line("red", str(root), str(error), "name another folder with --data-root")
         return
-    for name in versions:
-        index = root / name / "bevkd-index.safetensors"
-        found = f"{name}, {'indexed' if index.is_file() else 'not indexed'}"
-        mend = "" if index.is_file() else f"bevkd data index {root} --version {name}"
-        yield Line("ok" if index.is_file() else "optional", str(root), found, mend)
-    for folder, needed in (("samples", True), ("sweeps", True), ("can_bus", False)):
-        there = (root / folder).is_dir()
-        state: State = "ok" if there else "red" if needed else "optional"
-        mend = "" if there else f"unpack the archive that holds {folder}/ into {root}"
-        yield Line(state, str(root / folder), "there" if there else "missing", mend)
+    for one in load(tools.diagnose)(root):
+        yield Line(one.state, one.what, one.found, one.mend)
 
 
 def _version(name: str) -> str | None:

@@ -178,7 +178,7 @@ def evaluate(
         Path | None, typer.Option(help="Of a run: folder for the official submission files, one a model and seed.")
     ] = None,
     data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the nuScenes data set: of a file, or of --split.")
+        Path | None, typer.Option(help="Folder of the data set: of a file, or of --split.")
     ] = None,
     version: Annotated[
         str | None, typer.Option(help="Version folder of a file, the only one where not given; or of --split.")
@@ -190,7 +190,7 @@ def evaluate(
         ),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Of a file: `devkit` for nuscenes-devkit's own scores, or `ours`.")
+        str | None, typer.Option(help="Of a file: `ours`, or another of the data set, such as `devkit`.")
     ] = None,
     results: Annotated[Path | None, typer.Option(help="Of a file: JSON file for all scores.")] = None,
 ) -> None:
@@ -241,45 +241,28 @@ def _refuse_flags(why: str, flags: Mapping[str, object]) -> None:
 def _evaluate_submission(
     path: Path, data_root: Path | None, version: str | None, split: str, engine: str, results: Path | None
 ) -> None:
-    from bevkd_common.data.nuscenes.index_file import open_index
-    from bevkd_common.data.nuscenes.tables import only_version
+    from bevkd_common.config.plugins import load, recognized
     from bevkd_common.errors import UserError
-    from bevkd_common.evaluation.nuscenes.foreign import devkit_headline, score_submission
-    from bevkd_common.evaluation.nuscenes.metric import AVERAGE_PRECISION
 
     if data_root is None:
         raise UserError(f"{path} is a file: name the folder of its data set with --data-root")
-    if engine not in ("ours", "devkit"):
-        raise UserError(f"--engine {engine}: choose ours or devkit")
-    if engine == "devkit" and results is not None:
-        raise UserError("--results holds our own scores: leave out --engine devkit, or --results")
+    if engine != "ours" and results is not None:
+        raise UserError(f"--results holds our own scores: leave out --engine {engine}, or --results")
     if results is not None and not results.parent.is_dir():
         raise UserError(f"--results {results}: there is no folder {results.parent}")
-    chosen = version or only_version(data_root)
-    reporter = progress_reporter()
-    with reporter.bar(f"index of {chosen}", 1) as bar:
-        index = open_index(data_root, chosen, bar.update, allow_missing=True)
-    if engine == "devkit":
-        _print_scores(devkit_headline(data_root, chosen, split, path))
-        return
-    with reporter.bar("samples scored", 1) as bar:
-        scored = score_submission(index, split, path, bar.update)
-    headline = scored.results.headline
-    _print_scores({name: metric.value for name, metric in headline.items() if metric.value is not None})
-    precision = scored.results.table(AVERAGE_PRECISION)
-    rows = zip(precision.rows, precision.values, strict=True)
-    print_table(
-        ("class", *(f"AP {column}" for column in precision.columns)),
-        [(name, *("" if value is None else f"{value:.3f}" for value in values)) for name, values in rows],
+    tools = recognized(data_root)
+    if tools.score_file is None:
+        raise UserError(f"{path} is a file: the data set in {data_root} has no format for files of detections")
+    scored = load(tools.score_file)(
+        path, data_root, version=version, split=split, engine=engine, reporter=progress_reporter()
     )
-    if results is not None:
+    typer.echo("  ".join(f"{name} {value:.4f}" for name, value in scored.headline.items()))
+    if scored.rows:
+        print_table(scored.columns, scored.rows)
+    if results is not None and scored.results is not None:
         results.write_text(scored.results.to_json())
     if scored.findings:
         raise UserError("\n".join(scored.findings))
-
-
-def _print_scores(scores: Mapping[str, float]) -> None:
-    typer.echo("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
 
 def _start(gpus: int | None, nodes: int | None, jobs: int | None) -> None:

@@ -12,6 +12,9 @@ from bevkd.display import print_table
 if TYPE_CHECKING:
     from bevkd_common.config.model import Config
 
+RELEASED_ON = "nuscenes"
+"""Data set of the checkpoints that other code bases released, whose classes a detector has without --recipe."""
+
 app = typer.Typer(help="List and import published checkpoints.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -80,7 +83,8 @@ def _detector(kind: str, recipe: str | None, overrides: list[str]) -> tuple[Conf
     if recipe is None:
         if kind in ("teacher", "student"):
             raise UserError(f"--as {kind}: name the recipe of this {kind} with --recipe")
-        return load_detector(kind, overrides), installed(DatasetSpec).find("nuscenes").classes
+        data = installed(DatasetSpec).find(RELEASED_ON)
+        return load_detector(kind, overrides), data.classes_of(data.config())
     loaded = load_named(recipe, overrides)
     sections = {"teacher": loaded.teacher, "student": loaded.student}
     detectors = installed(DetectorSpec)
@@ -88,7 +92,7 @@ def _detector(kind: str, recipe: str | None, overrides: list[str]) -> tuple[Conf
     if len(named) != 1:
         kinds = ", ".join(f"{name} {detectors.of(config).kind}" for name, config in sections.items())
         raise UserError(f"--as {kind} names {len(named)} detectors of the recipe ({kinds}): say teacher or student")
-    return named[0], installed(DatasetSpec).of(loaded.dataset).classes
+    return named[0], installed(DatasetSpec).of(loaded.dataset).classes_of(loaded.dataset)
 
 
 def _renamed(text: str) -> tuple[str, str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, installed, load
+from bevkd_common.config.datasets.nuscenes_names import CLASSES
+from bevkd_common.config.plugins import DetectorSpec, installed, load
 from bevkd_common.config.published import PUBLISHED, Published
 from bevkd_common.config.reading.loading import load_detector
 from bevkd_common.engine.checkpoint import load_weights
@@ -19,7 +20,7 @@ from bevkd_common.models.weights.centerpoint import CENTERPOINT_PILLAR
 from safetensors import safe_open
 
 KEYS = Path(__file__).parents[2] / "data" / "keys"
-CLASSES = installed(DatasetSpec).find("nuscenes").classes
+
 GEOMETRY = (
     *(f"img_view_transformer.{name}" for name in ("dx", "bx", "nx", "frustum")),
     *(f"model.backbone.{name}" for name in ("voxel_size", "voxel_coord", "voxel_num", "frustum")),

@@ -84,7 +84,7 @@ TOY = DatasetSpec(
     build="nowhere:build",
     build_evaluator="nowhere:build",
     summary="A made world.",
-    classes=("car",),
+    classes_of=lambda config: ("car",),
     seed_key="cameras.seed",
 )
 RECORDED = DatasetSpec(
@@ -93,7 +93,7 @@ RECORDED = DatasetSpec(
     build="nowhere:build",
     build_evaluator="nowhere:build",
     summary="Data on disk.",
-    classes=("car",),
+    classes_of=lambda config: ("car",),
 )
 IMITATION = MethodSpec(
     kind="imitation",

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from bevkd_common.config.model import Config
 from bevkd_common.config.wording import did_you_mean, one_of
@@ -56,6 +56,47 @@ class DetectorSpec:
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    """One thing that was looked at in a folder.
+
+    Attributes:
+        state: "red" must be mended, "optional" may be.
+        what: Its name.
+        found: What was found.
+        mend: The command or action that mends it; empty where there is nothing to mend.
+    """
+
+    state: Literal["ok", "optional", "red"]
+    what: str
+    found: str
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class FolderTools:
+    """What the command line does with a folder of a data set; all but `recognize` are "module:function".
+
+    Attributes:
+        recognize: Whether a folder holds data of this kind; torch-free and quick.
+        diagnose: `diagnose(root) -> Iterable[Diagnosis]`, torch-free.
+        index: `index(root, version, *, allow_missing, rebuild, reporter) -> str` prepares what later runs read, and
+            returns one line.
+        check: `check(root, version, *, samples, reporter) -> DataCheck`.
+        score_file: `score_file(path, root, *, version, split, engine, reporter) -> ScoredFile` scores a file of
+            detections that any tool wrote; None where there is no format for it.
+        virtual_points: `make(root, version, *, masks, weights, official, settings, out, sweeps, workers, reporter)
+            -> Iterable[str]` makes virtual points, and returns lines; None where they cannot be made.
+    """
+
+    recognize: Callable[[Path], bool]
+    diagnose: str
+    index: str
+    check: str
+    score_file: str | None = None
+    virtual_points: str | None = None
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """A data set and its evaluator: group `bevkd.datasets`.
 
@@ -66,7 +107,7 @@ class DatasetSpec:
             with `--data-root`, or the cache folder for data that can be made; `progress(done, total)` reports.
         build_evaluator: "module:function" of `build(config, dataset, split) -> Evaluator`.
         summary: One line for listings.
-        classes: Class names in label order.
+        classes_of: From a configuration to the class names in label order.
         build_submission: "module:function" of `build(config, dataset, split) -> Submission`, where the data set has
             an official benchmark.
         split_keys: Keys of the configuration that name the version and the split that is evaluated, where another
@@ -74,6 +115,7 @@ class DatasetSpec:
         seed_key: Dotted key within the configuration that seeds data which are made; None for data that exist.
         stand_in: For data that exist: from their configuration to that of a few made samples of the same sizes, on
             which a training can be measured where the data are not at hand.
+        folder: For data that exist: what the command line does with a folder of them.
     """
 
     kind: str
@@ -81,11 +123,12 @@ class DatasetSpec:
     build: str
     build_evaluator: str
     summary: str
-    classes: tuple[str, ...]
+    classes_of: Callable[[Any], tuple[str, ...]]
     build_submission: str | None = None
     split_keys: tuple[str, str] | None = None
     seed_key: str | None = None
     stand_in: Callable[[Any], Config] | None = None
+    folder: FolderTools | None = None
 
 
 @dataclass(frozen=True)
@@ -225,6 +268,20 @@ def _checked(spec: Any, spec_type: type[PluginSpec], kind: str) -> PluginSpec:
     if "kind" not in spec.config.model_fields:
         raise TypeError(f"its configuration {spec.config.__name__} has no field `kind`")
     return spec
+
+
+def recognized(root: Path) -> FolderTools:
+    """The tools for the data set that a folder holds.
+
+    Raises:
+        UserError: If no installed data set recognises the folder.
+    """
+    known = {kind: spec.folder for kind, spec in installed(DatasetSpec).found.items() if spec.folder is not None}
+    for tools in known.values():
+        if tools.recognize(root):
+            return tools
+    why = f"it holds no data of {one_of(known)}" if root.is_dir() else "the folder does not exist"
+    raise UserError(f"no data set at {root}: {why}; name the folder that the archives were unpacked to")
 
 
 def load(reference: str) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from bevkd_common.data.needs import DataNeeds
-from bevkd_common.data.samples import Sample
+from bevkd_common.data.samples import Batch, Sample
 from bevkd_common.progress import Reporter
 
 SplitName = Literal["train", "val"]
@@ -90,3 +91,35 @@ class Dataset(Protocol):
             UserError: If the disk lacks something that is needed.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A key frame to draw.
+
+    Attributes:
+        name: Of this view of it, a part of the file's name.
+        batch: The one sample.
+    """
+
+    name: str
+    batch: Batch
+
+
+@dataclass(frozen=True, eq=False)
+class DataCheck:
+    """What a data set's check found.
+
+    Attributes:
+        lines: Counts and scores.
+        findings: One sentence for each thing that is wrong.
+        pictures: Key frames to draw, read when they are asked for.
+        cameras: Names of the cameras in their images.
+        extent: x0, x1, y0, y1 of a picture from above, metres.
+    """
+
+    lines: Sequence[str]
+    findings: Sequence[str]
+    pictures: Iterable[Picture]
+    cameras: tuple[str, ...]
+    extent: tuple[float, float, float, float]

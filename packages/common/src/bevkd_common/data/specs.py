@@ -5,7 +5,8 @@ from __future__ import annotations
 from bevkd_common.config.datasets.nuscenes import NuScenesConfig, like_nuscenes
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.config.datasets.synthetic import SyntheticConfig
-from bevkd_common.config.plugins import DatasetSpec
+from bevkd_common.config.plugins import DatasetSpec, FolderTools
+from bevkd_common.data.nuscenes.folder import recognize
 
 NUSCENES = DatasetSpec(
     kind="nuscenes",
@@ -14,9 +15,17 @@ NUSCENES = DatasetSpec(
     build_evaluator="bevkd_common.evaluation.nuscenes.split:build",
     build_submission="bevkd_common.evaluation.nuscenes.benchmark:build",
     split_keys=("version", "val_split"),
-    classes=CLASSES,
+    classes_of=lambda config: CLASSES,
     summary="nuScenes from its own folders, ten classes, official metric",
     stand_in=like_nuscenes,
+    folder=FolderTools(
+        recognize=recognize,
+        diagnose="bevkd_common.data.nuscenes.folder:diagnose",
+        index="bevkd_common.data.nuscenes.folder:index",
+        check="bevkd_common.data.nuscenes.check:check",
+        score_file="bevkd_common.evaluation.nuscenes.foreign:score_file",
+        virtual_points="bevkd_common.data.virtual_points.choice:make",
+    ),
 )
 
 SYNTHETIC = DatasetSpec(
@@ -25,7 +34,7 @@ SYNTHETIC = DatasetSpec(
     build="bevkd_common.data.synthetic.dataset:build",
     build_evaluator="bevkd_common.evaluation.nuscenes.split:build",
     build_submission="bevkd_common.evaluation.nuscenes.benchmark:build",
-    classes=CLASSES,
+    classes_of=lambda config: CLASSES,
     seed_key="world.seed",
     summary="a generated world in nuScenes' format, made on first use; no real sensor",
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -93,3 +94,22 @@ class Submission(Protocol):
     def content(self) -> object:
         """The official submission as JSON-ready data."""
         ...
+
+
+@dataclass(frozen=True)
+class ScoredFile:
+    """The scores of a file of detections that any tool wrote.
+
+    Attributes:
+        headline: By name.
+        results: All scores; None where another engine than ours computed them.
+        findings: One sentence for each likely mistake outside the model.
+        columns: Headings of `rows`.
+        rows: A table for people, as text.
+    """
+
+    headline: Mapping[str, float]
+    results: Results | None = None
+    findings: Sequence[str] = ()
+    columns: tuple[str, ...] = ()
+    rows: Sequence[tuple[str, ...]] = ()

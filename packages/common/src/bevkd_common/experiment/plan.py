@@ -35,7 +35,8 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
         UserError: If teacher, student and method do not fit, or the batch cannot be split.
     """
     data = dataset_spec(recipe.dataset)
-    teacher, student = _shapes(recipe.teacher, data.classes), _shapes(recipe.student, data.classes)
+    classes = data.classes_of(recipe.dataset)
+    teacher, student = _shapes(recipe.teacher, classes), _shapes(recipe.student, classes)
     with torch.device("meta"):
         for arm in arms:
             if arm.method is not None:
@@ -49,8 +50,8 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
         f"teacher  {_described(recipe.selects.teacher, recipe.teacher, teacher)}; {_fetched(recipe, processes)}",
         f"student  {_described(recipe.selects.student, recipe.student, student)};"
         f" {_trained(recipe.student_training, processes)}",
-        *_pretrained("teacher", recipe.teacher, recipe.teacher_pretraining, data.classes, processes),
-        *_pretrained("student", recipe.student, recipe.student_pretraining, data.classes, processes),
+        *_pretrained("teacher", recipe.teacher, recipe.teacher_pretraining, classes, processes),
+        *_pretrained("student", recipe.student, recipe.student_pretraining, classes, processes),
         f"arms     {', '.join(arm.title for arm in arms)}",
         f"seeds    {', '.join(map(str, seeds))}",
     ]

@@ -56,7 +56,7 @@ DATASET = DatasetSpec(
     config=ToyDataConfig,
     build="bevkd_toy.data:build",
     build_evaluator="bevkd_toy.data:build_evaluator",
-    classes=("thing",),
+    classes_of=lambda config: ("thing",),
     summary="Clusters of points.",
     seed_key="seed",
 )

@@ -12,11 +12,57 @@ from bevkd_common.config.datasets.masks import MaskErrorsConfig
 from bevkd_common.config.reading.overrides import parse_override
 from bevkd_common.config.reading.yaml_tree import Problems, plain
 from bevkd_common.data.nuscenes.index import NuScenesIndex
+from bevkd_common.data.nuscenes.index_file import open_index
+from bevkd_common.data.nuscenes.tables import only_version
 from bevkd_common.data.synthetic.masks import SyntheticMasks
-from bevkd_common.data.virtual_points.files import Maker
+from bevkd_common.data.virtual_points.files import Maker, VirtualPointFolder, make_virtual_points
 from bevkd_common.data.virtual_points.instances import MaskFolder
 from bevkd_common.data.virtual_points.makers import FromMasks, FromOfficialFiles
 from bevkd_common.errors import UserError
+from bevkd_common.progress import Reporter
+
+
+def make(
+    root: Path,
+    version: str | None,
+    *,
+    masks: Path | None,
+    weights: Path | None,
+    official: Path | None,
+    settings: Sequence[str],
+    out: Path | None,
+    sweeps: int,
+    workers: int,
+    reporter: Reporter,
+) -> list[str]:
+    """Make the virtual points of a data set for the command line; returns what was done, in lines.
+
+    Args:
+        root: Folder of the data set.
+        version: Version folder; None takes the only one.
+        masks: As of `choose_maker`.
+        weights: As of `choose_maker`.
+        official: As of `choose_maker`.
+        settings: Its `errors`.
+        out: Folder for the files; None takes the one that the data set reads by default.
+        sweeps: LiDAR sweeps a key frame, its own included.
+        workers: Processes; the files do not depend on them.
+        reporter: Where progress goes.
+
+    Raises:
+        UserError: If what makes them is not named or cannot be used, or a file cannot be read or written.
+    """
+    if weights is not None and workers:
+        raise UserError("a network finds the masks of --weights in this process alone: leave out --workers")
+    chosen = version or only_version(root)
+    with reporter.bar(f"index of {chosen}", 1) as bar:
+        index = open_index(root, chosen, bar.update)
+    maker = choose_maker(index, masks=masks, weights=weights, official=official, errors=settings)
+    folder = VirtualPointFolder(out or root / "virtual_points")
+    with reporter.bar("virtual points", 1) as bar:
+        done = make_virtual_points(maker, index, folder, columns=sweeps, workers=workers, progress=bar.update)
+    outcomes = ", ".join(f"{count} sweeps {outcome}" for outcome, count in sorted(done.items()))
+    return [outcomes, folder.manifest.sentence]
 
 
 def choose_maker(

@@ -13,7 +13,10 @@ import numpy.typing as npt
 import torch
 
 from bevkd_common.data.nuscenes.index import NuScenesIndex
+from bevkd_common.data.nuscenes.index_file import open_index
+from bevkd_common.data.nuscenes.tables import only_version
 from bevkd_common.errors import UserError
+from bevkd_common.evaluation.evaluator import ScoredFile
 from bevkd_common.evaluation.nuscenes.metric import (
     AVERAGE_PRECISION,
     ERRORS_BY_CLASS,
@@ -26,6 +29,7 @@ from bevkd_common.evaluation.nuscenes.submission import read_submission
 from bevkd_common.evaluation.results import Results
 from bevkd_common.geometry.convention_checks import GLOBAL_CONVENTION_CHECKS, ConventionCheck
 from bevkd_common.geometry.conventions import DevkitBoxes, from_devkit, to_devkit
+from bevkd_common.progress import Reporter
 
 RESCORED = 200
 """Samples on which other conventions are tried."""
@@ -72,6 +76,43 @@ def score_submission(
     results = _score(index, rows, predictions, progress)
     few = rows[np.unique(np.linspace(0, len(rows) - 1, min(RESCORED, len(rows))).round().astype(np.int64))]
     return ScoredSubmission(results, [*findings(results), *_conventions(index, few, predictions)])
+
+
+def score_file(
+    path: Path, root: Path, *, version: str | None, split: str, engine: str, reporter: Reporter
+) -> ScoredFile:
+    """Score a submission for the command line.
+
+    Args:
+        path: The submission.
+        root: Folder of the data set.
+        version: Version folder; None takes the only one.
+        split: The split that it was made for.
+        engine: "ours", or "devkit" for nuscenes-devkit's own scores.
+        reporter: Where progress goes.
+
+    Raises:
+        UserError: If the engine is unknown or not installed, or the file is no submission of this split.
+    """
+    if engine not in ("ours", "devkit"):
+        raise UserError(f"--engine {engine}: choose ours or devkit")
+    chosen = version or only_version(root)
+    with reporter.bar(f"index of {chosen}", 1) as bar:
+        index = open_index(root, chosen, bar.update, allow_missing=True)
+    if engine == "devkit":
+        return ScoredFile(devkit_headline(root, chosen, split, path))
+    with reporter.bar("samples scored", 1) as bar:
+        scored = score_submission(index, split, path, bar.update)
+    precision = scored.results.table(AVERAGE_PRECISION)
+    rows = zip(precision.rows, precision.values, strict=True)
+    headline = scored.results.headline
+    return ScoredFile(
+        headline={name: metric.value for name, metric in headline.items() if metric.value is not None},
+        results=scored.results,
+        findings=scored.findings,
+        columns=("class", *(f"AP {column}" for column in precision.columns)),
+        rows=[(name, *("" if value is None else f"{value:.3f}" for value in values)) for name, values in rows],
+    )
 
 
 def devkit_headline(root: Path, version: str, split: str, path: Path) -> dict[str, float]:
