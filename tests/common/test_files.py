@@ -1,8 +1,11 @@
 """Files and folders that are whole or absent."""
 
+import errno
 import os
+import pickle
 
 import pytest
+from bevkd_common.errors import CannotWriteError, UserError
 from bevkd_common.files import folder_when_complete, replaced_when_complete
 
 
@@ -49,3 +52,28 @@ def test_a_folder_is_replaced_as_a_whole_and_leftovers_are_removed(tmp_path):
         "deep/a",
         "deep/a/new",
     ]
+
+
+@pytest.mark.parametrize("writer", [replaced_when_complete, folder_when_complete])
+def test_a_path_that_cannot_be_written_is_the_users_error_and_names_it(tmp_path, writer):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "inside.json"
+    with pytest.raises(UserError, match=r"inside\.json cannot be written \((Not a directory|File exists)\)"), writer(path):
+        pass
+
+
+@pytest.mark.parametrize("writer", [replaced_when_complete, folder_when_complete])
+def test_a_full_disk_names_the_file_and_another_error_passes(tmp_path, writer):
+    path = tmp_path / "a.json"
+    with pytest.raises(CannotWriteError, match=r"a\.json cannot be written \(No space"), writer(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError) as raised, writer(path):
+        (tmp_path / "no such file").read_text()
+    assert not isinstance(raised.value, UserError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_error_travels_between_processes(tmp_path):
+    error = CannotWriteError(tmp_path / "a", OSError(errno.EIO, "Input/output error"))
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.errno) == (str(error), errno.EIO)

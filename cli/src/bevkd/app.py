@@ -5,21 +5,15 @@ Nothing heavy is imported here or at the top of a module of verbs, so that `bevk
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 from collections.abc import Sequence
 
 import typer
 from bevkd_common.errors import TrainingStoppedError, UserError
+from bevkd_common.files import DISK_TROUBLE
 
 from bevkd import config, data, doctor, plugins, recipes, run, sweep, weights
-
-DISK_TROUBLE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-    | {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
-)
-"""What a full, read-only or broken disk answers, or a path that leads nowhere; nothing that is finished is lost."""
 
 app = typer.Typer(
     name="bevkd",

@@ -1,20 +1,37 @@
 """Files and folders that are either whole or absent."""
 
+from __future__ import annotations
+
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bevkd_common.errors import CannotWriteError
+
+DISK_TROUBLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+"""Errors of a full, read-only or broken disk, or of missing rights: never a bug of this project."""
+
 
 @contextmanager
 def replaced_when_complete(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; move it there if the block succeeds, else remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Give a temporary path beside `path`; move it there if the block succeeds, else remove it.
+
+    Raises:
+        CannotWriteError: If the folder cannot be made, the file cannot be replaced, or the disk is full.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield partial
-        partial.replace(path)
+        with _named(path, DISK_TROUBLE):
+            yield partial
+        with _named(path):
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -25,13 +42,30 @@ def folder_when_complete(path: Path) -> Iterator[Path]:
 
     What a killed process left behind is removed by the next that writes the same folder, so that large files do not
     pile up. Two processes must not write it at the same time.
+
+    Raises:
+        CannotWriteError: If the folder cannot be made or replaced, or the disk is full.
     """
     partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
+        with _named(path):
+            partial.mkdir(parents=True)
+        with _named(path, DISK_TROUBLE):
+            yield partial
         shutil.rmtree(path, ignore_errors=True)
-        partial.replace(path)
+        with _named(path):
+            partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _named(path: Path, numbers: frozenset[int] | None = None) -> Iterator[None]:
+    """Convert errors of the operating system to one about `path`; `numbers` restricts which."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, CannotWriteError) or (numbers is not None and error.errno not in numbers):
+            raise
+        raise CannotWriteError(path, error) from error
