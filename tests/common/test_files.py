@@ -58,7 +58,10 @@ def test_a_folder_is_replaced_as_a_whole_and_leftovers_are_removed(tmp_path):
 def test_a_path_that_cannot_be_written_is_the_users_error_and_names_it(tmp_path, writer):
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "inside.json"
-    with pytest.raises(UserError, match=r"inside\.json cannot be written \((Not a directory|File exists)\)"), writer(path):
+    with (
+        pytest.raises(UserError, match=r"inside\.json cannot be written \((Not a directory|File exists)\)"),
+        writer(path),
+    ):
         pass
 
 
