@@ -187,3 +187,15 @@ def test_the_method_refuses_other_pillars(toy_data):
         build(ToyMethodConfig(), Taps("a", specs), Taps("b", other))
     with pytest.raises(UserError, match="b has no tap 'head'"):
         build(ToyMethodConfig(), Taps("a", specs), Taps("b", {"pillars": specs["pillars"]}))
+
+
+def test_a_damaged_evidence_file_is_one_sentence(toy_data, tmp_path):
+    from bevkd_common.errors import UserError
+    from bevkd_toy.data import ToyEvaluator, ToyEvidence
+
+    path, evaluator = tmp_path / "evidence.npz", ToyEvaluator(None, toy_data, "val")
+    ToyEvidence(["a"], np.array([[0, 0, 0.5, 1]]), np.array([[1, 0]])).save(path)
+    assert evaluator.load_evidence(path).groups == ("a",)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"evidence\.npz cannot be read"):
+        evaluator.load_evidence(path)

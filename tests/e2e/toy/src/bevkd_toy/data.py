@@ -1,6 +1,7 @@
 """One point cloud and two boxes a sample, without cameras, poses, times or scenes; and average precision."""
 
 import hashlib
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ class ToyEvaluator:
         try:
             with np.load(path) as file:
                 return ToyEvidence(file["groups"].tolist(), file["detections"], file["boxes"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise UserError(f"{path} cannot be read: {error}; evaluate again") from error
 
     def findings(self, results):
