@@ -67,6 +67,11 @@ def test_it_runs_evaluates_and_reports(bevkd, tmp_path):
     assert "AP" in bevkd("eval", str(run))
     assert json.loads((stage / "results.json").read_text()) == scored
 
+    world = str(next((tmp_path / "runs" / ".data").iterdir()))
+    assert "12 samples, 24 boxes" in bevkd("data", "check", world, "--draw", "drawn")
+    assert len(list((tmp_path / "drawn").glob("*-above.png"))) == 3
+    assert "have no index" in bevkd("data", "index", world, code=2)
+
     again = bevkd(*flags)
     assert again.count("trained before") == 2 * len(arms)
     (run / "report" / "index.html").unlink()

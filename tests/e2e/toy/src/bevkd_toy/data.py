@@ -8,9 +8,13 @@ import torch
 from bevkd_common.config.datasets.reading import BevAugmentationConfig, ReadingConfig
 from bevkd_common.data.array_file import ArrayFileError, map_arrays, write_arrays
 from bevkd_common.data.assemble import FrameSource
+from bevkd_common.data.dataset import DataCheck, Picture
 from bevkd_common.data.frames import Annotations, CloudLayout, Frame, FrameReader, Sweep
+from bevkd_common.data.needs import LIDAR, DataNeeds
+from bevkd_common.data.samples import collate
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.results import COUNT, FRACTION, Counts, Metric, Results, Table
+from bevkd_common.geometry.boxes import points_in_boxes
 
 SIZES = np.array([[1.8, 0.9, 1.0], [0.6, 0.6, 1.6]])
 MIRRORS = BevAugmentationConfig(rotation=(0.0, 0.0), scale=(1.0, 1.0), flip_x=0.0)
@@ -73,6 +77,16 @@ def build(config, root, progress=None):
             arrays = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
             write_arrays(file, config.model_dump(), arrays)
     return ToyData(folder)
+
+
+def check(root, version, *, samples, reporter):
+    source = ToyData(root).source("val", DataNeeds(clouds=frozenset({LIDAR})))
+    loaded = [source.load(index, seed=None) for index in range(min(samples, len(source)))]
+    hits = [points_in_boxes(one.clouds[LIDAR].points[:, :3], one.boxes).sum(dim=1) for one in loaded]
+    boxes, empty = sum(map(len, hits)), sum(int((hit == 0).sum()) for hit in hits)
+    findings = [f"{empty} of {boxes} boxes hold no point: compare the axes"] if empty else []
+    pictures = [Picture("plain", collate([one])) for one in loaded[:3]]
+    return DataCheck([f"{len(loaded)} samples, {boxes} boxes"], findings, pictures, (), (-4.0, 4.0, -4.0, 4.0))
 
 
 class ToyEvidence:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from bevkd_common.config.model import Config
-from bevkd_common.config.plugins import Ablation, DatasetSpec, DetectorSpec, MethodSpec
+from bevkd_common.config.plugins import Ablation, DatasetSpec, DetectorSpec, FolderTools, MethodSpec
 from bevkd_common.config.published_rows import PaperRow
 
 
@@ -40,6 +40,7 @@ DATASET = DatasetSpec(
     classes_of=lambda config: ("van", "post"),
     summary="Independent point clouds, generated from a seed.",
     seed_key="seed",
+    folder=FolderTools(lambda root: (root / "val.safetensors").is_file(), check="bevkd_toy.data:check"),
 )
 METHOD = MethodSpec(
     kind="toy_method",
