@@ -1,4 +1,4 @@
-"""Repeatable examples for all, and the toy plug-in package installed for one test in this process."""
+"""Repeatable examples for all, and the toy plug-in packages installed for one test in this process."""
 
 import sys
 import tomllib
@@ -12,15 +12,33 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-TOY = Path(__file__).parent / "e2e" / "toy"
+TOYS = tuple(Path(__file__).parent / "e2e" / name for name in ("toy", "toy_variants"))
 
 
 @pytest.fixture
 def toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Puts the toy package and its entry points on the path; gives its recipe as one complete file."""
-    project = tomllib.loads((TOY / "pyproject.toml").read_text())["project"]
+    """Puts the toy packages and their entry points on the path; gives the toy recipe as one complete file."""
     site = tmp_path_factory.mktemp("site")
-    about = site / f"bevkd_toy-{project['version']}.dist-info"
+    monkeypatch.syspath_prepend(str(site))
+    for source in TOYS:
+        _install(source, site)
+        monkeypatch.syspath_prepend(str(source / "src"))
+    _rediscover()
+    from bevkd_common.config.recipes import choose
+
+    recipe = site / "toy.yaml"
+    recipe.write_text(choose("toy_method/toy").text())
+    yield recipe
+    monkeypatch.undo()
+    for name in [name for name in sys.modules if name.startswith("bevkd_toy")]:
+        del sys.modules[name]
+    _rediscover()
+
+
+def _install(source: Path, site: Path) -> None:
+    """Write what an installer leaves of a distribution beside its modules."""
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    about = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     about.mkdir()
     (about / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
@@ -29,18 +47,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     for group, points in project["entry-points"].items():
         lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
     (about / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    monkeypatch.syspath_prepend(str(site))
-    monkeypatch.syspath_prepend(str(TOY / "src"))
-    _rediscover()
-    from bevkd_common.config.recipes import choose
-
-    recipe = site / "toy.yaml"
-    recipe.write_text(choose("toy_method/toy").text())
-    yield recipe
-    monkeypatch.undo()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "bevkd_toy"]:
-        del sys.modules[name]
-    _rediscover()
 
 
 def _rediscover() -> None:

@@ -80,25 +80,25 @@ def test_an_installed_method_runs_on_any_pair_with_its_defaults(bevkd):
     """What fails is the check of the taps, after the recipe has been composed."""
     code, said = bevkd("run", "distillbev", "--teacher", "big", "--student", "small", "--gpus", "0")
     assert code == 2
-    assert "big has no tap 'bev_block1'" in said
+    assert "small offers 'head' as a set of anchor maps, but a set of head maps is needed" in said
     code, said = bevkd("run", "toy_method+distillbev", "--teacher", "big", "--student", "small", "--gpus", "0")
     assert code == 2
-    assert "big has no tap 'bev_block1'" in said
+    assert "small offers 'head' as a set of anchor maps, but a set of head maps is needed" in said
 
 
 def test_a_stack_runs_on_a_pair(bevkd, tmp_path):
     code, said = bevkd("run", "toy_method+toy_echo", "--teacher", "big", "--student", "small", *SHORT)
     assert code == 0, said
-    assert "method   Toy + Echo (nobody, nowhere; nobody, nowhere else)" in said
+    assert "method   Toy + Echo (an invented paper; another invented paper)" in said
     changes = sha256(b"student_training.steps=2 teacher_training.steps=2").hexdigest()[:6]
     run = tmp_path / "runs" / f"toy_method+toy_echo-toy-{changes}"
     stage = tmp_path / "runs" / ".stages" / RunFolder(run).read()["stages"]["0"]["distilled"]
     line = json.loads((stage / "metrics.jsonl").read_text().splitlines()[-1])
     for part in ("toy_method", "toy_echo"):
-        assert any(name.endswith(f"{part}/features") for name in line["terms"])
+        assert any(name.endswith(f"{part}/tokens") for name in line["terms"])
         assert any(name.endswith(f"{part}/error") for name in line["metrics"])
     code, said = bevkd("ablate", "toy_method+toy_echo", "--list")
-    assert said.startswith("toy_method_off\tNo imitation.\t")
+    assert said.startswith("toy_method_no_tokens\tAnchor logits alone.\t")
 
 
 def test_run_eval_and_report(bevkd, tmp_path):
@@ -116,7 +116,7 @@ def test_run_eval_and_report(bevkd, tmp_path):
 
     code, said = bevkd("eval", str(run), "--gpus", "0")
     assert code == 0
-    assert "student distilled: hit rate" in said
+    assert "student distilled: AP" in said
     code, said = bevkd("eval", str(run), "--gpus", "0", "--submission", str(tmp_path / "submissions"))
     assert code == 2
     assert "no official submission" in said
@@ -151,14 +151,14 @@ def test_train_prints_the_folder_of_its_stage(bevkd, toy, tmp_path):
 
 def test_ablate_lists_and_trains_the_methods_own(bevkd, tmp_path):
     code, said = bevkd("ablate", "toy_method", "--list")
-    assert (code, said) == (0, "off\tNo imitation.\ttoy to toy, no imitation: toys: mAP 12.3\n")
+    assert (code, said) == (0, "no_tokens\tAnchor logits alone.\tbig to small, no tokens: toys: AP 12.3\n")
     code, said = bevkd("ablate", "toy_method", "--dataset", "toy", "--out", "runs/rows", *SHORT)
     assert code == 0
     assert list(RunFolder(tmp_path / "runs" / "rows").read()["stages"]["0"]) == [
         "teacher",
         "baseline",
         "distilled",
-        "off",
+        "no_tokens",
     ]
     code, said = bevkd("ablate", "toy_method", "on", "--dataset", "toy", "--out", "runs/more", *SHORT)
     assert code == 2
@@ -172,7 +172,7 @@ def test_an_ablation_has_a_folder_beside_the_runs(bevkd, monkeypatch):
     assert bevkd("run", "toy_method", "--dataset", "toy", "--seeds", "2")[0] == 0
     ablation, run = asked
     assert str(ablation.out) == "runs/toy_method-toy-ablation"
-    assert (ablation.ablations, ablation.controls, ablation.seeds) == (("off",), False, (0,))
+    assert (ablation.ablations, ablation.controls, ablation.seeds) == (("no_tokens",), False, (0,))
     assert str(run.out) == "runs/toy_method-toy"
     assert (run.ablations, run.controls, run.seeds) == ((), True, (0, 1))
 

@@ -165,7 +165,7 @@ def test_a_sweep_ends_in_a_table(bevkd, tmp_path, monkeypatch):
     assert code == 0
     assert "2 points, 2 seeds: 8 stages, 8 to be trained" in out
     table = (tmp_path / "runs" / "s" / "sweep.md").read_text().splitlines()
-    columns = ("hit rate, teacher", "hit rate, student alone", "hit rate, distilled", "hit rate, gain")
+    columns = ("AP, teacher", "AP, student alone", "AP, distilled", "AP, gain")
     assert table[0] == f"| method.weight | {' | '.join(columns)} |"
     assert len(table) == 4
     code, out, _ = bevkd(*command, "--seeds", "2", "--out", "runs/s")

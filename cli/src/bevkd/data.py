@@ -28,9 +28,12 @@ def index(
 ) -> None:
     """Read the tables of a data set once, and keep what every later run needs of them."""
     from bevkd_common.config.plugins import load, recognized
+    from bevkd_common.errors import UserError
 
-    reporter = progress_reporter()
-    make = load(recognized(root).index)
+    tools, reporter = recognized(root), progress_reporter()
+    if tools.index is None:
+        raise UserError(f"the data in {root} have no index: they are read as they are")
+    make = load(tools.index)
     reporter.say(make(root, version, allow_missing=allow_missing, rebuild=rebuild, reporter=reporter))
 
 

@@ -163,6 +163,9 @@ def _data(root: Path) -> Iterator[Line]:
     except UserError as error:
         yield Line("red", str(root), str(error), "name another folder with --data-root")
         return
+    if tools.diagnose is None:
+        yield Line("ok", str(root), "recognised")
+        return
     for one in load(tools.diagnose)(root):
         yield Line(one.state, one.what, one.found, one.mend)
 

@@ -26,8 +26,8 @@ def recipe(toy):
 def test_teacher_baseline_and_distilled_differ_in_what_they_should(recipe):
     teacher, baseline, distilled = teacher_arm(recipe), baseline_arm(recipe), distilled_arm(recipe)
     assert [arm.role for arm in (teacher, baseline, distilled)] == ["teacher", "baseline", "distilled"]
-    assert (teacher.detector.channels, teacher.training.steps) == (8, 30)
-    assert (baseline.detector.channels, baseline.training.steps) == (2, 20)
+    assert (teacher.detector.channels, teacher.training.steps) == (16, 30)
+    assert (baseline.detector.channels, baseline.training.steps) == (4, 20)
     assert baseline.detector == distilled.detector
     assert baseline.training == distilled.training
     assert (teacher.method, baseline.method, distilled.method) == (None, None, recipe.method)

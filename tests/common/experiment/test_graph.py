@@ -8,6 +8,7 @@ from bevkd_common.experiment.arms import baseline_arm, control_arm, distilled_ar
 from bevkd_common.experiment.graph import Job, ready, stage_graph, width
 
 PRETRAINED = "student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}"
+PRETRAINABLE = "student={kind: toy_pretrainable, channels: 4}"
 
 
 @pytest.fixture
@@ -36,7 +37,12 @@ def test_distilled_arms_wait_for_the_teacher_and_equal_time_for_both_paces(make_
 
 
 def test_arms_share_a_pretraining_and_the_teacher_has_its_own(make_graph):
-    graph = make_graph(PRETRAINED, "teacher_pretraining={steps: 3, batch: 4, optimizer: {lr: 0.1}}")
+    graph = make_graph(
+        PRETRAINABLE,
+        PRETRAINED,
+        "teacher={kind: toy_pretrainable, channels: 16}",
+        "teacher_pretraining={steps: 3, batch: 4, optimizer: {lr: 0.1}}",
+    )
     assert list(graph) == [
         "teacher_pretraining", "teacher", "pretraining", "baseline", "distilled", "baseline_double_steps",
         "baseline_equal_time", "no_imitation",
@@ -48,7 +54,7 @@ def test_arms_share_a_pretraining_and_the_teacher_has_its_own(make_graph):
 
 
 def test_an_arm_with_another_detector_has_a_pretraining_of_its_own(make_recipe):
-    recipe = make_recipe(PRETRAINED)
+    recipe = make_recipe(PRETRAINABLE, PRETRAINED)
     wide = recipe.student.model_copy(update={"channels": 3})
     other = replace(baseline_arm(recipe), name="wide", detector=wide)
     graph = stage_graph(teacher_arm(recipe), [baseline_arm(recipe), other])

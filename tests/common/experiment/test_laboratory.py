@@ -55,7 +55,9 @@ def test_a_stage_trained_before_is_taken(make_lab, reporter):
     stage = arm_stage(lab, arm, None)
     trained = train_arm(lab, arm, stage, None)
     assert trained["steps"] == 3
-    assert trained["parameters"] == 2 * 9 + 2 + 2 + 1  # two 3 x 3 kernels, then one 1 x 1, with biases
+    assert (
+        trained["parameters"] == 4 * 9 + 8 + 4 * 4 * 9 + 4 + 4 * 4 + 4 + 4 * 14 + 14
+    )  # reader, norm, map, two head maps
     before = stage_weights(stage.folder)["raw"].stat().st_mtime_ns
     assert train_arm(make_lab(), arm, stage, None) == trained
     assert stage_weights(stage.folder)["raw"].stat().st_mtime_ns == before
@@ -132,6 +134,7 @@ def test_arms_start_from_the_same_weights_and_the_method_is_kept(make_lab):
 
 
 PRETRAINED = "student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}"
+PRETRAINABLE = "student={kind: toy_pretrainable, channels: 4}"
 
 
 def test_every_arm_of_the_student_starts_from_the_same_trained_part(make_lab, reporter, monkeypatch):
@@ -143,7 +146,7 @@ def test_every_arm_of_the_student_starts_from_the_same_trained_part(make_lab, re
         return original(task, *args, **kwargs)
 
     monkeypatch.setattr(training, "train", watched)
-    lab = make_lab(PRETRAINED)
+    lab = make_lab(PRETRAINABLE, PRETRAINED)
     arms = [baseline_arm(lab.recipe), distilled_arm(lab.recipe)]
     stages = dict(run_seed(lab, lab.recipe, arms))
     titles = ["teacher (big)", "student pretraining", "student alone", "student distilled"]
@@ -153,23 +156,25 @@ def test_every_arm_of_the_student_starts_from_the_same_trained_part(make_lab, re
     assert set(stage_weights(first.folder)) == {"raw", "objective"}
     saved = load_file(stage_weights(first.folder)["raw"])
     (_, random), (_, alone), (_, distilled) = started[1:]
-    assert len(saved) == len(alone) == len(distilled) == 4
+    assert len(saved) == len(alone) == len(distilled) == 12
     assert all(
         torch.equal(alone[name], saved[name]) and torch.equal(distilled[name], saved[name]) for name in saved
     )
     changed = {name for name in saved if not torch.equal(saved[name], random[name])}
-    assert changed == {"features.weight", "features.bias"}
+    assert {name.partition(".")[0] for name in changed} == {"reader"}
     assert list(stages) == ["teacher", "pretraining", "baseline", "distilled"]
     assert stages["pretraining"].folder == first.folder
     assert json.loads((stages["baseline"].folder / "inputs.json").read_text())["pretrained"] == first.fingerprint
 
 
 def test_a_trained_part_belongs_to_what_determines_a_student(make_lab):
-    reference = baseline_fingerprint(make_lab(PRETRAINED))
-    assert baseline_fingerprint(make_lab()) != reference
-    assert baseline_fingerprint(make_lab(PRETRAINED, "student_pretraining.steps=3")) != reference
-    assert baseline_fingerprint(make_lab(PRETRAINED, "evaluation.batch=2")) == reference
-    teachers = [arm_stage(lab, teacher_arm(lab.recipe), None) for lab in (make_lab(), make_lab(PRETRAINED))]
+    reference = baseline_fingerprint(make_lab(PRETRAINABLE, PRETRAINED))
+    assert baseline_fingerprint(make_lab(PRETRAINABLE)) != reference
+    assert baseline_fingerprint(make_lab(PRETRAINABLE, PRETRAINED, "student_pretraining.steps=3")) != reference
+    assert baseline_fingerprint(make_lab(PRETRAINABLE, PRETRAINED, "evaluation.batch=2")) == reference
+    teachers = [
+        arm_stage(lab, teacher_arm(lab.recipe), None) for lab in (make_lab(), make_lab(PRETRAINABLE, PRETRAINED))
+    ]
     assert teachers[0].fingerprint == teachers[1].fingerprint
 
 
@@ -200,7 +205,7 @@ def test_a_teacher_is_loaded_from_a_file(make_lab, make_recipe, checkpoint, repo
     stages = dict(run_seed(lab, lab.recipe, [distilled_arm(lab.recipe)]))
     adopted = load_file(stage_weights(stages["teacher"].folder)["raw"])
     expected = load_file(checkpoint)
-    assert len(expected) == 4
+    assert len(expected) == 12
     assert all(torch.equal(adopted[name], value) for name, value in expected.items())
     teacher = lab.detector(lab.recipe.teacher, stages["teacher"].folder)
     assert stages["teacher"].trained == {
@@ -209,7 +214,7 @@ def test_a_teacher_is_loaded_from_a_file(make_lab, make_recipe, checkpoint, repo
         "step_s": 0.0,
         "parameters": parameter_count(teacher),
     }
-    assert any(line.startswith("teacher (big): hit rate") for line in reporter.said)
+    assert any(line.startswith("teacher (big): AP") for line in reporter.said)
     again = adopt(lab, teacher_arm(lab.recipe), stages["teacher"], checkpoint)
     assert again == stages["teacher"].trained
 
@@ -232,7 +237,7 @@ def test_a_file_goes_before_a_training_and_the_plan_says_so(make_recipe, checkpo
 @pytest.fixture
 def finished(checkpoint):
     """Overrides for a teacher that comes with the weights of a file."""
-    teacher = json.dumps({"kind": "toy_finished", "channels": 8, "weights": str(checkpoint)})
+    teacher = json.dumps({"kind": "toy_finished", "channels": 16, "weights": str(checkpoint)})
     return (f"teacher={teacher}", "teacher_training=null")
 
 
@@ -242,11 +247,11 @@ def test_a_finished_teacher_is_taken_as_it_is(make_lab, toy, checkpoint, finishe
     lab = make_lab(recipe=recipe)
     stages = dict(run_seed(lab, recipe, [distilled_arm(recipe)]))
     adopted, expected = load_file(stage_weights(stages["teacher"].folder)["raw"]), load_file(checkpoint)
-    assert len(adopted) == 4
+    assert len(adopted) == 12
     assert all(torch.equal(adopted[name], value) for name, value in expected.items())
     assert stages["teacher"].trained["steps"] == 0
     assert stages["distilled"].trained["steps"] == 3
-    assert any(line.startswith("teacher (big): hit rate") for line in reporter.said)
+    assert any(line.startswith("teacher (big): AP") for line in reporter.said)
 
 
 def test_another_file_is_another_finished_teacher(make_lab, toy, checkpoint, finished):
@@ -262,7 +267,7 @@ def test_another_file_is_another_finished_teacher(make_lab, toy, checkpoint, fin
 
 def test_a_file_that_does_not_fit_names_the_keys(make_lab, make_recipe, checkpoint):
     recipe = loaded(make_recipe("teacher.channels=9"), checkpoint)
-    with pytest.raises(UserError, match=r"features.weight is \(8, 1, 3, 3\), wanted \(9, 1, 3, 3\)"):
+    with pytest.raises(UserError, match=r"bev.weight is \(16, 16, 3, 3\), wanted \(9, 9, 3, 3\)"):
         dict(run_seed(make_lab(recipe=recipe), recipe, []))
 
 
@@ -273,7 +278,7 @@ def test_an_imported_file_is_a_teacher_only_for_its_own_settings(make_lab, make_
     save_weights(checkpoint, weights, kind="raw", architecture="", step=0, about=about)
     lab = make_lab(recipe=loaded(make_recipe(), checkpoint))
     stages = dict(run_seed(lab, lab.recipe, []))
-    assert any(line.startswith("teacher (big): hit rate") for line in reporter.said)
+    assert any(line.startswith("teacher (big): AP") for line in reporter.said)
     assert load_file(stage_weights(stages["teacher"].folder)["raw"]).keys() == weights.keys()
     about["detector"] = json.dumps(config.model_dump(mode="json") | {"sweeps": 3})
     save_weights(checkpoint, weights, kind="raw", architecture="", step=0, about=about)

@@ -17,14 +17,22 @@ from bevkd_common.experiment.stages import STAGES, stage_weights
 from bevkd_common.progress import SilentReporter
 from bevkd_common.report.render import write_report
 
+PRETRAINED = (
+    "student={kind: toy_pretrainable, channels: 4}",
+    "student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}",
+)
 
-def test_two_seeds_with_controls_from_data_to_report(make_recipe, request_for, reporter, accelerator, tmp_path):
+
+def test_two_seeds_with_controls_from_data_to_report(
+    make_recipe, request_for, reporter, accelerator, tmp_path, monkeypatch
+):
     recipe = make_recipe()
     folder = run_experiment(recipe, request_for(seeds=(0, 1), controls=True), reporter, accelerator)
     record = folder.read()
     arms = ["teacher", "baseline", "distilled", "baseline_double_steps", "baseline_equal_time", "no_imitation"]
     assert {seed: list(stages) for seed, stages in record["stages"].items()} == {"0": arms, "1": arms}
-    assert record["data"] == {"0": "toy-5-12", "1": "toy-6-12"}
+    assert all(re.fullmatch("[0-9a-f]{64}", content) for content in record["data"].values())
+    assert len(set(record["data"].values())) == 2
     assert record["method"] == "toy_method"
     assert record["data_root"] is None
     assert [line.split()[0] for line in record["plan"]] == [
@@ -43,6 +51,7 @@ def test_two_seeds_with_controls_from_data_to_report(make_recipe, request_for, r
     ]
     assert len(set(stages)) == len(stages) == 10
 
+    monkeypatch.setattr("bevkd_toy.data.ToyEvaluator.findings", lambda self, results: ["Compare the axes."])
     shown = report_input(folder, reporter, accelerator)
     assert [arm.role for arm in shown.arms] == ["teacher", "baseline", "distilled", *["control"] * 3]
     assert all(set(arm.runs) == {0, 1} for arm in shown.arms)
@@ -52,15 +61,15 @@ def test_two_seeds_with_controls_from_data_to_report(make_recipe, request_for, r
     changed, *others = shown.warnings
     assert changed.startswith("Settings differ from toy_method/")
     assert "teacher_training.steps = 4, student_training.steps = 3" in changed
-    assert others[0] == "teacher (big), seed 0: Toy scores prove nothing."
+    assert others[0] == "teacher (big), seed 0: Compare the axes."
     assert len(others) == 12
-    assert shown.environment["data, seed 1"] == "toy-6-12"
-    assert [panel.title for panel in shown.panels] == ["features"]
+    assert shown.environment["data, seed 1"] == record["data"]["1"]
+    assert [panel.title for panel in shown.panels] == ["tokens"]
     assert [len(scene.detections) for scene in shown.scenes] == [3, 3]
     assert len({scene.token for scene in shown.scenes}) == 2
     assert shown.scenes[0].extent == (-4.0, 4.0, -4.0, 4.0)
     assert shown.scenes[0].images is None
-    assert len(shown.scenes[0].points) == 60
+    assert len(shown.scenes[0].points) == 60 + 2 * 40
     assert write_report(shown, tmp_path / "report").is_file()
 
 
@@ -71,7 +80,7 @@ def weights(folder, stages):
 
 def test_stages_side_by_side_train_the_same_weights(make_recipe, request_for, reporter, accelerator, tmp_path):
     """The processes find the toy package through the path of this one."""
-    recipe = make_recipe("student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}")
+    recipe = make_recipe(*PRETRAINED)
     asked = {"seeds": (0,)}
     alone = run_experiment(recipe, request_for(**asked), SilentReporter(), accelerator)
     beside = run_experiment(
@@ -87,7 +96,7 @@ def test_stages_side_by_side_train_the_same_weights(make_recipe, request_for, re
         for name, tensors in expected.items():
             assert all(torch.equal(others[name][key], value) for key, value in tensors.items())
             compared += len(tensors)
-    assert compared == 4 * 4
+    assert compared == 4 * 12
     record = json.loads((beside.root / STAGES / found["baseline"] / "trained.json").read_text())
     assert record["side_by_side"] == 2
     assert record["memory"] > 1e8
@@ -110,9 +119,9 @@ def test_an_error_beside_another_stage_is_one_sentence(make_recipe, request_for,
 def test_what_the_student_learns_first_is_in_the_plan_and_among_the_departures(
     make_recipe, request_for, reporter, accelerator
 ):
-    recipe = make_recipe("student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}")
+    recipe = make_recipe(*PRETRAINED)
     folder = run_experiment(recipe, request_for(), reporter, accelerator)
-    learned = "whether the features tell how many points there are"
+    learned = "the number of points of each pillar"
     assert list(folder.read()["stages"]["0"]) == ["teacher", "pretraining", "baseline", "distilled"]
     assert any(f"student pretraining: {learned}; 2 steps, batch 4 =" in line for line in folder.read()["plan"])
     (departure,) = report_input(folder, reporter, accelerator).departures
@@ -121,20 +130,20 @@ def test_what_the_student_learns_first_is_in_the_plan_and_among_the_departures(
 
 
 def test_a_learning_rate_for_no_module_stops_before_the_data(make_recipe, request_for, reporter, accelerator):
-    recipe = make_recipe("student_training.optimizer.lr_factors={feature: 0.1}")
+    recipe = make_recipe("student_training.optimizer.lr_factors={readers: 0.1}")
     request = request_for()
-    with pytest.raises(UserError, match="did you mean `features`"):
+    with pytest.raises(UserError, match="did you mean `reader`"):
         run_experiment(recipe, request, reporter, accelerator)
     assert not request.out.exists()
 
 
 def test_without_baseline_and_with_an_ablation(make_recipe, request_for, reporter, accelerator):
-    request = request_for(baseline=False, ablations=("off",))
+    request = request_for(baseline=False, ablations=("no_tokens",))
     folder = run_experiment(make_recipe(), request, reporter, accelerator)
-    assert list(folder.read()["stages"]["0"]) == ["teacher", "distilled", "off"]
+    assert list(folder.read()["stages"]["0"]) == ["teacher", "distilled", "no_tokens"]
     shown = report_input(folder, reporter, accelerator)
-    assert [arm.name for arm in shown.arms] == ["teacher", "distilled", "off"]
-    assert shown.arms[2].summary == "No imitation. Published: toy to toy, no imitation, toys: mAP 12.3."
+    assert [arm.name for arm in shown.arms] == ["teacher", "distilled", "no_tokens"]
+    assert shown.arms[2].summary == "Anchor logits alone. Published: big to small, no tokens, toys: AP 12.3."
 
 
 def test_equal_time_needs_the_baseline(make_recipe, request_for, reporter, accelerator):
@@ -143,7 +152,7 @@ def test_equal_time_needs_the_baseline(make_recipe, request_for, reporter, accel
 
 
 def test_an_unknown_ablation_names_the_choices(make_recipe, request_for):
-    with pytest.raises(UserError, match="toy_method has no ablation `on`: choose from off"):
+    with pytest.raises(UserError, match="toy_method has no ablation `on`: choose from no_tokens"):
         student_arms(make_recipe(), request_for(ablations=("on",)))
 
 

@@ -20,12 +20,15 @@ from bevkd_common.experiment.stages import STAGES
 
 GRID = {"method.weight": [0.5, 2.0], "student_training.optimizer.lr": [0.01, 0.05]}
 SEEDS = (0, 1)
-FIRST = "student_pretraining={steps: 2, batch: 2, optimizer: {lr: 0.01}}"
+FIRST = (
+    "student={kind: toy_pretrainable, channels: 4}",
+    "student_pretraining={steps: 2, batch: 2, optimizer: {lr: 0.01}}",
+)
 
 
 @pytest.fixture
 def points(make_recipe, tmp_path):
-    found = sweep.grid_points(lambda values: make_recipe(FIRST, *values), GRID, tmp_path / "runs" / "grid")
+    found = sweep.grid_points(lambda values: make_recipe(*FIRST, *values), GRID, tmp_path / "runs" / "grid")
     sweep.prepare_points(found)
     return found
 
@@ -96,7 +99,7 @@ def test_a_sweep_survives_an_interruption_with_the_same_table(
     assert stages == set(jobs)
 
     metric, rows = collect()
-    assert metric == "hit rate"
+    assert metric == "AP"
     assert {path.name for path in (tmp_path / "runs" / STAGES).iterdir()} == stages
     out = tmp_path / "runs" / "grid"
     lines = sweep.write_table(metric, rows, out)

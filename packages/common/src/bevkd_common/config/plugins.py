@@ -78,10 +78,10 @@ class FolderTools:
 
     Attributes:
         recognize: Whether a folder holds data of this kind; torch-free and quick.
-        diagnose: `diagnose(root) -> Iterable[Diagnosis]`, torch-free.
-        index: `index(root, version, *, allow_missing, rebuild, reporter) -> str` prepares what later runs read, and
-            returns one line.
         check: `check(root, version, *, samples, reporter) -> DataCheck`.
+        diagnose: `diagnose(root) -> Iterable[Diagnosis]`, torch-free; None where to recognise the folder is enough.
+        index: `index(root, version, *, allow_missing, rebuild, reporter) -> str` prepares what later runs read, and
+            returns one line; None where they read the files themselves.
         score_file: `score_file(path, root, *, version, split, engine, reporter) -> ScoredFile` scores a file of
             detections that any tool wrote; None where there is no format for it.
         virtual_points: `make(root, version, *, masks, weights, official, settings, out, sweeps, workers, reporter)
@@ -89,9 +89,9 @@ class FolderTools:
     """
 
     recognize: Callable[[Path], bool]
-    diagnose: str
-    index: str
     check: str
+    diagnose: str | None = None
+    index: str | None = None
     score_file: str | None = None
     virtual_points: str | None = None
 

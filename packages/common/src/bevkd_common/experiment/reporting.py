@@ -28,7 +28,6 @@ from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.scenes import scene_of
 from bevkd_common.experiment.scoring import Scores, evidence_file, score
-from bevkd_common.models.taps import HeadMaps, Queries
 from bevkd_common.progress import Reporter
 from bevkd_common.report import inputs
 
@@ -178,7 +177,7 @@ def _pictures(
         sample = source.load((2 * picture + 1) * len(source) // (2 * PICTURED_SAMPLES), seed=None)
         batch = collate([sample]).to(device)
         found = {name: detector.decode(detector(batch, HEAD), batch)[0] for name, detector in detectors.items()}
-        scenes.append(scene_of(batch, found, lab.dataset.cameras, _extent(detectors["teacher"])))
+        scenes.append(scene_of(batch, found, lab.dataset.cameras, _extent(detectors["teacher"], batch)))
         if not picture:
             panels = _panels(lab, shown, stages, detectors, batch)
     return panels, scenes
@@ -200,8 +199,13 @@ def _panels(
     return method.explain(seen, outputs, student.targets(outputs, batch), batch)
 
 
-def _extent(detector: DetectorModule) -> tuple[float, float, float, float]:
-    head = detector.taps["head"]
-    assert isinstance(head, HeadMaps | Queries)
-    x0, y0, x1, y1 = head.grid.extent
+def _extent(detector: DetectorModule, batch: Batch) -> tuple[float, float, float, float]:
+    """x0, x1, y0, y1 of the first grid among the detector's taps, or of the points of a detector without one."""
+    head_first = sorted(detector.taps, key=lambda name: name != "head")
+    grids = (detector.taps[name].ground for name in head_first)
+    if (grid := next((grid for grid in grids if grid is not None), None)) is not None:
+        x0, y0, x1, y1 = grid.extent
+        return x0, x1, y0, y1
+    ground = torch.cat([cloud.points[:, :2] for cloud in batch.clouds.values()])
+    (x0, y0), (x1, y1) = ground.amin(dim=0).tolist(), ground.amax(dim=0).tolist()
     return x0, x1, y0, y1

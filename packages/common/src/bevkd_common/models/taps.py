@@ -50,6 +50,12 @@ class TapSpec(ABC):
         """
         return None
 
+    @property
+    def ground(self) -> Grid | None:
+        """Cells on the ground that the tap covers, its field `grid`; None where it has none."""
+        grid = getattr(self, "grid", None)
+        return grid if isinstance(grid, Grid) else None
+
 
 @dataclass(frozen=True)
 class BevMap(TapSpec):
@@ -301,8 +307,9 @@ class HeadMaps(TapSpec):
 class AnchorMaps(TapSpec):
     """Dense predictions of an anchor head: one mapping from name to logits [B, C, Y, X].
 
-    The channels of every map run over the anchors of a cell first. `class_logits` has one channel per class,
-    `box_code` those of `code`, and `direction_logits`, if there are directions, one per direction.
+    `class_logits` has one number per class for each anchor, `box_code` those of `code`, and `direction_logits`, if
+    there are directions, one per direction. Number c of anchor a is channel a · C + c of a map of C numbers an
+    anchor; `bevkd_common.models.heads.anchor_code.by_anchor` reads maps in this order.
 
     Attributes:
         grid: Cells of the maps.

@@ -1,1 +1,0 @@
-"""A detector, a method, a data set and an evaluator that live outside the workspace."""
