@@ -155,6 +155,13 @@ def test_changed_behaviour_changes_the_hash(change):
     assert len(BEHAVIOUR) == 11
 
 
+def test_text_that_is_no_message_counts():
+    assert normalized('pad(x, "constant")') != normalized('pad(x, "reflect")')
+    assert normalized('run(mode="sum")') != normalized('run(mode="mean")')
+    assert normalized('say("constant")') == normalized('say("reflect")')
+    assert normalized('Spec(summary="one")') == normalized('Spec(summary="another")')
+
+
 def _text(place):
     module = FILES[place]
     return PLUGIN if module is None else Path(find_spec(module).origin).read_text()
