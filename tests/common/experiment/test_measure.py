@@ -70,8 +70,8 @@ def test_a_users_mistake_comes_through(make_recipe, request_for, tmp_path, monke
 def test_every_training_of_a_recipe_is_measured(make_recipe, request_for, reporter, monkeypatch):
     took = Rehearsal(steps=10, step_s=1.0, data_s=0.1, memory=1, checkpoint=1)
     monkeypatch.setattr(measure, "_in_a_process", lambda recipe, request, name, cpu: took)
-    found = measure.estimate(make_recipe(), request_for(ablations=("off",)), reporter, cpu=True)
-    assert [one.title for one in found] == ["teacher", "baseline", "distilled", "off"]
+    found = measure.estimate(make_recipe(), request_for(ablations=("no_tokens",)), reporter, cpu=True)
+    assert [one.title for one in found] == ["teacher", "baseline", "distilled", "no_tokens"]
     assert all(one.fits for one in found)
 
 
