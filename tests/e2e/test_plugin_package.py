@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_it_runs_evaluates_and_reports(bevkd, tmp_path):
     page = (run / "report" / "index.html").read_text()
     assert "synthetic" in page.lower()
     assert "By class" in page
-    assert "NDS" not in page
+    assert "NDS" not in re.sub(r"base64,[^\"]*", "", page)  # pictures hold any letters
 
     stage = tmp_path / "runs" / ".stages" / record["stages"]["0"]["distilled"]
     logged = json.loads((stage / "metrics.jsonl").read_text().splitlines()[-1])
