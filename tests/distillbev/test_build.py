@@ -237,7 +237,8 @@ def test_a_head_that_predicts_displacements_can_be_inherited_from():
     velocity, displacement = (
         replace(HEAD, branches=(Branch("vel", 2, meaning),)) for meaning in (Meaning.VELOCITY, Meaning.DISPLACEMENT)
     )
-    build(one_tap(), with_tap(TEACHER, head=velocity), with_tap(STUDENT, head=displacement))
+    method = build(one_tap(), with_tap(TEACHER, head=velocity), with_tap(STUDENT, head=displacement))
+    assert method.student_parts == {"head.task_heads"}
 
 
 def test_decoders_can_be_inherited():

@@ -231,9 +231,7 @@ def test_overfitting_two_samples(pair, toy_scene):
     for name in ("bev_neck/fg", "bev_neck/tn", "bev_neck/fp", "bev_neck/attention"):
         assert history[-1][name] < 0.05 * history[0][name], name
     totals = torch.tensor([sum(values.values()) for values in history]).view(10, 20).mean(dim=1)
-    assert (totals[:7].diff() < 0).all()
-    # From there on the terms are at their floor, where the number of threads decides about the third digit.
-    assert (totals[6:] < 0.05 * totals[0]).all()
+    assert (totals.diff() < 0).all()
 
 
 def test_panels(pair, toy_scene):

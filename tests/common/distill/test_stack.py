@@ -92,4 +92,5 @@ def test_a_part_of_the_student_is_prepared_by_one_method_only(ours, theirs, part
 
 
 def test_parts_with_names_that_only_begin_alike_do_not_conflict():
-    Stack({"first": Part(1.0, "a", {"head"}), "second": Part(1.0, "a", {"header"})})
+    stack = Stack({"first": Part(1.0, "a", {"head"}), "second": Part(1.0, "a", {"header"})})
+    assert stack.student_parts == {"head", "header"}
