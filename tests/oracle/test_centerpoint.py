@@ -192,7 +192,8 @@ def test_losses(case):
 @pytest.mark.parametrize("nms", ["circle", "rotate"])
 def test_detections(case, nms, monkeypatch):
     if nms == "rotate":
-        monkeypatch.setattr(case.detector.head, "suppressions", [Suppression("rotate", 0.2)] * 6)
+        decoding = replace(case.detector.head.decoding, suppressions=(Suppression("rotate", 0.2),) * 6)
+        monkeypatch.setattr(case.detector.head, "decoding", decoding)
     for sample, found in enumerate(case.detector.head.decode(head_maps(case))):
         boxes, scores, labels = (
             case.recorded(f"detection/{nms}/{sample}/{part}") for part in ("boxes", "scores", "labels")

@@ -1,15 +1,18 @@
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from bevkd_common.config.reading.loading import load_recipe
+from bevkd_common.config.reading.loading import dump, load_recipe
 from bevkd_common.engine.checkpoint import load_file
 from bevkd_common.errors import UserError
-from bevkd_common.experiment.execution import train_one
+from bevkd_common.experiment.capacity import Capacity, available_cores
+from bevkd_common.experiment.execution import train_job, train_one
 from bevkd_common.experiment.finished import OtherSplit, open_run, score_again, write_submissions
-from bevkd_common.experiment.record import RunFolder
+from bevkd_common.experiment.graph import Job
+from bevkd_common.experiment.record import CONFIG, RunFolder
 from bevkd_common.experiment.reporting import report_input
 from bevkd_common.experiment.request import student_arms
 from bevkd_common.experiment.run import run_experiment
@@ -78,8 +81,21 @@ def weights(folder, stages):
     return {name: load_file(path) for name, path in found.items()}
 
 
-def test_stages_side_by_side_train_the_same_weights(make_recipe, request_for, reporter, accelerator, tmp_path):
+@pytest.fixture
+def threads_of_a_job():
+    """As many threads as each of two stages side by side has: sums are rounded in another order with others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(available_cores() // 2, 1))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_of_a_job")
+def test_stages_side_by_side_train_the_same_weights(
+    monkeypatch, make_recipe, request_for, reporter, accelerator, tmp_path
+):
     """The processes find the toy package through the path of this one."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     recipe = make_recipe(*PRETRAINED)
     asked = {"seeds": (0,)}
     alone = run_experiment(recipe, request_for(**asked), SilentReporter(), accelerator)
@@ -106,6 +122,27 @@ def test_stages_side_by_side_train_the_same_weights(make_recipe, request_for, re
     again = run_experiment(recipe, request_for(**asked, out=beside.path), reporter, accelerator, jobs=2)
     assert again.read() == beside.read() | {"plan": again.read()["plan"]}
     assert sum("trained before" in line for line in reporter.said) == 3
+
+
+def test_a_process_with_other_sources_than_the_run_trains_nothing(make_recipe, request_for, reporter):
+    request = request_for()
+    RunFolder(request.out).open(dump(make_recipe()), restart=False)
+    asked = Job(
+        key="teacher-seed0",
+        title="teacher, seed 0",
+        parents=(),
+        recipe=request.out / CONFIG,
+        out=request.out,
+        data_root=None,
+        arm="teacher",
+        seed=0,
+        fingerprint="0" * 64,
+    )
+    with pytest.raises(UserError, match="source code changed since the run started"):
+        train_job(Capacity(), asked, reporter)
+    assert not list(request.out.parent.glob(f"{STAGES}/*"))
+    train_job(Capacity(), replace(asked, fingerprint=None), reporter)
+    assert len(list(request.out.parent.glob(f"{STAGES}/teacher-*/trained.json"))) == 1
 
 
 def test_an_error_beside_another_stage_is_one_sentence(make_recipe, request_for, reporter, accelerator):

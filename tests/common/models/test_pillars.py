@@ -135,7 +135,7 @@ def test_statistics_stay_where_there_are_none_to_take(points):
 def test_batch_norm_over_two_rows_and_two_zeros():
     norm = nn.BatchNorm1d(1, eps=1e-3, momentum=0.01)
     # Rows 2, 4, 0, 0: mean 1.5, variance 2.75, unbiased 11/3.
-    scale, shift = padded_batch_norm(torch.tensor([[2.0], [4.0]]), 4, norm)
+    scale, shift = padded_batch_norm(torch.tensor([[2.0, 1.0], [4.0, 2.0]]), torch.tensor([[2.0, -2.0]]), 4, norm)
     assert scale.item() == pytest.approx(2.751**-0.5)
     assert shift.item() == pytest.approx(-1.5 * 2.751**-0.5)
     assert norm.running_mean.item() == pytest.approx(0.015)

@@ -1,4 +1,4 @@
-"""Hand-computed samples, and a naive reference in float64."""
+"""Hand-computed samples, and a naive reference in float64; for the compiled pass and for `grid_sample`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,29 @@ import weakref
 import pytest
 import torch
 from bevkd_common.ops import deformable_attention as module
+from bevkd_common.ops import deformable_kernels
 from bevkd_common.ops.deformable_attention import deformable_attention
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+
+@pytest.fixture(params=["compiled", "grid_sample", "as Python"])
+def way(request, monkeypatch):
+    if request.param == "grid_sample":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    if request.param == "as Python":
+        for kernel in ("attend", "attend_backward"):
+            monkeypatch.setattr(deformable_kernels, kernel, getattr(deformable_kernels, kernel).py_func)
+        monkeypatch.setattr(deformable_kernels, "_corners", deformable_kernels._corners.py_func)
+
+
+@pytest.fixture
+def grid_sample(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+
+
+every_way = pytest.mark.usefixtures("way")
+with_grid_sample = pytest.mark.usefixtures("grid_sample")
 
 SQUARE = torch.tensor([1.0, 2, 3, 4]).view(1, 4, 1, 1)
 OBLONG = torch.tensor([1.0, 2, 3, 4, 5, 6]).view(1, 6, 1, 1)
@@ -24,6 +44,7 @@ def sample(value: Tensor, shape: tuple[int, int], x: float, y: float) -> float:
     )
 
 
+@every_way
 @pytest.mark.parametrize(
     ("x", "y", "expected"),
     [
@@ -35,6 +56,7 @@ def test_samples_of_a_square(x, y, expected):
     assert sample(SQUARE, (2, 2), x, y) == pytest.approx(expected, abs=1e-6)
 
 
+@every_way
 @pytest.mark.parametrize(
     ("x", "y", "expected"), [(0.5, 0.25, 2), (1 / 6, 0.75, 4), (5 / 6, 0.25, 3), (1 / 3, 0.5, 3), (0.5, 0.5, 3.5)]
 )
@@ -42,6 +64,7 @@ def test_width_is_not_height(x, y, expected):
     assert sample(OBLONG, (2, 3), x, y) == pytest.approx(expected, abs=1e-6)
 
 
+@every_way
 def test_points_levels_and_heads():
     two = torch.tensor([[0.25, 0.25], [0.75, 0.75]])
     points = deformable_attention(
@@ -57,6 +80,7 @@ def test_points_levels_and_heads():
     assert found.flatten().tolist() == pytest.approx([1, 40])
 
 
+@every_way
 def test_gradients_by_hand():
     value = SQUARE.clone().requires_grad_()
     where = torch.full((1, 1, 1, 1, 1, 2), 0.5, requires_grad=True)
@@ -102,6 +126,7 @@ def naive(value, locations, weights):
     return out.flatten(2)
 
 
+@every_way
 def test_outputs_and_gradients_equal_the_naive_reference():
     inputs = [part.requires_grad_() for part in random_case()]
     ours, theirs = deformable_attention(inputs[0], SHAPES, *inputs[1:]), naive(*inputs)
@@ -117,6 +142,7 @@ def test_outputs_and_gradients_equal_the_naive_reference():
         torch.testing.assert_close(mine, reference, atol=1e-10, rtol=0)
 
 
+@with_grid_sample
 def test_queries_in_turn_change_nothing(monkeypatch):
     value, locations, weights = random_case()
     whole = deformable_attention(value, SHAPES, locations, weights)
@@ -124,6 +150,7 @@ def test_queries_in_turn_change_nothing(monkeypatch):
     assert torch.equal(deformable_attention(value, SHAPES, locations, weights), whole)
 
 
+@with_grid_sample
 def test_queries_in_turn_have_the_same_gradients_and_keep_no_samples(monkeypatch):
     inputs = [part.requires_grad_() for part in random_case(queries=40)]
 
@@ -147,6 +174,7 @@ def test_queries_in_turn_have_the_same_gradients_and_keep_no_samples(monkeypatch
     assert kept < samples < all_kept
 
 
+@with_grid_sample
 def test_a_layer_that_is_computed_again_keeps_no_maps(monkeypatch):
     inputs = [part.requires_grad_() for part in random_case()]
     maps: list[weakref.ref[Tensor]] = []
@@ -170,6 +198,7 @@ def test_a_layer_that_is_computed_again_keeps_no_maps(monkeypatch):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
 
 
+@every_way
 def test_a_batch_is_its_samples_and_no_query_is_no_output():
     value, locations, weights = random_case()
     whole = deformable_attention(value, SHAPES, locations, weights)
@@ -180,6 +209,7 @@ def test_a_batch_is_its_samples_and_no_query_is_no_output():
     assert deformable_attention(value, SHAPES, locations[:, :0], weights[:, :0]).shape == (2, 0, 12)
 
 
+@every_way
 def test_a_constant_map_gives_the_constant():
     value, locations, weights = random_case()
     inside = 0.25 + 0.5 * torch.rand(locations.shape, dtype=torch.float64)
@@ -188,6 +218,7 @@ def test_a_constant_map_gives_the_constant():
     torch.testing.assert_close(found, torch.full_like(found, 3.0))
 
 
+@every_way
 def test_sums_are_float32_under_autocast():
     value, locations, weights = (part.to(torch.bfloat16) for part in random_case())
     with torch.autocast("cpu", torch.bfloat16):
@@ -198,3 +229,35 @@ def test_levels_that_do_not_add_up():
     value, locations, weights = random_case()
     with pytest.raises(ValueError, match="do not add up to 19 positions"):
         deformable_attention(value, [(3, 5)], locations, weights)
+
+
+def test_the_number_of_threads_changes_nothing():
+    inputs = [part.requires_grad_() for part in random_case(batch=5)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 8):
+            torch.set_num_threads(threads)
+            out = deformable_attention(inputs[0], SHAPES, *inputs[1:])
+            found.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    finally:
+        torch.set_num_threads(before)
+    for others in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+
+
+@every_way
+def test_a_place_that_is_not_a_number_is_seen_in_the_sums():
+    value, locations, weights = (part.requires_grad_() for part in random_case())
+    broken = locations.detach().clone()
+    broken[1, 2, 0, 0, 0, 0] = math.nan
+    out = deformable_attention(value, SHAPES, broken, weights).unflatten(2, (3, 4))
+    assert out[1, 2, 0].isnan().all()
+    assert int(out.isnan().sum()) == 4
+
+
+def test_nothing_of_the_samples_is_kept_for_the_backward_pass():
+    inputs = [part.requires_grad_() for part in random_case(queries=40)]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda kept: kept):
+        deformable_attention(inputs[0], SHAPES, *inputs[1:])
+    assert sum(tensor.numel() for tensor in kept) == sum(part.numel() for part in inputs)

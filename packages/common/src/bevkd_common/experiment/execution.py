@@ -10,17 +10,20 @@ from accelerate import Accelerator
 from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset
+from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, teacher_arm
 from bevkd_common.experiment.build import build_dataset, data_needs
 from bevkd_common.experiment.capacity import Capacity
 from bevkd_common.experiment.graph import Job, Node, stage_graph
-from bevkd_common.experiment.identity import arm_of_fixed_length, node_stage
+from bevkd_common.experiment.identity import arm_of_fixed_length, identify, node_stage
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.request import stages_for
 from bevkd_common.experiment.scoring import kept_scores, score, score_line
 from bevkd_common.experiment.stages import Stage
 from bevkd_common.experiment.training import adopt, pretrain, train_arm
 from bevkd_common.progress import Reporter
+
+SOURCES_CHANGED = "the source code changed since the run started; the same command goes on with what is there now"
 
 
 def open_laboratory(
@@ -55,10 +58,17 @@ def train_job(machine: Capacity, job: Job, reporter: Reporter) -> None:
         machine: What the stages share that are trained at the same time.
         job: The stage.
         reporter: Where progress goes.
+
+    Raises:
+        UserError: If the source code is another than the run's, so that this process would train another stage.
     """
     recipe = load_recipe(job.recipe)
     accelerator = Accelerator(cpu=machine.cpu)
     lab = open_laboratory(recipe, job.seed, job.out.parent, job.data_root, reporter, accelerator, machine.jobs)
+    if job.fingerprint is not None:
+        found = identify(lab, stages_for(recipe, job.arm))
+        if found[job.arm].fingerprint != job.fingerprint:
+            raise UserError(SOURCES_CHANGED)
     train_node(lab, job.arm)
 
 

@@ -84,6 +84,7 @@ class Job:
         seed: Of the experiment.
         memory: Expected peak of the process's memory in bytes.
         done: Whether the stage is trained.
+        fingerprint: Of the stage; None where its parents' times, which set its length, are not known yet.
     """
 
     key: str
@@ -96,6 +97,7 @@ class Job:
     seed: int
     memory: int = 0
     done: bool = False
+    fingerprint: str | None = None
 
     def command(self, gpus: int | None) -> list[str]:
         """The command that trains and scores the stage; `gpus` processes, None leaves it to the command."""

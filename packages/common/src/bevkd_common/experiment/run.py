@@ -12,9 +12,17 @@ from bevkd_common.config.plugins import MethodSpec, installed
 from bevkd_common.config.reading.loading import dump
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.engine.trackers import check_trackers
+from bevkd_common.errors import UserError
 from bevkd_common.experiment.build import check_data_root, data_needs, method_spec
 from bevkd_common.experiment.capacity import Capacity, capacity, expected_memory
-from bevkd_common.experiment.execution import is_finished, open_laboratory, run_node, run_seed, train_job
+from bevkd_common.experiment.execution import (
+    SOURCES_CHANGED,
+    is_finished,
+    open_laboratory,
+    run_node,
+    run_seed,
+    train_job,
+)
 from bevkd_common.experiment.graph import Job, Node, width
 from bevkd_common.experiment.identity import identify
 from bevkd_common.experiment.plan import plan_lines
@@ -39,8 +47,8 @@ def run_experiment(
             process, None chooses from the machine.
 
     Raises:
-        UserError: If the recipe does not fit together, the data is missing, the run's name is taken, or a stage
-            fails.
+        UserError: If the recipe does not fit together, the data is missing, the run's name is taken, the source
+            code changes while stages are trained side by side, or a stage fails.
     """
     check_data_root(recipe.dataset, request.data_root)
     arms = student_arms(recipe, request)
@@ -111,7 +119,10 @@ def _run_side_by_side(
         stages: dict[str, dict[str, str]] = {}
         for seed, lab in labs.items():
             found = identify(lab, graph)
-            names = {name: found[name].folder.name for name in graph if _key(name, seed) in finished}
+            done = [name for name in graph if _key(name, seed) in finished]
+            if any(name not in found or found[name].trained is None for name in done):
+                raise UserError(SOURCES_CHANGED)
+            names = {name: found[name].folder.name for name in done}
             stages |= {str(seed): names} if names else {}
         record["stages"] = stages
         folder.write(record)
@@ -151,6 +162,7 @@ def seed_jobs(graph: Mapping[str, Node], found: Mapping[str, Stage], request: Re
             seed=seed,
             memory=expected_memory(root, found[name].kind if name in found else "baseline"),
             done=name in found and found[name].trained is not None,
+            fingerprint=found[name].fingerprint if name in found else None,
         )
         for name, node in graph.items()
     }

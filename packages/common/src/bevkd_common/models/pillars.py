@@ -62,14 +62,14 @@ class PillarFeatureNet(nn.Module):
     def forward(self, voxels: Voxels) -> Tensor:
         """Features [V, C] float32 of the pillars, not negative."""
         with torch.autocast(voxels.points.device.type, enabled=False):
-            points = self.linear(self._describe(voxels))
-            slots = self.max_points * len(voxels.counts) if self.max_points is not None else len(points)
-            scale, shift = padded_batch_norm(points, slots, self.norm)
-            start = shift.new_full((len(voxels.counts), len(shift)), -torch.inf)
+            inputs = self._describe(voxels)
+            slots = len(inputs) if self.max_points is None else self.max_points * len(voxels.counts)
+            scale, shift = padded_batch_norm(inputs, self.linear.weight, slots, self.norm)
+            points = inputs @ (self.linear.weight * scale[:, None]).T
+            most = torch.segment_reduce(points, "max", lengths=voxels.counts, axis=0, unsafe=True)
             if self.max_points is not None:
-                start = torch.where((voxels.counts < self.max_points)[:, None], shift, start)
-            index = voxels.voxel[:, None].expand_as(points)
-            return start.scatter_reduce(0, index, points * scale + shift, reduce="amax").relu()
+                most = torch.where((voxels.counts < self.max_points)[:, None], most.clamp(min=0), most)
+            return (most + shift).relu()
 
     def _describe(self, voxels: Voxels) -> Tensor:
         xyz = voxels.points[:, :3]
@@ -114,24 +114,33 @@ def pillar_tokens(features: Tensor, voxels: Voxels, batch: int) -> TokenFeatures
     return TokenFeatures(features, voxels.coordinates[:, 1:], tuple(counts), voxels.counts)
 
 
-def padded_batch_norm(x: Tensor, rows: int, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Batch norm over `x` and as many zero rows as are missing to `rows`.
+def padded_batch_norm(inputs: Tensor, weight: Tensor, rows: int, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Batch norm over the outputs of a linear layer without bias, and as many zero rows as are missing to `rows`.
+
+    Mean and variance of the outputs follow from those of the inputs, so that no gradient passes through the outputs
+    of each point for them.
 
     Args:
-        x: [P, C] the rows that are not zero.
+        inputs: [P, D] of the layer.
+        weight: [C, D] of the layer.
         rows: Number of rows in all.
         norm: Its running statistics are updated in training, as its own forward would.
 
     Returns:
-        Scale and shift [C]: a row becomes `row * scale + shift`, a zero row the shift.
+        Scale and shift [C]: a row of outputs becomes `row * scale + shift`, a zero row the shift.
     """
     mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     # Of a single row, or none, there are no statistics to take.
     if norm.training and rows > 1:
         running_mean, running_variance = mean, variance
         assert norm.momentum is not None
-        mean = x.sum(dim=0) / rows
-        variance = ((x - mean).square().sum(dim=0) + (rows - len(x)) * mean.square()) / rows
+        center = inputs.mean(dim=0) if len(inputs) else inputs.new_zeros(inputs.shape[1])
+        deviations = inputs - center
+        scatter = deviations.T @ deviations
+        full = weight @ center
+        mean = full * (len(inputs) / rows)
+        spread = ((weight @ scatter) * weight).sum(dim=1)
+        variance = (spread + len(inputs) * (full - mean).square() + (rows - len(inputs)) * mean.square()) / rows
         with torch.no_grad():
             running_mean.lerp_(mean, norm.momentum)
             running_variance.lerp_(variance * (rows / (rows - 1)), norm.momentum)
