@@ -1,6 +1,6 @@
 import pytest
 import torch
-from bevkd_common.models.attention import DeformableAttention, first_offsets
+from bevkd_common.models.attention import DeformableAttention, as_shares, first_offsets
 
 
 def test_eight_heads_start_in_the_eight_directions_of_the_compass():
@@ -60,3 +60,13 @@ def test_outputs_are_ordered_head_level_point_coordinate():
     value[0, 8, 1] = 7.0
     seen = attention(torch.zeros(1, 1, 2), value, [(1, 3)] * 3, torch.tensor([[[0.5, 0.5]]]))
     assert seen[0, 0].tolist() == pytest.approx([0.0, 7.0])
+
+
+def test_offsets_of_half_precision_become_shares_in_float32():
+    pixels = torch.arange(2 * 2 * 3 * 2, dtype=torch.bfloat16)
+    shares = as_shares(pixels, (2, 2, 3), [(3, 7), (333, 1001)])
+    assert shares.shape == (2, 2, 3, 2)
+    assert shares.dtype == torch.float32
+    # Head 1, level 1, point 2: the last two numbers, x before y.
+    assert shares[1, 1, 2].tolist() == pytest.approx([22 / 1001, 23 / 333], rel=1e-6)
+    assert shares[1, 0, 0].tolist() == pytest.approx([12 / 7, 13 / 3], rel=1e-6)

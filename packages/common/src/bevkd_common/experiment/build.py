@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from bevkd_common.config.methods import parts_of
 from bevkd_common.config.model import Config
 from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, installed, load
+from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset, SplitName
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.errors import UserError
@@ -38,6 +40,14 @@ def dataset_spec(config: Config) -> DatasetSpec:
 def method_spec(config: Config) -> MethodSpec:
     """The plug-in behind a method's configuration."""
     return installed(MethodSpec).of(config)
+
+
+def built_from(recipe: Recipe) -> tuple[str, ...]:
+    """The modules that build the data set, the detectors and the methods of a recipe."""
+    built = [dataset_spec(recipe.dataset).build]
+    built += [detector_spec(detector).build for detector in (recipe.teacher, recipe.student)]
+    built += [method_spec(method).build for method in (recipe.method, *parts_of(recipe.method))]
+    return tuple(dict.fromkeys(reference.partition(":")[0] for reference in built))
 
 
 def data_needs(*detectors: Config) -> DataNeeds:

@@ -13,7 +13,7 @@ from bevkd_common.config.reading.loading import dump
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.engine.trackers import check_trackers
 from bevkd_common.errors import UserError
-from bevkd_common.experiment.build import check_data_root, data_needs, method_spec
+from bevkd_common.experiment.build import built_from, check_data_root, data_needs, method_spec
 from bevkd_common.experiment.capacity import Capacity, capacity, expected_memory
 from bevkd_common.experiment.execution import (
     SOURCES_CHANGED,
@@ -28,7 +28,7 @@ from bevkd_common.experiment.identity import identify
 from bevkd_common.experiment.plan import plan_lines
 from bevkd_common.experiment.record import CONFIG, RunFolder, environment
 from bevkd_common.experiment.request import Request, requested_stages, student_arms
-from bevkd_common.experiment.side_by_side import run_side_by_side
+from bevkd_common.experiment.side_by_side import run_side_by_side, start_server
 from bevkd_common.experiment.stages import Stage
 from bevkd_common.progress import Reporter
 
@@ -59,6 +59,8 @@ def run_experiment(
     machine = capacity(
         jobs, width=width(levels), device=accelerator.device.type, processes=accelerator.num_processes
     )
+    if machine.jobs > 1:
+        start_server(machine, built_from(recipe))
     lines = plan_lines(recipe, arms, request.seeds, accelerator.num_processes)
     lines.append(f"stages   {len(graph) * len(request.seeds)}, {machine.sentence}")
     for line in lines:

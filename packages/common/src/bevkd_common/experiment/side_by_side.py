@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, get_context
@@ -60,7 +60,7 @@ def run_side_by_side(
         UserError: If a job fails; the others are stopped with their checkpoints kept.
         TrainingStoppedError: If SIGINT or SIGTERM arrives; running stages are stopped with their checkpoints kept.
     """
-    _start_server(capacity)
+    start_server(capacity)
     with StopRequest() as stop:
         _Scheduler(jobs, work, capacity, reporter, finished, stop).run()
 
@@ -292,9 +292,14 @@ class _PipeBar:
             self._waiting, self._sent = None, time.monotonic()
 
 
-def _start_server(capacity: Capacity) -> None:
-    """Start the process from which all others are forked; it reads the number of threads when it loads torch."""
-    get_context("forkserver").set_forkserver_preload(["bevkd_common.experiment.run"])
+def start_server(capacity: Capacity, modules: Iterable[str] = ()) -> None:
+    """Start the process from which all others are forked, unless it runs; it imports while this process goes on.
+
+    Args:
+        capacity: Of the machine; the server reads the number of threads when it imports torch.
+        modules: What every forked process would import otherwise, torchvision's four seconds among it.
+    """
+    get_context("forkserver").set_forkserver_preload(["bevkd_common.experiment.run", *modules])
     changes = {} if capacity.threads is None else {"OMP_NUM_THREADS": str(capacity.threads)}
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)

@@ -48,13 +48,28 @@ class DeformableAttention(nn.Module):
             [B, Q, C].
         """
         heads, levels, points = self.samples
-        offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
+        offsets = as_shares(self.sampling_offsets(query), self.samples, shapes)
         weights = self.attention_weights(query).unflatten(-1, (heads, levels * points)).softmax(dim=-1)
-        size = reference.new_tensor([(width, height) for height, width in shapes])
-        locations = reference[:, :, None, None, None] + offsets / size[:, None]
+        locations = reference[:, :, None, None, None] + offsets
         values = self.value_proj(value).unflatten(-1, (heads, -1))
         seen = deformable_attention(values, shapes, locations, weights.unflatten(-1, (levels, points)))
         return self.output_proj(seen)
+
+
+def as_shares(offsets: Tensor, samples: tuple[int, int, int], shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """Offsets in pixels of each map, as shares of its width and height, [..., heads, levels, points, 2].
+
+    Args:
+        offsets: [..., heads · levels · points · 2] (x, y), in this order.
+        samples: Heads, levels and points.
+        shapes: Height and width of each map.
+    """
+    heads, _, points = samples
+    # One long vector: a division that is broadcast over the two coordinates takes several times as long.
+    dtype = torch.promote_types(offsets.dtype, torch.float32)
+    size = offsets.new_tensor([(width, height) for height, width in shapes], dtype=dtype)
+    sizes = size[:, None].expand(-1, points, -1).flatten().repeat(heads)
+    return (offsets / sizes).unflatten(-1, (*samples, 2))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from bevkd_common.geometry.bev import cell_centers
 from bevkd_common.geometry.cameras import project
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.geometry.transforms import inverse
-from bevkd_common.models.attention import projection, start_looking
+from bevkd_common.models.attention import as_shares, projection, start_looking
 from bevkd_common.ops.deformable_attention import deformable_attention
 
 NEAREST = 1e-5
@@ -121,14 +121,14 @@ class SpatialCrossAttention(nn.Module):
             [B, Q, C], and the weights [B, Q, heads, levels, points], which are the same for all cameras.
         """
         heads, levels, points = self.samples
-        offsets = self.sampling_offsets(query).unflatten(-1, (*self.samples, 2))
+        offsets = as_shares(self.sampling_offsets(query), self.samples, shapes)
         weights = self.attention_weights(query).unflatten(-1, (heads, levels * points)).softmax(dim=-1)
         weights = weights.unflatten(-1, (levels, points))
         values = self.value_proj(tokens).unflatten(-1, (heads, -1))
         seen = deformable_attention(
             values,
             shapes,
-            _around(sightings.anchors, _rows(offsets, sightings.row), shapes),
+            _around(sightings.anchors, _rows(offsets, sightings.row)),
             _rows(weights, sightings.row),
         )
         seen = (seen * sightings.seen[..., None]).flatten(0, 1)
@@ -142,9 +142,7 @@ def _rows(values: Tensor, row: Tensor) -> Tensor:
     return values.flatten(0, 1).index_select(0, row.flatten()).unflatten(0, row.shape)
 
 
-def _around(anchors: Tensor, offsets: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """Places [B · N, K, heads, levels, points, 2] at offsets in pixels from anchors [B · N, K, Z, 2]."""
-    size = anchors.new_tensor([(width, height) for height, width in shapes])
-    count = anchors.shape[2]
-    steps = (offsets / size[:, None]).unflatten(-2, (-1, count))
+def _around(anchors: Tensor, offsets: Tensor) -> Tensor:
+    """Places [B · N, K, heads, levels, points, 2] at offsets from anchors [B · N, K, Z, 2]; all are shares."""
+    steps = offsets.unflatten(-2, (-1, anchors.shape[2]))
     return (anchors[:, :, None, None, None] + steps).flatten(-3, -2)

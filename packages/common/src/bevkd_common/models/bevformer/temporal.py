@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bevkd_common.models.attention import projection, start_looking
+from bevkd_common.models.attention import as_shares, projection, start_looking
 from bevkd_common.ops.deformable_attention import deformable_attention
 
 SLOTS = 2
@@ -57,13 +57,12 @@ class TemporalSelfAttention(nn.Module):
         Returns:
             [B, Q, C], and the weights [B, Q, heads, 2, points].
         """
-        height, width = shape
         context = torch.cat([maps[:, 0], query + position], dim=-1)
-        offsets = self.sampling_offsets(context).unflatten(-1, (*self.samples, 2))
+        offsets = as_shares(self.sampling_offsets(context), self.samples, [shape] * SLOTS)
         weights = self.attention_weights(context).unflatten(-1, self.samples).softmax(dim=-1)
         present = shift if self.shifted == "both" else torch.zeros_like(shift)
         reference = _centers(shape, shift) + torch.stack([shift, present], dim=1)[:, :, None]
-        locations = reference[:, :, :, None, None] + offsets.movedim(3, 1) / shift.new_tensor([width, height])
+        locations = reference[:, :, :, None, None] + offsets.movedim(3, 1)
         values = self.value_proj(maps).unflatten(-1, (self.samples[0], -1))
         seen = deformable_attention(
             values.flatten(0, 1),
