@@ -4,6 +4,7 @@ import pytest
 import torch
 from bevkd_common.engine.checkpoint import (
     Checkpoint,
+    checkpoints,
     latest,
     load_weights,
     newest_sound,
@@ -83,6 +84,16 @@ def test_the_newest_checkpoint_counts_and_the_one_before_is_kept(tmp_path, save)
     assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-000020", "step-000200"]
     assert (found.step, found.finished, found.progress) == (200, False, {"seconds": 300.0})
     assert torch.equal(found.state()["rng"], torch.arange(3))
+
+
+def test_steps_are_compared_as_numbers(tmp_path, save):
+    for step in (999_980, 999_990, 1_000_000):
+        save(step, STATE)
+    (tmp_path / "step-of-somebody").mkdir()
+    assert latest(tmp_path).step == 1_000_000
+    assert [found.step for found in checkpoints(tmp_path)] == [1_000_000, 999_990]
+    save(1_000_010)
+    assert [found.step for found in checkpoints(tmp_path)] == [1_000_010]
 
 
 def test_a_finished_checkpoint_keeps_weights_alone(tmp_path, save):

@@ -11,7 +11,7 @@ from bevkd_common.config.training import CheckpointConfig, EmaConfig
 from bevkd_common.engine import train as train_module
 from bevkd_common.engine.checkpoint import latest, load_file
 from bevkd_common.engine.tasks import StepOutput, SupervisedTask
-from bevkd_common.engine.train import Keeping, rehearse
+from bevkd_common.engine.train import Keeping, read_metrics, rehearse
 from bevkd_common.errors import TrainingStoppedError
 from bevkd_common.models.detector import Term
 from bevkd_common.progress import SilentReporter
@@ -141,6 +141,23 @@ def test_a_finished_training_that_nobody_recorded_is_not_repeated(run, tmp_path,
     first = run()
     monkeypatch.setattr(train_module._Training, "run", pytest.fail)
     assert run() == first
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 13, "lo', b"\0" * 40, b'{"step"', b"[1]", b"\xff\xfe"])
+def test_a_power_cut_in_the_log_stops_neither_training_nor_report(
+    run, stop, tmp_path, make_detector, lines, short, torn
+):
+    run(short, folder="whole", task=SupervisedTask(make_detector()))
+    stop(short, SupervisedTask(make_detector()), "halves", EVERY_STEP)
+    log = tmp_path / "halves" / "metrics.jsonl"
+    kept = read_metrics(log)
+    with log.open("ab") as file:
+        file.write(torn)
+    assert read_metrics(log) == kept
+    run(short, folder="halves", task=SupervisedTask(make_detector()))
+    steps = [[line["step"] for line in lines(tmp_path / name)] for name in ("whole", "halves")]
+    assert steps[0] == steps[1]
+    assert len(steps[0]) >= 2
 
 
 def test_a_damaged_checkpoint_costs_one_interval(run, stop, tmp_path, make_detector, short):

@@ -6,6 +6,7 @@ import torch
 from bevkd_common.errors import UserError
 from bevkd_common.experiment import record
 from bevkd_common.experiment.record import RunFolder, environment
+from bevkd_common.experiment.stages import alone_in
 
 
 @pytest.fixture
@@ -28,31 +29,105 @@ def test_another_recipe_is_refused_until_restart(folder):
     assert (folder.path / "config.yaml").read_text() == "a: 2\n"
 
 
-def test_restart_throws_away_the_stages_of_this_run_and_no_other(folder):
-    stages = folder.root / ".stages"
-    for name in ("teacher-1", "baseline-1", "baseline-2"):
-        (stages / name).mkdir(parents=True)
+def stage_name(kind, number):
+    return f"{kind}-{number:012x}"
+
+
+@pytest.fixture
+def stages(folder):
+    """Folders of three stages, of which the run names two."""
+    root = folder.root / ".stages"
+    for name in (stage_name("teacher", 1), stage_name("baseline", 1), stage_name("baseline", 2)):
+        (root / name).mkdir(parents=True)
     folder.open("a: 1\n", restart=False)
     folder.write_environment({})
-    folder.write({"stages": {"0": {"teacher": "teacher-1", "baseline": "baseline-1"}}})
+    named = {"teacher": stage_name("teacher", 1), "baseline": stage_name("baseline", 1)}
+    folder.write({"method": "toy", "stages": {"0": named}})
+    return root
+
+
+def contents(path):
+    return {str(one.relative_to(path)): one.read_bytes() for one in path.rglob("*") if one.is_file()}
+
+
+def test_restart_throws_away_the_stages_of_this_run_and_no_other(folder, stages):
+    (folder.path / "report" / "pictures").mkdir(parents=True)
+    for name in ("index.html", "report.md", "report.json", "pictures/curve.png"):
+        (folder.path / "report" / name).touch()
+    (folder.path / ".run.json.123.partial").touch()
     folder.open("a: 1\n", restart=True)
-    assert [path.name for path in stages.iterdir()] == ["baseline-2"]
-    assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
+    assert [path.name for path in stages.iterdir()] == [stage_name("baseline", 2)]
+    assert sorted(path.name for path in folder.path.iterdir()) == [".bevkd-run", "config.yaml"]
 
 
-def test_restart_throws_away_no_folder_that_is_no_run(folder):
-    (folder.path / "a").mkdir(parents=True)
-    (folder.path / "a" / "thesis.tex").write_text("years of work")
-    (folder.path / "config.yaml").write_text("of something else")
-    with pytest.raises(UserError, match=r"holds a and is no run: nothing was thrown away; choose another --out"):
+@pytest.mark.parametrize("file", ["thesis.tex", "report/thesis.tex", "report/pictures/a/b.png", "notes/index.html"])
+def test_restart_refuses_a_run_with_files_of_somebody_else(folder, stages, file):
+    (folder.path / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder.path / file).write_text("years of work")
+    before = contents(folder.root)
+    with pytest.raises(UserError, match=rf"holds {file}, which the run did not write: nothing was removed"):
         folder.open("a: 1\n", restart=True)
-    assert (folder.path / "a" / "thesis.tex").read_text() == "years of work"
+    assert contents(folder.root) == before
+    assert len(list(stages.iterdir())) == 3
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    "file", ["a/thesis.tex", "environment.json", "report/index.html", "run.json", "config.yaml"]
+)
+def test_a_folder_that_is_no_run_is_left_alone(folder, file, restart):
+    (folder.path / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder.path / file).write_text("{}")
+    with pytest.raises(UserError, match=rf"holds {file.split('/')[0]} and is no run: nothing was changed"):
+        folder.open("a: 1\n", restart=restart)
+    assert contents(folder.path) == {file: b"{}"}
+
+
+def test_a_run_may_start_beside_its_own_recipe(folder):
+    folder.path.mkdir(parents=True)
+    (folder.path / "config.yaml").write_text("a: 1\n")
+    folder.open("a: 1\n", restart=False)
+    assert sorted(path.name for path in folder.path.iterdir()) == [".bevkd-run", "config.yaml"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/elsewhere", "../..", "..", ".", "teacher-1", "teacher-00000000000g", "a/teacher-000000000001", 3, None],
+)
+def test_a_stage_that_no_run_writes_is_refused_and_removes_nothing(folder, stages, name):
+    folder.write({"method": "toy", "stages": {"0": {"teacher": name}}})
+    before = contents(folder.root)
+    for restart in (False, True):
+        with pytest.raises(UserError, match="which no run writes: restore it"):
+            folder.open("a: 1\n", restart=restart) if restart else folder.read()
+    assert contents(folder.root) == before
+
+
+def test_restart_waits_for_nobody_and_takes_nothing_that_is_in_use(folder, stages):
+    other = RunFolder(folder.root / "other")
+    other.open("b: 1\n", restart=False)
+    other.write(folder.read())
+    before = contents(folder.root)
+    with other.running(), pytest.raises(UserError, match=r"another process works in .*other"):
+        folder.open("a: 1\n", restart=True)
+    with folder.running(), pytest.raises(UserError, match=r"another process works in .*try"):
+        folder.open("a: 1\n", restart=True)
+    in_training = stages / stage_name("baseline", 1)
+    with (
+        alone_in(in_training, wait=False, say=print),
+        pytest.raises(UserError, match=f"another process works in .*{in_training.name}"),
+    ):
+        folder.open("a: 1\n", restart=True)
+    assert {name: content for name, content in contents(folder.root).items() if ".lock" not in name} == before
+    folder.open("a: 1\n", restart=True)
+    assert [path.name for path in stages.iterdir()] == [stage_name("baseline", 2)]
 
 
 def test_a_damaged_record_is_one_sentence(folder):
-    folder.write({})
-    with pytest.raises(UserError, match=r"run\.json names no stages"):
-        folder.read()
+    for content in ({}, [], {"stages": []}):
+        folder.write(content)
+        with pytest.raises(UserError, match=r"run\.json names no stages"):
+            folder.read()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(folder):

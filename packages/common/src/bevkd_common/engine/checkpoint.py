@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.files import folder_when_complete, replaced_when_complete
 from bevkd_common.models.state_dicts import mismatches
 
+STEP_NAME = re.compile(r"step-[0-9]+")
 STATE_FILE = "state.pt"
 MANIFEST = "manifest.json"
 KEPT = 2
@@ -138,7 +140,8 @@ class Checkpoint:
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
     """The checkpoints of a stage, newest first; partial ones carry another name and do not count."""
-    return [Checkpoint(path) for path in sorted(folder.glob("step-*"), reverse=True) if path.is_dir()]
+    found = [Checkpoint(path) for path in folder.glob("step-*") if STEP_NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
 
 
 def latest(folder: Path) -> Checkpoint | None:

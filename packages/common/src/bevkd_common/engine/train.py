@@ -8,7 +8,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
@@ -475,6 +475,17 @@ def _set_rng_state(state: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`, empty without a file; lines a power cut left incomplete are dropped."""
+    records = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and "step" in record:
+                records.append(record)
+    return records
+
+
 class _MetricsLog:
     """`metrics.jsonl`, one line a logged step; lines beyond the step resumed from are dropped."""
 
@@ -483,9 +494,8 @@ class _MetricsLog:
         if not writes:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = path.read_text().splitlines() if path.is_file() and resumed_at else []
-        lines = [line for line in kept if json.loads(line)["step"] <= resumed_at]
-        checkpoint.write_atomically(path, "".join(f"{line}\n" for line in lines))
+        kept = [record for record in read_metrics(path) if record["step"] <= resumed_at]
+        checkpoint.write_atomically(path, "".join(f"{json.dumps(record)}\n" for record in kept))
 
     def write(self, record: Mapping[str, Any]) -> None:
         if self._writes:

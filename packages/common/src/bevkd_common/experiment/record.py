@@ -9,19 +9,38 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from bevkd_common.config.wording import shorten
 from bevkd_common.engine.checkpoint import read_json, write_atomically
 from bevkd_common.errors import UserError
-from bevkd_common.experiment.stages import STAGES
+from bevkd_common.experiment.stages import LOCK, STAGE_NAME, STAGES, alone_in
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+RECORD = "run.json"
+MARKER = ".bevkd-run"
+"""Says that a folder is a run; written before everything else."""
+OWN_FILES = (
+    CONFIG,
+    ENVIRONMENT,
+    RECORD,
+    MARKER,
+    LOCK,
+    ".*.partial",
+    "report/index.html",
+    "report/report.md",
+    "report/report.json",
+    "report/pictures/*.png",
+)
+"""Patterns of the files that a run writes into its folder, and the only ones that it removes."""
 REPORTED_PACKAGES = ("bevkd-common", "torch", "torchvision", "timm", "accelerate", "numpy")
 
 
@@ -40,36 +59,64 @@ class RunFolder:
         """Start or continue the experiment.
 
         Raises:
-            UserError: If the name is taken by another recipe or by what is no run, or the folder cannot be written.
+            UserError: If the name is taken by another recipe or by what is no run, the folder cannot be written, or
+                what a restart would remove is in use. Nothing is changed then.
         """
         config = self.path / CONFIG
+        same = config.is_file() and config.read_bytes() == recipe_yaml.encode()
+        present = sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
+        if present and not self._is_run() and (restart or not same or present != [CONFIG]):
+            raise UserError(
+                f"{self.path} holds {shorten(', '.join(present))} and is no run: nothing was changed;"
+                " choose another --out"
+            )
         if restart:
             self._discard()
-        elif config.is_file() and config.read_text() != recipe_yaml:
+        elif config.is_file() and not same:
             raise UserError(
                 f"{self.path} holds a run of another recipe: give this one a name of its own with --out,"
                 " or replace the old one with --restart"
             )
         try:
+            write_atomically(self.path / MARKER, "A folder of bevkd run.\n")
             write_atomically(config, recipe_yaml)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written ({error.strerror}): choose another --out") from None
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Keep `--restart` of this run, and of others that share its stages, away from the stages."""
+        lock = FileLock(self.path / LOCK)
+        # A second process of the same run goes on without it.
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+        try:
+            yield
+        finally:
+            lock.release()
+
     def write(self, record: dict[str, Any]) -> None:
         """Write run.json."""
-        write_atomically(self.path / "run.json", json.dumps(record, indent=2) + "\n")
+        write_atomically(self.path / RECORD, json.dumps(record, indent=2) + "\n")
 
     def read(self) -> dict[str, Any]:
         """Read run.json.
 
         Raises:
-            UserError: If the folder is not a run.
+            UserError: If the folder is not a run, or the file names what is no stage.
         """
-        if not (self.path / "run.json").is_file():
+        path = self.path / RECORD
+        if not path.is_file():
             raise UserError(f"{self.path} is not a run: it has no run.json; `bevkd run` makes one")
-        record = read_json(self.path / "run.json")
-        if "stages" not in record:
-            raise UserError(f"{self.path / 'run.json'} names no stages: it was damaged, or is none of a run")
+        record = read_json(path)
+        if not isinstance(record, dict) or not isinstance(record.get("stages"), dict):
+            raise UserError(f"{path} names no stages: it was damaged, or is none of a run")
+        for stages in record["stages"].values():
+            names = stages.values() if isinstance(stages, dict) else [stages]
+            for name in names:
+                # The name becomes a part of a path.
+                if not isinstance(name, str) or STAGE_NAME.fullmatch(name) is None:
+                    raise UserError(f"{path} names the stage {shorten(str(name))}, which no run writes: restore it")
         return record
 
     def write_environment(self, environment: dict[str, str]) -> None:
@@ -80,18 +127,58 @@ class RunFolder:
         """Read environment.json."""
         return read_json(self.path / ENVIRONMENT)
 
+    def _is_run(self) -> bool:
+        if (self.path / MARKER).is_file():
+            return True
+        try:
+            return "method" in self.read()
+        except UserError:
+            return False
+
     def _discard(self) -> None:
-        others = [path.name for path in self.path.iterdir() if path.name != CONFIG] if self.path.is_dir() else []
-        if others and not (self.path / ENVIRONMENT).is_file():
+        """Remove the files of this run and its stages, all or nothing."""
+        paths = sorted(path for path in self.path.rglob("*") if not path.is_dir() or path.is_symlink())
+        foreign = [path for path in paths if not _is_own(path.relative_to(self.path))]
+        if foreign:
+            names = ", ".join(str(path.relative_to(self.path)) for path in foreign)
             raise UserError(
-                f"{self.path} holds {shorten(', '.join(sorted(others)))} and is no run: nothing was thrown away;"
-                " choose another --out"
+                f"{self.path} holds {shorten(names)}, which the run did not write: nothing was removed;"
+                " move it away, or choose another --out"
             )
-        if (self.path / "run.json").is_file():
-            for arms in self.read()["stages"].values():
-                for stage in arms.values():
-                    shutil.rmtree(self.root / STAGES / stage, ignore_errors=True)
-        shutil.rmtree(self.path, ignore_errors=True)
+        folders = self._stages()
+        with ExitStack() as locks:
+            self._refuse_stages_in_use(folders)
+            for folder in folders:
+                locks.enter_context(alone_in(folder, wait=False, say=lambda message: None))
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            for path in paths:
+                path.unlink(missing_ok=True)
+            for empty in ("report/pictures", "report"):
+                with suppress(OSError):
+                    (self.path / empty).rmdir()
+
+    def _stages(self) -> list[Path]:
+        """The folders of the stages that run.json names and that are there."""
+        if not (self.path / RECORD).is_file():
+            return []
+        names = dict.fromkeys(name for stages in self.read()["stages"].values() for name in stages.values())
+        return [folder for name in names if (folder := self.root / STAGES / name).is_dir()]
+
+    def _refuse_stages_in_use(self, folders: Sequence[Path]) -> None:
+        for lock in sorted(self.root.glob(f"*/{LOCK}")):
+            other = RunFolder(lock.parent)
+            used: list[Path] = []
+            with suppress(UserError):
+                used = other._stages()
+            if other.path == self.path or set(folders) & set(used):
+                with alone_in(other.path, wait=False, say=lambda message: None):
+                    pass
+
+
+def _is_own(path: PurePath) -> bool:
+    """Whether a run writes a file of this name, relative to its folder."""
+    return any(len(PurePath(own).parts) == len(path.parts) and path.match(own) for own in OWN_FILES)
 
 
 def environment(device: torch.device, method: str) -> dict[str, str]:

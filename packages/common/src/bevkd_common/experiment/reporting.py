@@ -19,6 +19,7 @@ from bevkd_common.data.samples import Batch, collate
 from bevkd_common.distill.panels import Panel
 from bevkd_common.engine.checkpoint import read_json
 from bevkd_common.engine.tasks import HEAD
+from bevkd_common.engine.train import read_metrics
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.experiment.arms import Arm
@@ -124,13 +125,12 @@ def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.ArmReport:
         trained = read_json(path / "trained.json")
         scores = score(run.laboratories[seed], arm, path)
         results = scores.results[scores.primary]
-        curve = path / "metrics.jsonl"
         evidence = evidence_file(path, scores.primary)
         runs[seed] = inputs.ArmRun(
             results=results,
             other_results={kind: value for kind, value in scores.results.items() if kind != scores.primary},
             evidence=None if results.groups is None else evaluator.load_evidence(evidence),
-            curve=[json.loads(line) for line in curve.read_text().splitlines()] if curve.is_file() else [],
+            curve=read_metrics(path / "metrics.jsonl"),
             steps=trained["steps"],
             seconds=trained["seconds"],
             run_id=path.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -83,17 +84,18 @@ def run_experiment(
         "data": {},
         "stages": {},
     }
-    if machine.jobs > 1:
-        _run_side_by_side(recipe, request, graph, folder, record, machine, reporter, accelerator)
-        return folder
-    for seed in request.seeds:
-        lab = open_laboratory(recipe, seed, folder.root, request.data_root, reporter, accelerator)
-        record["data"][str(seed)] = lab.dataset.fingerprint(data_needs(recipe.teacher, recipe.student))
-        record["stages"][str(seed)] = {}
-        for name, stage in run_seed(lab, recipe, arms):
-            record["stages"][str(seed)][name] = stage.folder.name
-            if accelerator.is_main_process:
-                folder.write(record)
+    with folder.running() if accelerator.is_main_process else nullcontext():
+        if machine.jobs > 1:
+            _run_side_by_side(recipe, request, graph, folder, record, machine, reporter, accelerator)
+            return folder
+        for seed in request.seeds:
+            lab = open_laboratory(recipe, seed, folder.root, request.data_root, reporter, accelerator)
+            record["data"][str(seed)] = lab.dataset.fingerprint(data_needs(recipe.teacher, recipe.student))
+            record["stages"][str(seed)] = {}
+            for name, stage in run_seed(lab, recipe, arms):
+                record["stages"][str(seed)][name] = stage.folder.name
+                if accelerator.is_main_process:
+                    folder.write(record)
     return folder
 
 

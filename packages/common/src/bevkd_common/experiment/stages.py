@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from bevkd_common.errors import UserError
 
 STAGES = ".stages"
 LOCK = ".lock"
+STAGE_NAME = re.compile(r"[a-z]+-[0-9a-f]{12}")
+"""Name of a stage's folder: its kind and the start of its fingerprint."""
 
 
 def fingerprint(content: Any) -> str:
