@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 from bevkd_common.errors import CannotWriteError, UserError
-from bevkd_common.files import folder_when_complete, replaced_when_complete
+from bevkd_common.files import folder_when_complete, inside, replaced_when_complete
 
 
 def test_a_file_stays_as_it_was_when_writing_fails(tmp_path):
@@ -80,3 +80,14 @@ def test_the_error_travels_between_processes(tmp_path):
     error = CannotWriteError(tmp_path / "a", OSError(errno.EIO, "Input/output error"))
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.errno) == (str(error), errno.EIO)
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "\\a", "..\\a", "a\\..\\b"])
+def test_names_that_lead_out_of_a_folder(tmp_path, name):
+    with pytest.raises(UserError, match="leads out of"):
+        inside(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["a", "samples/LIDAR_TOP/n015__2018+0800.pcd.bin", "a..b/c...d", "./a"])
+def test_names_that_stay_in_a_folder(tmp_path, name):
+    assert inside(tmp_path, name) == tmp_path / name

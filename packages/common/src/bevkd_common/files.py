@@ -1,20 +1,39 @@
-"""Files and folders that are either whole or absent."""
+"""Files and folders that are either whole or absent, and names that stay inside a folder."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bevkd_common.errors import CannotWriteError
+from bevkd_common.errors import CannotWriteError, UserError
 
 DISK_TROUBLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 )
 """Errors of a full, read-only or broken disk, or of missing rights: never a bug of this project."""
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name that stands in a file, joined to a folder, leads to what lies in the folder."""
+    return name[:1] not in ("", "/", "\\") and (".." not in name or ".." not in re.split(r"[/\\]", name))
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return `folder / name`.
+
+    Raises:
+        UserError: If the name leads out of the folder.
+    """
+    if not stays_inside(name):
+        raise UserError(
+            f"{name[:80]!r} leads out of {folder}: the file that names it is damaged, or not to be trusted"
+        )
+    return folder / name
 
 
 @contextmanager

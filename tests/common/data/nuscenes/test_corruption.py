@@ -13,6 +13,7 @@ from bevkd_common.config.datasets.images import ImageInputConfig
 from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.nuscenes.dataset import build
+from bevkd_common.data.nuscenes.index_file import open_index
 from bevkd_common.errors import UserError
 from PIL import Image
 
@@ -307,3 +308,15 @@ def test_damage_is_one_sentence(make_world, name):
 
 def test_there_are_three_hundred_of_them():
     assert len(FAULTS) * PLACES == 300
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+@pytest.mark.parametrize("climbing", [False, True])
+def test_a_file_outside_the_data_set_is_never_read(own_world, tmp_path, climbing, allow_missing):
+    outside = tmp_path / "outside.pcd.bin"
+    outside.write_bytes(np.zeros(25, np.float32).tobytes())
+    record = next(r for r in own_world.tables["sample_data"] if "LIDAR" in r["filename"])
+    record["filename"] = "samples/../../outside.pcd.bin" if climbing else str(outside)
+    own_world.write("sample_data")
+    with pytest.raises(UserError, match=rf"record {record['token']} in .* a filename that is not a path inside"):
+        open_index(own_world.root, own_world.version, allow_missing=allow_missing)

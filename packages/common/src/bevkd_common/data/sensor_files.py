@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from bevkd_common.errors import UserError
+from bevkd_common.files import inside
 
 Points = npt.NDArray[np.float32]
 
@@ -55,7 +56,7 @@ class SensorFiles:
         return self._sweeps[name]
 
     def _decode(self, name: str) -> npt.NDArray[np.uint8]:
-        path = self.root / name
+        path = inside(self.root, name)
         try:
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
@@ -65,7 +66,7 @@ class SensorFiles:
             raise UserError(f"{path} is not a complete image ({error}); unpack it again") from error
 
     def _points(self, name: str) -> Points:
-        path = self.root / name
+        path = inside(self.root, name)
         try:
             content = path.read_bytes()
         except FileNotFoundError as error:

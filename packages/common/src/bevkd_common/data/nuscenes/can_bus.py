@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from bevkd_common.data.nuscenes.index import Floats, Ints, NuScenesIndex
 from bevkd_common.data.sensor_files import check_files
 from bevkd_common.errors import UserError
+from bevkd_common.files import inside
 
 CHANNELS = 9
 """Acceleration, rotation rate, velocity: x, y, z of each."""
@@ -49,7 +50,7 @@ def recorded_motion(index: NuScenesIndex, rows: Ints) -> Floats:
         if name not in files:
             motion[here] = 0.0
             continue
-        path = index.root / files[name]
+        path = inside(index.root, files[name])
         time, values = _messages(path)
         wanted = index.key_frames.timestamp[here]
         after = np.searchsorted(time, wanted, side="right").clip(max=len(time) - 1)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bevkd_common.errors import UserError
+from bevkd_common.files import stays_inside
 
 Column = npt.NDArray[Any]
 
@@ -28,7 +29,7 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
     },
     "sample_data": {
         "token": "text", "sample_token": "text", "calibrated_sensor_token": "text", "ego_pose_token": "text",
-        "timestamp": "count", "filename": "text", "is_key_frame": "flag", "height": "count",
+        "timestamp": "count", "filename": "path", "is_key_frame": "flag", "height": "count",
         "width": "count", "prev": "text",
     },
     "ego_pose": {"token": "text", "translation": "3 numbers", "rotation": "4 numbers"},
@@ -42,7 +43,8 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
     },
 }  # fmt: skip
 """The columns that are read, by table, and what stands in them; the other three tables (log, map, visibility) say
-nothing that a detector needs. `texts` are joined by commas, `json` is kept as text."""
+nothing that a detector needs. `path` is relative to the data root; `texts` are joined by commas; `json` is kept as
+text."""
 
 _ABSENT = object()
 
@@ -265,6 +267,11 @@ def _numbers(count: int) -> tuple[Callable[[object], bool], Callable[[list[Any]]
 
 _KINDS: Mapping[str, tuple[Callable[[object], bool], Callable[[list[Any]], Column], str]] = {
     "text": (_is_text, _texts, "text"),
+    "path": (
+        lambda value: _is_text(value) and stays_inside(value),
+        _texts,
+        "a path inside the data set",
+    ),
     "texts": (
         lambda value: isinstance(value, list) and all(map(_is_text, value)),
         lambda values: _texts([",".join(value) for value in values]),

@@ -23,7 +23,7 @@ from bevkd_common.data.array_file import ArrayFileError, map_arrays, write_array
 from bevkd_common.data.nuscenes.index import NuScenesIndex
 from bevkd_common.data.virtual_points.lifting import POINTS_PER_INSTANCE, VirtualPoints
 from bevkd_common.errors import UserError
-from bevkd_common.files import replaced_when_complete
+from bevkd_common.files import inside, replaced_when_complete
 
 FORMAT = 1
 """Raise it when the layout of a file or the meaning of a field changes; older files are then made anew."""
@@ -58,8 +58,12 @@ class VirtualPointFolder:
     path: Path
 
     def file(self, sweep: str) -> Path:
-        """Where those of a sweep lie, which is named relative to the root of its data set."""
-        return self.path / f"{sweep}.safetensors"
+        """Where those of a sweep lie, which is named relative to the root of its data set.
+
+        Raises:
+            UserError: If the name of the sweep leads out of the folder.
+        """
+        return inside(self.path, f"{sweep}.safetensors")
 
     @cached_property
     def manifest(self) -> Manifest:

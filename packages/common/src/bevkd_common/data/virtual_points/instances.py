@@ -15,6 +15,7 @@ import numpy.typing as npt
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.data.frames import Floats, Ints
 from bevkd_common.errors import UserError
+from bevkd_common.files import inside
 
 Masks = npt.NDArray[np.bool_]
 
@@ -109,7 +110,7 @@ class MaskFolder:
 
     def instances(self, image: str, scene: str, size: tuple[int, int]) -> Instances:
         """See `MaskSource`."""
-        path = (self.folder / image).with_suffix(".npz")
+        path = inside(self.folder, image).with_suffix(".npz")
         try:
             with np.load(path, allow_pickle=False) as file:
                 masks, names, scores = (file[key] for key in ("masks", "classes", "scores"))

@@ -21,6 +21,7 @@ from bevkd_common.data.virtual_points.instances import MaskSource, named_rng
 from bevkd_common.data.virtual_points.lifting import View, VirtualPoints, lift
 from bevkd_common.data.virtual_points.numpy_pickle import read_numpy_dictionary
 from bevkd_common.errors import UserError
+from bevkd_common.files import inside
 from bevkd_common.geometry.transforms import inverse_rigid
 
 OFFICIAL_CLASSES = (
@@ -118,7 +119,8 @@ class FromOfficialFiles:
     def make(self, job: SweepJob) -> VirtualPoints | None:
         """See `Maker`."""
         sweep = PurePosixPath(job.sweep)
-        path = self.folder / sweep.parent.with_name(f"{sweep.parent.name}_VIRTUAL") / f"{sweep.name}.pkl.npy"
+        folder = sweep.parent.with_name(f"{sweep.parent.name}_VIRTUAL")
+        path = inside(self.folder, str(folder / f"{sweep.name}.pkl.npy"))
         if not path.is_file():
             return None
         arrays = read_numpy_dictionary(path)
