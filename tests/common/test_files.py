@@ -3,10 +3,13 @@
 import errno
 import os
 import pickle
+import resource
 
+import numpy as np
 import pytest
 from bevkd_common.errors import CannotWriteError, UserError
 from bevkd_common.files import folder_when_complete, inside, replaced_when_complete
+from safetensors.numpy import save_file
 
 
 def test_a_file_stays_as_it_was_when_writing_fails(tmp_path):
@@ -91,3 +94,35 @@ def test_names_that_lead_out_of_a_folder(tmp_path, name):
 @pytest.mark.parametrize("name", ["a", "samples/LIDAR_TOP/n015__2018+0800.pcd.bin", "a..b/c...d", "./a"])
 def test_names_that_stay_in_a_folder(tmp_path, name):
     assert inside(tmp_path, name) == tmp_path / name
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_safetensors_files_have_the_permissions_of_any_new_file(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        for name in ("new", "old"):
+            path = tmp_path / f"{name}.safetensors"
+            if name == "old":
+                path.touch(mode=0o600)
+            with replaced_when_complete(path) as partial:
+                save_file({"a": np.zeros(3)}, partial)
+            assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    finally:
+        os.umask(before)
+
+
+def test_a_full_disk_under_safetensors_names_the_file(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with (
+            pytest.raises(CannotWriteError, match=r"a\.safetensors cannot be written \(File too large\)"),
+            replaced_when_complete(path) as partial,
+        ):
+            save_file({"a": np.zeros(10_000)}, partial)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.safetensors"]

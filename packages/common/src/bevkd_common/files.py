@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from bevkd_common.errors import CannotWriteError, UserError
 
 DISK_TROUBLE = frozenset(
@@ -38,7 +40,10 @@ def inside(folder: Path, name: str) -> Path:
 
 @contextmanager
 def replaced_when_complete(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; move it there if the block succeeds, else remove it.
+    """Give an empty temporary file beside `path`; move it there if the block succeeds, else remove it.
+
+    The file gets the permissions that the system gives to a new file, whatever writes it: safetensors 0.8 makes
+    files that only their owner can read.
 
     Raises:
         CannotWriteError: If the folder cannot be made, the file cannot be replaced, or the disk is full.
@@ -47,9 +52,13 @@ def replaced_when_complete(path: Path) -> Iterator[Path]:
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _named(path, DISK_TROUBLE):
+        with _named(path):
+            partial.touch()
+            mode = partial.stat().st_mode
+        with _named(path, DISK_TROUBLE), _system_errors():
             yield partial
         with _named(path):
+            partial.chmod(mode)
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -77,6 +86,19 @@ def folder_when_complete(path: Path) -> Iterator[Path]:
             partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Convert an error of the operating system that safetensors reports as its own, as on a full disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number)) from error
 
 
 @contextmanager

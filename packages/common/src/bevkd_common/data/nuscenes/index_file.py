@@ -127,6 +127,7 @@ def load_index(path: Path, root: Path, state: str) -> NuScenesIndex | None:
         }
     except (ArrayFileError, KeyError):
         if path.is_file():
-            _log.warning("%s is damaged and is made again", path)
+            problem = "is damaged" if os.access(path, os.R_OK) else "is not readable for this user"
+            _log.warning("%s %s; the index is made again", path, problem)
         return None
     return NuScenesIndex(root, about["version"], about["tables_sha256"], **parts)
