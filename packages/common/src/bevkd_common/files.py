@@ -49,15 +49,15 @@ def replaced_when_complete(path: Path) -> Iterator[Path]:
         CannotWriteError: If the folder cannot be made, the file cannot be replaced, or the disk is full.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with _named(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _named(path):
+        with writing(path):
             partial.touch()
             mode = partial.stat().st_mode
-        with _named(path, DISK_TROUBLE), _system_errors():
+        with writing(path, DISK_TROUBLE), _system_errors():
             yield partial
-        with _named(path):
+        with writing(path):
             partial.chmod(mode)
             partial.replace(path)
     finally:
@@ -77,12 +77,12 @@ def folder_when_complete(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with _named(path):
+        with writing(path):
             partial.mkdir(parents=True)
-        with _named(path, DISK_TROUBLE):
+        with writing(path, DISK_TROUBLE):
             yield partial
         shutil.rmtree(path, ignore_errors=True)
-        with _named(path):
+        with writing(path):
             partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -102,8 +102,8 @@ def _system_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _named(path: Path, numbers: frozenset[int] | None = None) -> Iterator[None]:
-    """Convert errors of the operating system to one about `path`; `numbers` restricts which."""
+def writing(path: Path, numbers: frozenset[int] | None = None) -> Iterator[None]:
+    """Convert errors of the operating system to a `CannotWriteError` about `path`; `numbers` restricts which."""
     try:
         yield
     except OSError as error:

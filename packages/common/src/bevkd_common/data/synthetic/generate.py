@@ -7,14 +7,17 @@ format, its folder holds world.json: the version of the generator, the content h
 import hashlib
 import json
 import multiprocessing
-import shutil
-import tempfile
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from filelock import FileLock
+
 from bevkd_common.config.datasets.world import GENERATOR_VERSION
 from bevkd_common.errors import UserError
+from bevkd_common.files import folder_when_complete, writing
 
 from .recording import record
 from .scene import draw_scene
@@ -31,24 +34,32 @@ def ensure_world(
         root: Folder that holds data sets; the world is `root / writer.name`.
         workers: Number of processes. The bytes do not depend on it.
         progress: Called after each scene with the number of finished scenes and of all scenes.
+
+    Raises:
+        UserError: If the folder is there and no complete world.
+        CannotWriteError: If a file cannot be written, as on a full disk.
     """
     target = root / writer.name
-    if (target / "world.json").is_file():
+    if _is_complete(target):
         return target
-    root.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{writer.name}-", dir=root))
+    with writing(target):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / f".{writer.name}.lock")
+        lock.acquire()
     try:
-        _write_world(writer, scratch, workers, progress)
-        # mkdtemp restricts the folder to its owner.
-        scratch.chmod(0o755)
-        scratch.rename(target)
-    except OSError:
-        # Another process may have finished the same world in the meantime.
-        if not (target / "world.json").is_file():
-            raise
+        # Another process may have finished the same world while this one waited.
+        if not _is_complete(target):
+            if target.exists():
+                raise UserError(f"{target} is no complete world: move it away, and run the same command again")
+            with folder_when_complete(target) as scratch:
+                _write_world(writer, scratch, workers, progress)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        lock.release()
     return target
+
+
+def _is_complete(world: Path) -> bool:
+    return (world / "world.json").is_file()
 
 
 def content_hash(data_root: Path) -> str:
@@ -83,7 +94,7 @@ def _write_world(
     else:
         # Forking a process that runs threads is unsafe.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
             futures = {pool.submit(write_scene, writer, index, root): index for index in range(config.scenes)}
             try:
                 for future in as_completed(futures):
@@ -103,7 +114,21 @@ def _write_world(
         "content_hash": hashlib.sha256(lines.encode()).hexdigest(),
         "config": config.model_dump(mode="json"),
     }
-    (root / "world.json").write_text(json.dumps(world, indent=2) + "\n", encoding="utf-8")
+    path = root / "world.json"
+    with writing(path):
+        path.write_text(json.dumps(world, indent=2) + "\n", encoding="utf-8")
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone; a worker of a killed parent would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def write_scene(writer: Writer[Rows], index: int, root: Path) -> tuple[Rows, dict[str, str]]:

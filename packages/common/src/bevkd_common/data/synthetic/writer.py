@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from bevkd_common.config.datasets.world import WorldConfig
+from bevkd_common.files import writing
 
 from .recording import Recording
 from .rig import Rig
@@ -32,10 +33,15 @@ class Folder:
         self.digests: dict[str, str] = {}
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file. Creates its parent folders."""
+        """Writes a file. Creates its parent folders.
+
+        Raises:
+            CannotWriteError: If the file cannot be written, as on a full disk.
+        """
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         self.digests[name] = hashlib.sha256(content).hexdigest()
 
     def write_json(self, name: str, content: Any) -> None:
