@@ -68,3 +68,31 @@ def test_nothing_is_left_where_nothing_can_be_written(tmp_path):
     with pytest.raises(TypeError):
         write_arrays(tmp_path / "file", {"a": object()}, ARRAYS)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_verified_is_what_was_written(tmp_path):
+    about = {"version": "v1.0", "format": 1}
+    write_arrays(tmp_path / "file", about, ARRAYS)
+    content = (tmp_path / "file").read_bytes()
+    changes = [(place, content[place] ^ bit) for place in range(len(content)) for bit in (0x01, 0x80)]
+    accepted = 0
+    for place, changed in changes:
+        (tmp_path / "changed").write_bytes(content[:place] + bytes([changed]) + content[place + 1 :])
+        try:
+            file = map_arrays(tmp_path / "changed", verify=True)
+        except ArrayFileError:
+            continue
+        accepted += 1
+        assert file.about == about
+        for name, expected in ARRAYS.items():
+            np.testing.assert_array_equal(file.arrays[name], expected, strict=True)
+    # The places of arrays without content.
+    assert accepted < 20
+    assert len(changes) > 1500
+
+
+@pytest.mark.parametrize("header", ["3", "null", '"a"', "[" * 2000, '{"__metadata__": 3}', '{"__metadata__": {}}'])
+def test_a_header_of_another_kind(tmp_path, header):
+    (tmp_path / "file").write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
+    with pytest.raises(ArrayFileError):
+        map_arrays(tmp_path / "file")

@@ -208,7 +208,9 @@ def test_a_damaged_index_file_is_made_again_and_this_is_said(own_world, caplog):
     path = index_paths(own_world.root, own_world.version)[0]
     open_index(own_world.root, own_world.version)
     whole = path.read_bytes()
-    for content in (b"", b"no index", whole[:-1], whole[: len(whole) // 2], b"\xff" * 8 + whole[8:]):
+    places = np.linspace(9, len(whole) - 1, 40).astype(int)
+    changed = [whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :] for place in places]
+    for content in (b"", b"no index", whole[:-1], whole[: len(whole) // 2], b"\xff" * 8 + whole[8:], *changed):
         path.write_bytes(content)
         caplog.clear()
         assert len(open_index(own_world.root, own_world.version).key_frames.token) == 8

@@ -7,6 +7,7 @@ the metadata of the header.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,9 @@ def write_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, Arra
     """
     widths = {name: array.dtype.itemsize for name, array in arrays.items() if array.dtype.kind == "S"}
     plain = {name: _bytes_of(array) if name in widths else array for name, array in arrays.items()}
+    checksum = _checksum(about, arrays)
     # One entry, because their order in the file is not fixed.
-    metadata = {_METADATA: json.dumps({"about": about, "string_widths": widths})}
+    metadata = {_METADATA: json.dumps({"about": about, "string_widths": widths, "checksum": checksum})}
     with replaced_when_complete(path) as partial:
         save_file({name: np.ascontiguousarray(array) for name, array in plain.items()}, partial, metadata)
 
@@ -71,11 +73,16 @@ def keep_arrays(places: Iterable[Path], about: Mapping[str, Any], arrays: Mappin
     return False
 
 
-def map_arrays(path: Path) -> ArrayFile:
-    """Map what `write_arrays` wrote; nothing but the header is read.
+def map_arrays(path: Path, *, verify: bool = False) -> ArrayFile:
+    """Map what `write_arrays` wrote.
+
+    Args:
+        path: The file.
+        verify: Whether to read everything and compare the checksum, which takes about a second for 1 GB. Otherwise
+            only the header is read.
 
     Raises:
-        ArrayFileError: If the file is not one.
+        ArrayFileError: If the file is not one, or is damaged as far as it is read.
     """
     try:
         content = np.memmap(path, mode="r", dtype=np.uint8)
@@ -84,7 +91,9 @@ def map_arrays(path: Path) -> ArrayFile:
         metadata = json.loads(header.pop("__metadata__")[_METADATA])
         about, widths = metadata["about"], metadata["string_widths"]
         arrays = {name: _view(content[start:], entry, widths.get(name)) for name, entry in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        if verify and metadata["checksum"] != _checksum(about, arrays):
+            raise ValueError("the content differs from what was written")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ArrayFileError(f"{path}: {error}") from error
     return ArrayFile(about, arrays)
 
@@ -96,6 +105,15 @@ def _view(content: Array, entry: Mapping[str, Any], width: int | None) -> Array:
     # Plain arrays over the map: a subclass would cost at every index.
     array = np.asarray(array)
     return array if width is None else array.view(f"S{width}")[..., 0]
+
+
+def _checksum(about: object, arrays: Mapping[str, Array]) -> int:
+    """CRC-32 of the description, and of the name, type, shape and content of each array."""
+    checksum = zlib.crc32(json.dumps(about, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        checksum = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+    return checksum
 
 
 def _bytes_of(strings: Array) -> Array:

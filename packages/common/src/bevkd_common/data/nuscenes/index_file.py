@@ -24,7 +24,7 @@ from bevkd_common.data.nuscenes.tables import table_state
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Raise it when the meaning or layout of a field changes; older files are then made anew."""
 
 PARTS: dict[str, type] = {
@@ -113,7 +113,7 @@ def save_index(index: NuScenesIndex, places: Iterable[Path], state: str) -> bool
 def load_index(path: Path, root: Path, state: str) -> NuScenesIndex | None:
     """Map what `save_index` wrote; None where there is none, or one of other tables or format, which is said."""
     try:
-        file = map_arrays(path)
+        file = map_arrays(path, verify=True)
         about = file.about
         if about["format"] != FORMAT:
             _log.warning("%s was made by another version of bevkd and is made again", path)
@@ -125,9 +125,9 @@ def load_index(path: Path, root: Path, state: str) -> NuScenesIndex | None:
             part: kind(**{field.name: file.arrays[f"{part}.{field.name}"] for field in fields(kind)})
             for part, kind in PARTS.items()
         }
-    except (ArrayFileError, KeyError):
+    except (ArrayFileError, KeyError, TypeError):
         if path.is_file():
             problem = "is damaged" if os.access(path, os.R_OK) else "is not readable for this user"
-            _log.warning("%s %s; the index is made again", path, problem)
+            _log.warning("%s %s and is made again", path, problem)
         return None
     return NuScenesIndex(root, about["version"], about["tables_sha256"], **parts)
