@@ -112,7 +112,7 @@ def _checksum(about: object, arrays: Mapping[str, Array]) -> int:
     checksum = zlib.crc32(json.dumps(about, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         checksum = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
     return checksum
 
 

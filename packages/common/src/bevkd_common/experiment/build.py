@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,12 @@ def build_detector(config: Config, classes: tuple[str, ...], *, seed: int) -> De
     """A detector whose initial weights depend on config, classes and seed alone."""
     torch.manual_seed(seed)
     return load(detector_spec(config).build)(config, classes)
+
+
+def shape_of(config: Config, classes: tuple[str, ...]) -> DetectorModule:
+    """A detector without memory for its weights; one that comes with its weights is built with them."""
+    with nullcontext() if detector_spec(config).finished else torch.device("meta"):
+        return build_detector(config, classes, seed=0)
 
 
 def build_pretraining(config: Config, classes: tuple[str, ...], *, seed: int) -> PretrainingModule:

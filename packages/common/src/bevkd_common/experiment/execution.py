@@ -17,6 +17,7 @@ from bevkd_common.experiment.capacity import Capacity
 from bevkd_common.experiment.graph import Job, Node, stage_graph
 from bevkd_common.experiment.identity import arm_of_fixed_length, identify, node_stage
 from bevkd_common.experiment.laboratory import Laboratory
+from bevkd_common.experiment.readiness import check_data
 from bevkd_common.experiment.request import stages_for
 from bevkd_common.experiment.scoring import kept_scores, score, score_line
 from bevkd_common.experiment.stages import Stage
@@ -96,7 +97,9 @@ def train_one(
     Raises:
         UserError: If there is no stage of that name.
     """
-    return train_node(open_laboratory(recipe, seed, runs, data_root, reporter, accelerator), name).folder
+    lab = open_laboratory(recipe, seed, runs, data_root, reporter, accelerator)
+    check_data(lab)
+    return train_node(lab, name).folder
 
 
 def train_node(lab: Laboratory, name: str) -> Stage:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,16 +14,13 @@ from bevkd_common.config.training import TrainingConfig
 from bevkd_common.engine.optimizer import grouped_parameters, split_batch
 from bevkd_common.experiment.arms import Arm
 from bevkd_common.experiment.build import (
-    build_detector,
     build_method,
     build_pretraining,
     dataset_spec,
     detector_spec,
     parameter_count,
+    shape_of,
 )
-
-if TYPE_CHECKING:
-    from bevkd_common.models.detector import DetectorModule
 
 
 def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], processes: int) -> list[str]:
@@ -36,7 +31,7 @@ def plan_lines(recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], proces
     """
     data = dataset_spec(recipe.dataset)
     classes = data.classes_of(recipe.dataset)
-    teacher, student = _shapes(recipe.teacher, classes), _shapes(recipe.student, classes)
+    teacher, student = shape_of(recipe.teacher, classes), shape_of(recipe.student, classes)
     with torch.device("meta"):
         for arm in arms:
             if arm.method is not None:
@@ -66,12 +61,6 @@ def _fetched(recipe: Recipe, processes: int) -> str:
     if recipe.teacher_checkpoint is not None:
         return f"loaded from {recipe.teacher_checkpoint}"
     return "pretrained" if recipe.teacher_training is None else _trained(recipe.teacher_training, processes)
-
-
-def _shapes(config: Config, classes: tuple[str, ...]) -> DetectorModule:
-    """A detector without memory for its weights; one that comes with its weights is built with them."""
-    with nullcontext() if detector_spec(config).finished else torch.device("meta"):
-        return build_detector(config, classes, seed=0)
 
 
 def _pretrained(

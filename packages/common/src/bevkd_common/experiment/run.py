@@ -27,6 +27,7 @@ from bevkd_common.experiment.execution import (
 from bevkd_common.experiment.graph import Job, Node, width
 from bevkd_common.experiment.identity import identify
 from bevkd_common.experiment.plan import plan_lines
+from bevkd_common.experiment.readiness import check_data
 from bevkd_common.experiment.record import CONFIG, RunFolder, environment
 from bevkd_common.experiment.request import Request, requested_stages, student_arms
 from bevkd_common.experiment.side_by_side import run_side_by_side, start_server
@@ -90,6 +91,7 @@ def run_experiment(
             return folder
         for seed in request.seeds:
             lab = open_laboratory(recipe, seed, folder.root, request.data_root, reporter, accelerator)
+            check_data(lab)
             record["data"][str(seed)] = lab.dataset.fingerprint(data_needs(recipe.teacher, recipe.student))
             record["stages"][str(seed)] = {}
             for name, stage in run_seed(lab, recipe, arms):
@@ -114,6 +116,8 @@ def _run_side_by_side(
         seed: open_laboratory(recipe, seed, folder.root, request.data_root, reporter, accelerator)
         for seed in request.seeds
     }
+    for lab in labs.values():
+        check_data(lab)
     needs = data_needs(recipe.teacher, recipe.student)
     record["data"] = {str(seed): lab.dataset.fingerprint(needs) for seed, lab in labs.items()}
     finished: set[str] = set()

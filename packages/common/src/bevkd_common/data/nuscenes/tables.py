@@ -268,7 +268,7 @@ def _numbers(count: int) -> tuple[Callable[[object], bool], Callable[[list[Any]]
 _KINDS: Mapping[str, tuple[Callable[[object], bool], Callable[[list[Any]], Column], str]] = {
     "text": (_is_text, _texts, "text"),
     "path": (
-        lambda value: _is_text(value) and stays_inside(value),
+        lambda value: isinstance(value, str) and _is_text(value) and stays_inside(value),
         _texts,
         "a path inside the data set",
     ),
