@@ -19,7 +19,7 @@ def check_data(lab: Laboratory) -> None:
     """Open both splits as each detector of the recipe reads them.
 
     Raises:
-        UserError: If a file is missing, a detector needs more than the data set has, or a split has no box to learn.
+        UserError: If a file or a need of a detector is missing, or a split has no box to learn.
     """
     for needs in _needs(lab):
         for split in get_args(SplitName):

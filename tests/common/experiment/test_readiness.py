@@ -1,0 +1,64 @@
+"""What is looked for before the first training."""
+
+from dataclasses import replace
+
+import pytest
+from bevkd_common.data.assemble import FrameSource
+from bevkd_common.errors import UserError
+from bevkd_common.experiment.readiness import check_data
+from bevkd_common.experiment.run import run_experiment
+from bevkd_common.experiment.stages import STAGES
+
+PRETRAINED = (
+    "student={kind: toy_pretrainable, channels: 4}",
+    "student_pretraining={steps: 2, batch: 4, optimizer: {lr: 0.1}}",
+)
+
+
+class Watched:
+    """A data set that keeps what was asked of it."""
+
+    def __init__(self, dataset, missing=None):
+        self.dataset, self.missing, self.asked = dataset, missing, []
+        self.name, self.classes = dataset.name, dataset.classes
+
+    def source(self, split, needs):
+        self.asked.append(split)
+        if len(self.asked) == self.missing:
+            raise UserError("a file of the student is missing")
+        return self.dataset.source(split, needs)
+
+
+def test_both_splits_are_opened_for_each_detector_and_pretraining(make_lab):
+    lab = make_lab(*PRETRAINED)
+    watched = Watched(lab.dataset)
+    check_data(replace(lab, dataset=watched))
+    assert watched.asked == ["train", "val"] * 3
+
+
+@pytest.mark.parametrize("missing", range(1, 7))
+def test_what_any_of_them_lacks_is_said(make_lab, missing):
+    lab = make_lab(*PRETRAINED)
+    with pytest.raises(UserError, match="a file of the student is missing"):
+        check_data(replace(lab, dataset=Watched(lab.dataset, missing)))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_box_stops_a_run_before_anything_is_trained(
+    make_recipe, request_for, reporter, accelerator, monkeypatch, split, jobs
+):
+    def none_in_split(self, index):
+        return frozenset() if split in self.tokens[index] else frozenset({0})
+
+    monkeypatch.setattr(FrameSource, "classes_present", none_in_split)
+    request = request_for()
+    with pytest.raises(UserError, match=rf"no sample of the {split} split of toy_data has a box .* van, post"):
+        run_experiment(make_recipe(), request, reporter, accelerator, jobs=jobs)
+    assert not (request.out.parent / STAGES).exists()
+
+
+def test_one_box_is_enough(make_lab, monkeypatch):
+    last = len(make_lab().dataset.source("val", make_lab().build(make_lab().recipe.student).needs)) - 1
+    monkeypatch.setattr(FrameSource, "classes_present", lambda self, index: frozenset({1} if index == last else ()))
+    check_data(make_lab())
