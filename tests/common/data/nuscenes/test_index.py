@@ -167,11 +167,11 @@ def test_official_splits_equal_the_devkits():
 
     splits = pytest.importorskip("nuscenes.utils.splits").create_splits_scenes()
     sizes = {}
-    for name in ("train", "val", "mini_train", "mini_val"):
+    for name in ("train", "val", "mini_train", "mini_val", "test"):
         ours = scene_names(Path(), "v1.0-trainval", name)
         assert ours == splits[name]
         sizes[name] = len(ours)
-    assert sizes == {"train": 700, "val": 150, "mini_train": 8, "mini_val": 2}
+    assert sizes == {"train": 700, "val": 150, "mini_train": 8, "mini_val": 2, "test": 150}
 
 
 def test_a_second_opening_reads_the_file(own_world, monkeypatch):
@@ -309,7 +309,7 @@ def test_splits_choose_key_frames(index):
     [
         (
             "nonsense",
-            r"no split 'nonsense' in .*choose one of train, val, mini_train, mini_val, small_train, small_val",
+            r"no split 'nonsense' in .*choose one of train, val, mini_train, mini_val, test, small_train, small_val",
         ),
         ("val", r"has 0 of the 150 scenes of split 'val', scene-0003 is missing; choose"),
     ],
