@@ -44,14 +44,14 @@ def test_restart_throws_away_no_folder_that_is_no_run(folder):
     (folder.path / "a").mkdir(parents=True)
     (folder.path / "a" / "thesis.tex").write_text("years of work")
     (folder.path / "config.yaml").write_text("of something else")
-    with pytest.raises(UserError, match=r"holds a and is no run: nothing was thrown away; choose another --out"):
+    with pytest.raises(UserError, match=r"holds a and is not a run: nothing was deleted; choose another --out"):
         folder.open("a: 1\n", restart=True)
     assert (folder.path / "a" / "thesis.tex").read_text() == "years of work"
 
 
 def test_a_damaged_record_is_one_sentence(folder):
     folder.write({})
-    with pytest.raises(UserError, match=r"run\.json names no stages"):
+    with pytest.raises(UserError, match=r"run\.json lists no stages"):
         folder.read()
 
 

@@ -1,4 +1,4 @@
-"""The folder of one experiment: what was asked for, where it ran, and which stage is which arm."""
+"""The folder of one run: its recipe, its environment, and the stage of each arm."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class RunFolder:
         """Start or continue the experiment.
 
         Raises:
-            UserError: If the name is taken by another recipe or by what is no run, or the folder cannot be written.
+            UserError: If the folder holds a run of another recipe, is not a run, or cannot be written.
         """
         config = self.path / CONFIG
         if restart:
             self._discard()
         elif config.is_file() and config.read_text() != recipe_yaml:
             raise UserError(
-                f"{self.path} holds a run of another recipe: give this one a name of its own with --out,"
-                " or replace the old one with --restart"
+                f"{self.path} holds a run of another recipe: choose another --out,"
+                " or replace the run with --restart"
             )
         try:
             write_atomically(config, recipe_yaml)
@@ -66,10 +66,10 @@ class RunFolder:
             UserError: If the folder is not a run.
         """
         if not (self.path / "run.json").is_file():
-            raise UserError(f"{self.path} is not a run: it has no run.json; `bevkd run` makes one")
+            raise UserError(f"{self.path} is not a run: it has no run.json; `bevkd run` creates one")
         record = read_json(self.path / "run.json")
         if "stages" not in record:
-            raise UserError(f"{self.path / 'run.json'} names no stages: it was damaged, or is none of a run")
+            raise UserError(f"{self.path / 'run.json'} lists no stages: it is damaged, or does not belong to a run")
         return record
 
     def write_environment(self, environment: dict[str, str]) -> None:
@@ -84,7 +84,7 @@ class RunFolder:
         others = [path.name for path in self.path.iterdir() if path.name != CONFIG] if self.path.is_dir() else []
         if others and not (self.path / ENVIRONMENT).is_file():
             raise UserError(
-                f"{self.path} holds {shorten(', '.join(sorted(others)))} and is no run: nothing was thrown away;"
+                f"{self.path} holds {shorten(', '.join(sorted(others)))} and is not a run: nothing was deleted;"
                 " choose another --out"
             )
         if (self.path / "run.json").is_file():
@@ -98,7 +98,7 @@ def environment(device: torch.device, method: str) -> dict[str, str]:
     """Versions, machine and git state, for the report.
 
     Args:
-        device: Where it runs.
+        device: Device of the run.
         method: Distribution and version of the method.
     """
     versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
