@@ -52,7 +52,7 @@ class PastableSource(Protocol):
         The first call extracts the objects from all samples, which takes long.
 
         Args:
-            config: What is pasted.
+            config: Settings of the pasting.
             classes: Class names in label order.
             workers: Processes that extract objects; 0 uses this process.
             progress: Called with the samples done and all samples.

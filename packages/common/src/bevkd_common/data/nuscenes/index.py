@@ -20,7 +20,7 @@ PREVIOUS_SWEEPS = 10
 BICYCLE_RACK = -2
 """Category of racks: bicycles and motorcycles inside one are not evaluated."""
 IGNORED = -1
-"""Category of what is neither a detection class nor a rack."""
+"""Category of annotations that are neither a detection class nor a rack."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
