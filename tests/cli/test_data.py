@@ -61,7 +61,7 @@ def test_a_made_world_is_sound(bevkd, made, tmp_path):
     assert "scenes        5 with 25 key frames" in out
     assert "images of 176 x 64" in out
     assert out.count("LiDAR points\n") == 10
-    assert out.endswith("nothing is wrong\n")
+    assert out.endswith("no problems found\n")
     pictures = [Path(line.split()[1]) for line in out.splitlines() if line.startswith("picture")]
     assert len(pictures) == len(list((tmp_path / "pictures").iterdir())) == 3 * 2 * 2
     for picture in pictures:

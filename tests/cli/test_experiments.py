@@ -27,7 +27,7 @@ def bevkd(toy_command):
     ("flags", "message"),
     [
         (("--seed", "0", "--seeds", "2"), "not both"),
-        (("--seed", "7"), "--seed 7 is none of the recipe's seeds: 0, 1"),
+        (("--seed", "7"), "--seed 7 is not one of the recipe's seeds: 0, 1"),
         (("--seeds", "3"), "--seeds 3: the recipe has 2 seeds"),
         (
             ("--teacher", "bigger"),
@@ -200,7 +200,7 @@ def test_several_gpus_start_the_command_once_each(bevkd, monkeypatch, command):
 def test_a_report_is_written_by_one_process(bevkd):
     code, err = bevkd("report", "runs", "--gpus", "2")
     assert code == 2
-    assert "--gpus 2: one process writes a report; say 0 or 1, or leave it out" in err
+    assert "--gpus 2: one process writes a report; set 0 or 1, or leave it out" in err
 
 
 def test_only_the_first_process_speaks_and_reports(monkeypatch, tmp_path):

@@ -38,7 +38,7 @@ def test_without_the_data_a_plan_tells_memory_and_no_hours(bevkd, measured):
     assert [recipe.dataset.kind for recipe in measured] == ["synthetic"]
     assert "need --data-root" in out
     assert "hours of training" not in out
-    assert (code, "baseline: more than the 24 GB there are; lower `micro_batch`" in err) == (2, True)
+    assert (code, "baseline: more than the available 24 GB; lower `micro_batch`" in err) == (2, True)
 
 
 def test_with_the_data_it_tells_hours_too(bevkd, measured, tmp_path):

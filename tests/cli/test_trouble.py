@@ -76,7 +76,7 @@ def test_another_recipe_under_an_old_name(bevkd, tmp_path):
     assert bevkd(*RUN)[0] == 0
     code, _, err = bevkd(*RUN, "--set", "method.weight=3.0")
     assert code == 2
-    assert "holds a run of another recipe: give this one a name of its own with --out" in one_sentence(err)
+    assert "holds a run of another recipe: choose another --out" in one_sentence(err)
     code, out, _ = bevkd(*RUN)
     assert (code, out.count("trained before")) == (0, 3)
 

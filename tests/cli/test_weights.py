@@ -79,7 +79,7 @@ def test_a_file_that_does_not_fit_is_a_table_and_no_file(bevkd, published, tmp_p
     [
         (("--as", "centrepoint"), "no detector `centrepoint` is installed"),
         (("--as", "teacher"), "--as teacher: name the recipe of this teacher with --recipe"),
-        (("--as", "centerpoint", "--out", "ours.pth"), "--out ours.pth: the file that is written ends in"),
+        (("--as", "centerpoint", "--out", "ours.pth"), "--out ours.pth: the name of the file must end in"),
         (("--as", "centerpoint", "--rename", "a"), "--rename a: must read THEIRS=OURS"),
         (("--as", "centerpoint", "--set", "pilar=0.4"), "pilar: unknown key"),
         (

@@ -1,4 +1,4 @@
-"""`python -m bevkd`, as the launcher of several processes needs it."""
+"""`python -m bevkd`, which torchrun starts in each process."""
 
 from bevkd.app import main
 

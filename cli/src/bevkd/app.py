@@ -1,6 +1,6 @@
-"""The `bevkd` command: which verbs there are, and how it ends.
+"""The `bevkd` command: its subcommands and exit codes.
 
-Nothing heavy is imported here or at the top of a module of verbs, so that `bevkd --help` answers at once.
+Heavy packages are not imported here or at the top of a subcommand's module, so that `bevkd --help` is fast.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from bevkd import config, data, doctor, plugins, recipes, run, sweep, weights
 
 app = typer.Typer(
     name="bevkd",
-    help="Distil bird's-eye-view 3D detectors, and report what it bought.",
+    help="Distil bird's-eye-view 3D detectors, and report the gain.",
     no_args_is_help=True,
     add_completion=False,
-    # Plain help: rich alone would take longer to import than everything else.
+    # Plain help: the import of rich would take longer than all others.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -39,8 +39,8 @@ app.command("doctor")(doctor.doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; what the user can put right ends with one message and exit code 2."""
-    # Read by libgomp when torch is imported. Threads that spin while they wait take the cores from other processes.
+    """Run the command line; errors that the user can correct end with one message and exit code 2."""
+    # Read by libgomp when torch is imported. Waiting threads that spin occupy cores that other processes need.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(arguments, prog_name="bevkd")
@@ -49,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except TrainingStoppedError as stopped:
         typer.secho(str(stopped), fg="yellow", err=True)
-        # As a shell tells of a process that a signal ended.
+        # The exit code that a shell reports for a process ended by a signal.
         raise SystemExit(128 + (stopped.signal or signal.SIGINT)) from None
     except OSError as error:
         if error.errno not in DISK_TROUBLE:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        typer.secho(f"{where}{error.strerror}; mend that and run the same command again", fg="red", err=True)
+        typer.secho(f"{where}{error.strerror}; correct that and run the same command again", fg="red", err=True)
         raise SystemExit(2) from None

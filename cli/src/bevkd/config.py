@@ -40,7 +40,7 @@ def print_schema() -> None:
 @app.command("diff")
 def compare(
     before: Annotated[str, typer.Argument(metavar="A", help=WHAT_A_RECIPE_IS)],
-    after: Annotated[str, typer.Argument(metavar="B", help="As A.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="Like A.")],
 ) -> None:
     """Print every setting in which two recipes differ, defaults included."""
     from bevkd_common.config.reading.loading import diff

@@ -12,9 +12,7 @@ from bevkd.display import progress_reporter
 app = typer.Typer(help="Index, check and make data sets.", no_args_is_help=True, rich_markup_mode=None)
 
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the data set.")]
-Version = Annotated[
-    str | None, typer.Option(help="Version of the data set, where it has several; the only one where not given.")
-]
+Version = Annotated[str | None, typer.Option(help="Version of the data set; needed only if it has several.")]
 
 
 @app.command("index")
@@ -22,17 +20,18 @@ def index(
     root: Root,
     version: Version = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Make it although files that the tables name are missing.")
+        bool,
+        typer.Option("--allow-missing", help="Build the index although files that the tables name are missing."),
     ] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make it again although it is current.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild an index that is current.")] = False,
 ) -> None:
-    """Read the tables of a data set once, and keep what every later run needs of them."""
+    """Read the tables of a data set once, and store an index for later runs."""
     from bevkd_common.config.plugins import load, recognized
     from bevkd_common.errors import UserError
 
     tools, reporter = recognized(root), progress_reporter()
     if tools.index is None:
-        raise UserError(f"the data in {root} have no index: they are read as they are")
+        raise UserError(f"the data in {root} have no index: they are read without one")
     make = load(tools.index)
     reporter.say(make(root, version, allow_missing=allow_missing, rebuild=rebuild, reporter=reporter))
 
@@ -44,7 +43,7 @@ def check(
     samples: Annotated[int, typer.Option(min=1, help="Key frames to read, spread over all scenes.")] = 60,
     draw: Annotated[Path | None, typer.Option(help="Folder for pictures of some key frames.")] = None,
 ) -> None:
-    """Count what is there, and see whether boxes, points and motion agree; exit code 2 where they do not."""
+    """Count the data, and check that boxes, points and motion agree; exit code 2 if they do not."""
     from bevkd_common.config.plugins import load, recognized
     from bevkd_common.errors import UserError
     from bevkd_common.experiment.data_check import draw_pictures
@@ -56,7 +55,7 @@ def check(
         typer.echo(f"picture       {picture}")
     if found.findings:
         raise UserError("\n".join(found.findings))
-    typer.echo("nothing is wrong")
+    typer.echo("no problems found")
 
 
 @app.command("virtual-points")
@@ -64,23 +63,23 @@ def virtual_points(
     root: Root,
     version: Version = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Folder of instance masks: a .npz file of the same path for each image.")
+        Path | None, typer.Option(help="Folder of instance masks: one .npz file of the same path for each image.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights of torchvision's Mask R-CNN, which then finds the masks.")
+        Path | None, typer.Option(help="Weights of torchvision's Mask R-CNN, which then predicts the masks.")
     ] = None,
     official: Annotated[
-        Path | None, typer.Option(help="Folder of what MVP's released generator wrote, to take over.")
+        Path | None, typer.Option(help="Folder with the files of MVP's released generator, to import.")
     ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An error rate of a synthetic world's own masks."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Set an error rate of the masks of a synthetic world."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for them; ROOT/virtual_points if not given.")] = None,
-    sweeps: Annotated[int, typer.Option(min=1, max=11, help="LiDAR sweeps a key frame, its own included.")] = 11,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; the files do not depend on them.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Output folder; ROOT/virtual_points by default.")] = None,
+    sweeps: Annotated[int, typer.Option(min=1, max=11, help="LiDAR sweeps per key frame, its own included.")] = 11,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes; the files do not depend on it.")] = 0,
 ) -> None:
-    """Lift points from instance masks to LiDAR depths; run again, it checks and repairs what is there."""
+    """Lift points from instance masks to LiDAR depths; a second run checks and repairs the files."""
     from bevkd_common.config.plugins import load, recognized
     from bevkd_common.errors import UserError
 
@@ -105,13 +104,13 @@ def virtual_points(
 
 @app.command("synth")
 def synth(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that will hold the data set's folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Parent folder of the data set.")],
     seed: Annotated[int, typer.Option(min=0, help="The only source of randomness.")] = 0,
     train_scenes: Annotated[int, typer.Option(min=1, help="Scenes of the split synthetic_train.")] = 48,
     val_scenes: Annotated[int, typer.Option(min=1, help="Scenes of the split synthetic_val.")] = 20,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; the bytes do not depend on them.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes; the bytes do not depend on it.")] = 1,
 ) -> None:
-    """Make a synthetic world as a genuine nuScenes data set, and print its folder."""
+    """Generate a synthetic world as a nuScenes data set, and print its folder."""
     from bevkd_common.config.datasets.world import WorldConfig
     from bevkd_common.data.synthetic import ensure_world
     from bevkd_common.data.synthetic.nuscenes import NuScenesWriter

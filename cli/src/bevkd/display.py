@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A drawn table at a terminal; elsewhere one line a row, fields parted by tabs, without a heading."""
+    """Print a formatted table at a terminal; elsewhere one line per row, fields separated by tabs, no heading."""
     if not sys.stdout.isatty():
         for row in rows:
             typer.echo("\t".join(row))
@@ -30,12 +30,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def warn(message: str) -> None:
-    """A yellow line on standard error."""
+    """Print a yellow line on standard error."""
     typer.secho(f"warning: {message}", fg="yellow", err=True)
 
 
 def progress_reporter() -> Reporter:
-    """Progress on the terminal; of several processes only the first speaks."""
+    """Progress on the terminal; of several processes only the first prints."""
     from bevkd_common.progress import ConsoleReporter, SilentReporter
 
     return ConsoleReporter() if os.environ.get("LOCAL_RANK", "0") == "0" else SilentReporter()

@@ -1,4 +1,4 @@
-"""`bevkd doctor`: what this machine can do, and the command that mends what it cannot."""
+"""`bevkd doctor`: checks of this machine, and the command that repairs each problem."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from bevkd.display import print_table
 
 NEEDED = ("bevkd", "bevkd-common", "torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "safetensors")
 IMPORTED = ("torchvision", "timm", "accelerate", "scipy")
-"""What can be installed and still not work: built for another torch or numpy."""
+"""Packages that may be installed and still not work, if built for another torch or numpy."""
 OPTIONAL = {
-    "spconv-cu120": "compiled sparse convolution; the pure-torch one serves without it (CPython 3.11 on Linux)",
+    "spconv-cu120": "compiled sparse convolution; without it, the pure-torch one is used (CPython 3.11 on Linux)",
     "nuscenes-devkit": "`bevkd eval --engine devkit`",
     "tensorboard": "`trackers: [tensorboard]` in a recipe",
     "wandb": "`trackers: [wandb]`",
     "mlflow": "`trackers: [mlflow]`",
 }
 FITTING_TORCH = "uv pip install -U torch torchvision --torch-backend=auto"
-"""uv looks at the driver and takes the build that fits."""
+"""uv selects the build that fits the driver."""
 LEAST_DISK_GB, LEAST_MEMORY_GB = 5.0, 4.0
 SLOWEST_S = 120
 
@@ -53,13 +53,13 @@ State = Literal["ok", "optional", "red"]
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        state: Whether it is as it should be.
-        what: Its name.
+        state: Whether the check passed.
+        what: Name of the checked item.
         found: What was found.
-        mend: The command that mends it; empty where there is nothing to mend.
+        mend: The command that repairs it; empty if there is nothing to repair.
     """
 
     state: State
@@ -70,16 +70,16 @@ class Line:
 
 def doctor(
     data_root: Annotated[
-        list[Path] | None, typer.Option(help="Folder of a data set to look at too; may be repeated.")
+        list[Path] | None, typer.Option(help="Folder of a data set to check too; may be repeated.")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are written.")] = Path("runs"),
 ) -> None:
-    """Look at Python, packages, devices, memory, disk and data; exit code 2 if something must be mended."""
+    """Check Python, packages, devices, memory, disk and data; exit code 2 if something must be repaired."""
     lines = [*_python(), *_packages(), *_torch(), *_plugins(), *_machine(runs)]
     for root in data_root or ():
         lines += _data(root)
     print_table(
-        ("", "what", "found", "mend with"), [(line.state, line.what, line.found, line.mend) for line in lines]
+        ("", "what", "found", "repair with"), [(line.state, line.what, line.found, line.mend) for line in lines]
     )
     if any(line.state == "red" for line in lines):
         raise SystemExit(2)
@@ -124,7 +124,7 @@ def _torch() -> Iterator[Line]:
     elif not torch["devices"]:
         yield Line("optional", "GPU", "none: everything runs on the CPU")
     for device in torch["devices"]:
-        # A build for sm_80 serves sm_86 too.
+        # A build for sm_80 also runs on sm_86.
         served = any(device["arch"][:-1] == built[:-1] for built in torch["built_for"])
         found = f"{device['name']}, {device['gb']:.0f} GB, {device['arch']}, driver {driver}"
         mend = "" if served else FITTING_TORCH
@@ -178,7 +178,7 @@ def _version(name: str) -> str | None:
 
 
 def _probe(code: str) -> subprocess.CompletedProcess[str]:
-    """Run in a process of its own: a broken library may end it in any way."""
+    """Run code in its own process: a broken library may crash it."""
     command = [sys.executable, "-c", code]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=SLOWEST_S, check=False)

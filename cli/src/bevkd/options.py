@@ -20,10 +20,10 @@ Teacher = Annotated[str | None, typer.Option(help="Teacher, as `bevkd recipes ls
 Student = Annotated[str | None, typer.Option(help="Student, as `bevkd recipes ls` lists it.")]
 DatasetName = Annotated[
     str | None,
-    typer.Option(help="Data set, as `bevkd recipes ls` lists it.", show_default="data that can be made"),
+    typer.Option(help="Data set, as `bevkd recipes ls` lists it.", show_default="data that can be generated"),
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder of the data set; not needed for data that can be made.")
+    Path | None, typer.Option(help="Folder of the data set; not needed for data that can be generated.")
 ]
 RecipeOption = Annotated[
     str | None,
@@ -34,33 +34,35 @@ RecipeOption = Annotated[
     ),
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b=c sets one value of the recipe.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of the run; runs/<recipe> where not given.")]
-Seed = Annotated[int | None, typer.Option(help="One of the recipe's seeds; the first where not given.")]
-Seeds = Annotated[int | None, typer.Option(min=2, help="Run that many of the recipe's seeds, and its controls.")]
-Gpus = Annotated[int | None, typer.Option(min=0, help="Processes, one a GPU; 0 stays on the CPU.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the run; runs/<recipe> by default.")]
+Seed = Annotated[int | None, typer.Option(help="One of the recipe's seeds; the first by default.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=2, help="Number of the recipe's seeds to run; also runs the controls.")
+]
+Gpus = Annotated[int | None, typer.Option(min=0, help="Number of processes, one per GPU; 0 uses the CPU.")]
 Nodes = Annotated[
-    int | None, typer.Option(min=1, help="Machines, on each of which the command runs; see docs/slurm.sh.")
+    int | None, typer.Option(min=1, help="Number of machines; the command runs on each, see docs/slurm.sh.")
 ]
 Jobs = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Stages trained at the same time, each in its own process; 1 uses this process alone.",
-        show_default="one a core or GPU, as many as do not wait for each other",
+        help="Stages trained at the same time, each in its own process; 1 uses this process only.",
+        show_default="one per core or GPU, at most the number of independent stages",
     ),
 ]
 Restart = Annotated[
     bool,
     typer.Option(
         "--restart",
-        help="Delete an earlier run of this name and its stages, also those that other runs share.",
+        help="Delete an earlier run of this name and its stages, including stages that other runs share.",
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/NAME.")]
 
 
 def launch(gpus: int | None, nodes: int | None = None) -> None:
-    """Start the same command in several processes with torchrun, where several are asked for."""
+    """Start the same command in several processes with torchrun, if several are requested."""
     from bevkd_common.errors import UserError
 
     processes, machines = gpus or 1, nodes or 1
@@ -90,10 +92,10 @@ def resolve_recipe(
 ) -> tuple[str, Recipe]:
     """Name and content of the recipe that the flags select.
 
-    `--recipe FILE` is a complete recipe, whose method METHOD may repeat but not replace.
+    `--recipe FILE` is a complete recipe; METHOD may repeat its method but not replace it.
 
     Raises:
-        UserError: If they select none.
+        UserError: If the flags select no recipe.
     """
     from bevkd_common.config.methods import kinds_of
     from bevkd_common.config.reading.loading import load_recipe
@@ -136,7 +138,7 @@ def seeds_of(recipe: Recipe, seed: int | None, count: int | None) -> tuple[int, 
     """One of the recipe's seeds, or the first few.
 
     Raises:
-        UserError: If it has no such, or both were asked for.
+        UserError: If the recipe does not have them, or both `seed` and `count` are given.
     """
     from bevkd_common.errors import UserError
 
@@ -147,7 +149,7 @@ def seeds_of(recipe: Recipe, seed: int | None, count: int | None) -> tuple[int, 
             raise UserError(f"--seeds {count}: the recipe has {len(recipe.seeds)} seeds; add to its `seeds`")
         return recipe.seeds[:count]
     if seed is not None and seed not in recipe.seeds:
-        raise UserError(f"--seed {seed} is none of the recipe's seeds: {', '.join(map(str, recipe.seeds))}")
+        raise UserError(f"--seed {seed} is not one of the recipe's seeds: {', '.join(map(str, recipe.seeds))}")
     return (recipe.seeds[0] if seed is None else seed,)
 
 
@@ -156,5 +158,5 @@ def accelerator_of(gpus: int | None) -> Accelerator:
     import torch
     from accelerate import Accelerator
 
-    # Without `cpu=True`, several processes on a machine without a GPU do not find each other.
+    # Without `cpu=True`, several processes on a machine without a GPU do not connect to each other.
     return Accelerator(cpu=gpus == 0 or not torch.cuda.is_available())

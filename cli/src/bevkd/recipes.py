@@ -14,7 +14,7 @@ app = typer.Typer(help="List, show and copy recipes.", no_args_is_help=True, ric
 RecipeName = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="METHOD/RECIPE; METHOD may be left out where one method has settings for the recipe."
+        metavar="NAME", help="METHOD/RECIPE; METHOD may be left out if only one method has settings for the recipe."
     ),
 ]
 
@@ -54,7 +54,7 @@ def show(name: RecipeName) -> None:
 def copy(
     name: RecipeName,
     destination: Annotated[
-        Path | None, typer.Argument(metavar="DEST", help="File or folder; the current folder where not given.")
+        Path | None, typer.Argument(metavar="DEST", help="File or folder; the current folder by default.")
     ] = None,
 ) -> None:
     """Write a recipe to one complete file, to be changed and run with `--recipe`."""

@@ -56,11 +56,11 @@ def run(
     jobs: Jobs = None,
     restart: Restart = False,
     no_baseline: Annotated[
-        bool, typer.Option("--no-baseline", help="Leave out the student alone, and with it the comparison.")
+        bool, typer.Option("--no-baseline", help="Leave out the baseline, and thus the comparison.")
     ] = False,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Measure two real steps of each training, say what it takes, and stop."),
+        typer.Option("--plan", help="Measure two real steps of each training, print time and memory, and stop."),
     ] = False,
 ) -> None:
     """Run a whole experiment: data, teacher, student alone, student distilled, scores, report."""
@@ -90,7 +90,7 @@ def ablate(
     method: Method,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ABLATION]...", help="Some of the method's ablations; all of them."),
+        typer.Argument(metavar="[ABLATION]...", help="Some of the method's ablations; all by default."),
     ] = None,
     teacher: Teacher = None,
     student: Student = None,
@@ -106,7 +106,7 @@ def ablate(
     restart: Restart = False,
     list_only: Annotated[bool, typer.Option("--list", help="Print the method's ablations and stop.")] = False,
 ) -> None:
-    """Train a method's own ablations beside the recipe itself; teacher and baseline are shared."""
+    """Train the recipe itself and a method's own ablations; teacher and baseline are shared."""
     from bevkd_common.config.methods import ablations, published_ablations
     from bevkd_common.config.published_rows import in_one_line
     from bevkd_common.config.recipes import method_kinds
@@ -144,13 +144,13 @@ def train(
     recipe: RecipeOption = None,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run it is for; what is trained lies beside it, in .stages.")
+        Path | None, typer.Option(help="Folder of the run; the stage is stored next to it, in .stages.")
     ] = None,
     seed: Seed = None,
     gpus: Gpus = None,
     nodes: Nodes = None,
 ) -> None:
-    """Train and score one model of a recipe, and the teacher if it needs one; `run` takes it from there."""
+    """Train and score one arm of a recipe, and the teacher if it needs one; `run` reuses the stages."""
     from bevkd_common.experiment.execution import train_one
 
     chosen, loaded = resolve_recipe(method, teacher, student, dataset, recipe, overrides)
@@ -171,30 +171,32 @@ def train(
 
 def evaluate(
     path: Annotated[
-        Path, typer.Argument(metavar="RUN|FILE", help="Folder of a run, or a submission that any tool wrote.")
+        Path, typer.Argument(metavar="RUN|FILE", help="Folder of a run, or a submission file of any tool.")
     ],
     gpus: Gpus = None,
     submission: Annotated[
-        Path | None, typer.Option(help="Of a run: folder for the official submission files, one a model and seed.")
+        Path | None,
+        typer.Option(help="For a run: folder for the official submission files, one per model and seed."),
     ] = None,
     data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the data set: of a file, or of --split.")
+        Path | None, typer.Option(help="Folder of the data set, for a file or for --split.")
     ] = None,
     version: Annotated[
-        str | None, typer.Option(help="Version folder of a file, the only one where not given; or of --split.")
+        str | None,
+        typer.Option(help="Version folder, for a file (needed only if there are several) or for --split."),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="Of a file: the split it was made for; val. With --submission: what to submit, as `test`."
+            help="For a file: its split, val by default. With --submission: the split to submit, such as `test`."
         ),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Of a file: `ours`, or another of the data set, such as `devkit`.")
+        str | None, typer.Option(help="For a file: `ours`, or another engine of the data set, such as `devkit`.")
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="Of a file: JSON file for all scores.")] = None,
+    results: Annotated[Path | None, typer.Option(help="For a file: JSON file for all scores.")] = None,
 ) -> None:
-    """Score every trained model of a run again, or a submission; exit code 2 where its convention is wrong."""
+    """Score every trained model of a run again, or a submission; exit code 2 if its convention is wrong."""
     from bevkd_common.errors import UserError
 
     if path.is_file():
@@ -225,12 +227,12 @@ def report(run_folder: RunPath, gpus: Gpus = None) -> None:
     from bevkd_common.errors import UserError
 
     if gpus is not None and gpus > 1:
-        raise UserError(f"--gpus {gpus}: one process writes a report; say 0 or 1, or leave it out")
+        raise UserError(f"--gpus {gpus}: one process writes a report; set 0 or 1, or leave it out")
     _write_report(_run_folder(run_folder), gpus)
 
 
 def _refuse_flags(why: str, flags: Mapping[str, object]) -> None:
-    """Flags that would be ignored are errors."""
+    """Raise an error for flags that would be ignored."""
     from bevkd_common.errors import UserError
 
     given = [name for name, value in flags.items() if value is not None]
@@ -295,20 +297,20 @@ def _print_plan(recipe: Recipe, request: Request, gpus: int | None) -> None:
         reporter.say(line)
     made = stand_in(recipe, request)
     if made is not None:
-        reporter.say("measured on made samples of the same sizes; what reading takes and hours need --data-root")
+        reporter.say("measured on generated samples of the same sizes; reading time and hours need --data-root")
     found = estimate(made or recipe, request, reporter, cpu=accelerator.device.type == "cpu")
-    columns = ("stage", "steps", "s a step", "of it data", "hours", "peak GB", "GB a checkpoint", "fits")
-    told = [column for column in columns if made is None or column not in ("steps", "of it data", "hours")]
+    columns = ("stage", "steps", "s per step", "of which data", "hours", "peak GB", "GB per checkpoint", "fits")
+    told = [column for column in columns if made is None or column not in ("steps", "of which data", "hours")]
     rows = [dict(zip(columns, _plan_row(one), strict=True)) for one in found]
     print_table(told, [[row[column] for column in told] for row in rows])
     if made is None:
         hours = sum(one.hours for one in found) * len(request.seeds)
         reporter.say(
-            f"{hours:.2f} hours of training for {len(request.seeds)} seeds on one process; scoring is not in it"
+            f"{hours:.2f} hours of training for {len(request.seeds)} seeds on one process, without scoring"
         )
     if not all(one.fits for one in found):
         names = ", ".join(one.title for one in found if not one.fits)
-        raise UserError(f"{names}: more than the {found[0].memory / 1e9:.0f} GB there are; lower `micro_batch`")
+        raise UserError(f"{names}: more than the available {found[0].memory / 1e9:.0f} GB; lower `micro_batch`")
 
 
 def _plan_row(one: Estimate) -> tuple[str, ...]:

@@ -38,13 +38,13 @@ def sweep(
     recipe: RecipeOption = None,
     overrides: Overrides = None,
     out: Out = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many of the recipe's seeds.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of the recipe's seeds to run.")] = 1,
     on: Annotated[str, typer.Option(help="Where each stage is trained: local, slurm or ray.")] = "local",
     sbatch: Annotated[list[str] | None, typer.Option(help="An option for sbatch, such as --gpus=1.")] = None,
     gpus: Gpus = None,
     jobs: Jobs = None,
 ) -> None:
-    """Train every combination of some values, stages shared, and print a table; the same command goes on."""
+    """Train every combination of values with shared stages, and print a table; the same command resumes."""
     from bevkd_common.errors import UserError
     from bevkd_common.experiment import sweep as sweeps
     from bevkd_common.experiment.capacity import capacity

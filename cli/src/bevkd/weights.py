@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from bevkd_common.config.model import Config
 
 RELEASED_ON = "nuscenes"
-"""Data set of the checkpoints that other code bases released, whose classes a detector has without --recipe."""
+"""Data set of published checkpoints; without --recipe, a detector has its classes."""
 
 app = typer.Typer(help="List and import published checkpoints.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("ls")
 def list_published() -> None:
-    """List published checkpoints, and the detectors as which they can be imported."""
+    """List published checkpoints, and the kind of detector for the import of each."""
     from bevkd_common.config.published import PUBLISHED
 
     rows = [
@@ -37,7 +37,7 @@ def import_file(
     out: Annotated[Path, typer.Option(help="The .safetensors file to write, for `teacher_checkpoint`.")],
     recipe: Annotated[
         str | None,
-        typer.Option(help="Recipe with the settings of the detector; those of the published one where not given."),
+        typer.Option(help="Recipe with the settings of the detector; by default those of the published detector."),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -45,7 +45,7 @@ def import_file(
     ] = None,
     convention: Annotated[
         Literal["old", "new"] | None,
-        typer.Option(help="Convention of its boxes, where it cannot be read from the file."),
+        typer.Option(help="Convention of its boxes, if it cannot be read from the file."),
     ] = None,
     rename: Annotated[list[str] | None, typer.Option(help="THEIRS=OURS replaces the beginning of keys.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Beginning of keys that are not imported.")] = None,
@@ -55,7 +55,7 @@ def import_file(
     from bevkd_common.experiment.imported import Adjustments, translate, write
 
     if out.suffix != ".safetensors":
-        raise UserError(f"--out {out}: the file that is written ends in .safetensors")
+        raise UserError(f"--out {out}: the name of the file must end in .safetensors")
     config, classes = _detector(kind, recipe, overrides or [])
     adjustments = Adjustments(convention, tuple(map(_renamed, rename or ())), tuple(ignore or ()))
     found = translate(file, config, classes, adjustments)
@@ -91,7 +91,9 @@ def _detector(kind: str, recipe: str | None, overrides: list[str]) -> tuple[Conf
     named = [config for name, config in sections.items() if kind in (name, detectors.of(config).kind)]
     if len(named) != 1:
         kinds = ", ".join(f"{name} {detectors.of(config).kind}" for name, config in sections.items())
-        raise UserError(f"--as {kind} names {len(named)} detectors of the recipe ({kinds}): say teacher or student")
+        raise UserError(
+            f"--as {kind} names {len(named)} detectors of the recipe ({kinds}): choose teacher or student"
+        )
     return named[0], installed(DatasetSpec).of(loaded.dataset).classes_of(loaded.dataset)
 
 

@@ -185,7 +185,7 @@ def test_a_frame_counts_once_for_each_of_its_classes():
 def test_what_cannot_be_trained_on():
     with pytest.raises(UserError, match="the training split has no samples"):
         training_batches(Toy(0), batch=1, seed=0, steps=1)
-    with pytest.raises(UserError, match="does not say which classes a sample holds"):
+    with pytest.raises(UserError, match="does not provide the classes of its samples"):
         training_batches(Toy(5), batch=1, seed=0, steps=1, class_balanced=True)
     with pytest.raises(UserError, match="no sample of the training split holds a box"):
         class_balanced_indices([frozenset()], np.random.default_rng(0))

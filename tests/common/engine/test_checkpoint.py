@@ -142,7 +142,7 @@ def test_a_disk_without_room_leaves_what_was_there(tmp_path, save):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
     try:
-        with pytest.raises(UserError, match=r"checkpoint of step 20 cannot be written .* make room") as caught:
+        with pytest.raises(UserError, match=r"of step 20 cannot be written .* free disk space") as caught:
             save(20, STATE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

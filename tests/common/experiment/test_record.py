@@ -78,7 +78,7 @@ def test_restart_refuses_a_run_with_files_of_somebody_else(folder, stages, file)
 def test_a_folder_that_is_no_run_is_left_alone(folder, file, restart):
     (folder.path / file).parent.mkdir(parents=True, exist_ok=True)
     (folder.path / file).write_text("{}")
-    with pytest.raises(UserError, match=rf"holds {file.split('/')[0]} and is no run: nothing was changed"):
+    with pytest.raises(UserError, match=rf"holds {file.split('/')[0]} and is not a run: nothing was changed"):
         folder.open("a: 1\n", restart=restart)
     assert contents(folder.path) == {file: b"{}"}
 
@@ -98,7 +98,7 @@ def test_a_stage_that_no_run_writes_is_refused_and_removes_nothing(folder, stage
     folder.write({"method": "toy", "stages": {"0": {"teacher": name}}})
     before = contents(folder.root)
     for restart in (False, True):
-        with pytest.raises(UserError, match="which no run writes: restore it"):
+        with pytest.raises(UserError, match="which is no name of a stage"):
             folder.open("a: 1\n", restart=restart) if restart else folder.read()
     assert contents(folder.root) == before
 
@@ -126,7 +126,7 @@ def test_restart_waits_for_nobody_and_takes_nothing_that_is_in_use(folder, stage
 def test_a_damaged_record_is_one_sentence(folder):
     for content in ({}, [], {"stages": []}):
         folder.write(content)
-        with pytest.raises(UserError, match=r"run\.json names no stages"):
+        with pytest.raises(UserError, match=r"run\.json lists no stages"):
             folder.read()
 
 

@@ -281,7 +281,7 @@ def test_what_is_missing_is_refused():
     with pytest.raises(ValueError, match=r"no tap \['bev_in'\].*'bev_neck'"):
         model(batch, frozenset({"bev_in"}))
     for lacking in ("cameras", "ego"):
-        with pytest.raises(ValueError, match="needs images and the ego's motion"):
+        with pytest.raises(ValueError, match="needs images and ego-motion"):
             model(replace(batch, **{lacking: None}), HEAD)
     narrow = replace(batch, cameras=replace(batch.cameras, images=batch.cameras.images[..., :64]))
     with pytest.raises(ValueError, match=r"images of 30 x 70, the batch has 30 x 64"):

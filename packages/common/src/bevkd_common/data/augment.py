@@ -1,4 +1,4 @@
-"""Draws the augmentations of one sample: of the bird's-eye view one matrix, of each image a change and colours."""
+"""Draws the augmentations of one sample: one matrix for the BEV, a transform and colours for each image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw_bev(rng: np.random.Generator, config: BevAugmentationConfig) -> Tensor:
 def draw_image(rng: np.random.Generator, config: ImageInputConfig, source_size: tuple[int, int]) -> ImageAug:
     """The augmentation of one training image of `source_size` (height, width).
 
-    Upstream: the order of BEVDet: resize, crop, mirror, rotate; the crop's place is cut to whole pixels.
+    Upstream: the order of BEVDet: resize, crop, flip, rotate; the crop position is truncated to whole pixels.
     """
     scale = config.width / source_size[1] + rng.uniform(*config.resize)
     height, width = _resized(source_size, scale)
@@ -53,7 +53,7 @@ def draw_image(rng: np.random.Generator, config: ImageInputConfig, source_size: 
 
 
 def plain_image(config: ImageInputConfig, source_size: tuple[int, int]) -> ImageAug:
-    """What evaluation does to an image of `source_size` (height, width): resize, and crop about the middle column.
+    """The transform of an evaluation image of `source_size` (height, width): resize and horizontal centre crop.
 
     Upstream: as in BEVDet.
     """
@@ -72,11 +72,11 @@ def plain_image(config: ImageInputConfig, source_size: tuple[int, int]) -> Image
 def distort_colors(
     pixels: npt.NDArray[np.uint8], rng: np.random.Generator, config: ColorDistortionConfig
 ) -> npt.NDArray[np.uint8]:
-    """One image [H, W, 3] with other colours.
+    """One image [H, W, 3] with distorted colours.
 
-    Source: SSD; the order of the changes is SSD's too.
+    Source: SSD, including the order of the changes.
     """
-    from torchvision.transforms.v2 import functional as colors  # slow to import, and few data sets ask for it
+    from torchvision.transforms.v2 import functional as colors  # slow to import, and few data sets need it
 
     brightness, contrast, saturation, hue, swap = rng.random(5) < config.probability
     contrast_first = rng.random() < 0.5

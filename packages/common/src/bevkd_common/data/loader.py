@@ -1,4 +1,4 @@
-"""Which samples make which batch: a function of the seed and the step alone, whatever loads them."""
+"""Composition of batches: a function of the seed and the step, independent of the loader processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Request = tuple[int, int | None]
 
 @runtime_checkable
 class ClassAwareSource(Protocol):
-    """A source that knows, without reading sensor files, which classes a sample holds."""
+    """A source that returns the classes in a sample without reading sensor files."""
 
     def __len__(self) -> int: ...
 
@@ -47,14 +47,14 @@ class PastableSource(Protocol):
         workers: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> SampleSource:
-        """The same source, whose augmented samples hold pasted objects.
+        """The same source with objects pasted into its augmented samples.
 
-        The first time this cuts the objects out of all samples, which takes long.
+        The first call extracts the objects from all samples, which takes long.
 
         Args:
-            config: What is pasted.
+            config: Settings of the pasting.
             classes: Class names in label order.
-            workers: Processes that cut out; 0 does it in this one.
+            workers: Processes that extract objects; 0 uses this process.
             progress: Called with the samples done and all samples.
 
         Raises:
@@ -79,20 +79,20 @@ def training_batches(
     """Augmented micro-batches of a training, `micro_batches` of them for each optimizer step.
 
     An epoch is a new order of all samples; the last batch of an epoch is filled up from the next. A sample's
-    augmentation depends on the seed, the epoch and the sample alone. What one optimizer step sees over all ranks
-    and micro-batches depends on their product with `batch` alone.
+    augmentation depends only on the seed, the epoch and the sample. The samples of one optimizer step, over all
+    ranks and micro-batches, depend only on the product of `batch`, `micro_batches` and `ranks`.
 
     Args:
         source: The training split.
         batch: Samples in a micro-batch.
-        micro_batches: Micro-batches a rank takes in one optimizer step.
-        seed: Of order and augmentation.
+        micro_batches: Micro-batches per rank and optimizer step.
+        seed: Seed of order and augmentation.
         steps: Optimizer steps of the whole training.
         start_step: Optimizer steps that are already done; their batches are skipped without being read.
         class_balanced: See `class_balanced_indices`.
-        workers: Loader processes; 0 reads in this one.
-        rank: Of this process.
-        ranks: Processes in all.
+        workers: Loader processes; 0 reads in this process.
+        rank: Rank of this process.
+        ranks: Number of processes.
 
     Raises:
         UserError: If a file cannot be read, or the data set cannot be class-balanced.
@@ -109,7 +109,7 @@ def training_batches(
 def evaluation_batches(
     source: SampleSource, *, batch: int, workers: int = 0, rank: int = 0, ranks: int = 1
 ) -> Iterator[Batch]:
-    """Plain samples in the order of the source; ranks share whole scenes.
+    """Samples without augmentation in the order of the source; each rank gets whole scenes.
 
     Raises:
         UserError: If a file cannot be read.
@@ -121,17 +121,17 @@ def evaluation_batches(
 
 
 def calibration_batches(source: SampleSource, *, batch: int, batches: int, seed: int) -> Iterator[Batch]:
-    """The first batches of a training with this seed, for what a method measures before it."""
+    """The first batches of a training with this seed, for a method's measurements before the training."""
     return training_batches(source, batch=batch, seed=seed, steps=batches)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingOrder:
-    """The endless sequence of samples of one training.
+    """The infinite sequence of samples of one training.
 
     Attributes:
         slots: Position in the source of each slot of an epoch: all samples once, or class-balanced.
-        seed: Of order and augmentation.
+        seed: Seed of order and augmentation.
     """
 
     slots: Ints
@@ -139,10 +139,10 @@ class TrainingOrder:
 
     @classmethod
     def of(cls, source: SampleSource, seed: int, class_balanced: bool) -> TrainingOrder:
-        """The order in which a source is trained on.
+        """The training order of a source.
 
         Raises:
-            UserError: If there is nothing to train on, or nobody knows the classes of its samples.
+            UserError: If the source is empty, or does not provide the classes of its samples.
         """
         if not len(source):
             raise UserError("the training split has no samples; choose another split")
@@ -150,7 +150,7 @@ class TrainingOrder:
             return cls(np.arange(len(source)), seed)
         if not isinstance(source, ClassAwareSource):
             raise UserError(
-                "this data set does not say which classes a sample holds; set `class_balanced` to false"
+                "this data set does not provide the classes of its samples; set `class_balanced` to false"
             )
         present = [source.classes_present(index) for index in range(len(source))]
         return cls(class_balanced_indices(present, np.random.default_rng([seed, RESAMPLING])), seed)
@@ -159,7 +159,7 @@ class TrainingOrder:
         return len(self.slots)
 
     def requests(self, start: int, count: int) -> list[Request]:
-        """`count` samples from place `start` of the sequence, over the ends of epochs."""
+        """`count` samples from position `start` of the sequence, across epochs."""
         epochs, slots = np.divmod(np.arange(start, start + count), len(self))
         places = chain.from_iterable(
             (self._request(epoch, slot) for slot in self._shuffled(epoch)[slots[epochs == epoch]].tolist())
@@ -176,16 +176,16 @@ class TrainingOrder:
 
 
 def class_balanced_indices(present: Sequence[frozenset[int]], rng: np.random.Generator) -> Ints:
-    """Indices of samples, drawn so that every class is asked for equally often (CBGS).
+    """Indices of samples, drawn so that every class is drawn equally often (CBGS).
 
-    With `S` the number of pairs of a sample and a class in it, each of the `C` classes that occur draws
-    `int(S / C)` of its samples with replacement.
+    `S` is the number of pairs of a sample and a class in it. For each of the `C` classes that occur, `int(S / C)`
+    of its samples are drawn with replacement.
 
     Source: Class-balanced Grouping and Sampling, arXiv 1908.09492, as in mmdetection3d 1.4.
 
     Args:
         present: Classes in each sample.
-        rng: Where the draws come from.
+        rng: Random generator.
 
     Raises:
         UserError: If no sample holds any class.
@@ -201,7 +201,7 @@ def class_balanced_indices(present: Sequence[frozenset[int]], rng: np.random.Gen
 
 
 class _Requested(Dataset[Sample | UserError]):
-    """Loads what it is asked for. An error is handed over as a value: a loader would wrap it in a traceback."""
+    """Loads requested samples. An error is returned as a value: a loader would wrap it in a traceback."""
 
     def __init__(self, source: SampleSource) -> None:
         self.source = source

@@ -24,11 +24,11 @@ STEP_NAME = re.compile(r"step-[0-9]+")
 STATE_FILE = "state.pt"
 MANIFEST = "manifest.json"
 KEPT = 2
-"""Checkpoints of a training under way: the newest, and one to fall back on."""
+"""Number of checkpoints kept during a training: the newest, and the previous one as a fallback."""
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the whole new one."""
+    """Write a text file atomically: a reader gets the old content or the complete new content."""
     with replaced_when_complete(path) as partial:
         partial.write_text(text)
 
@@ -42,14 +42,14 @@ def save_weights(
     step: int,
     about: Mapping[str, str] | None = None,
 ) -> None:
-    """Write weights with what they are; equal weights give equal bytes.
+    """Write weights and metadata; equal weights give equal bytes.
 
     Args:
         path: A .safetensors file.
-        weights: As of `state_dict()`.
+        weights: A `state_dict()`.
         kind: "raw" or "ema".
         architecture: Hash of the configuration that builds the module.
-        step: Optimizer steps behind the weights.
+        step: Optimizer steps done.
         about: Further metadata.
     """
     metadata = {"kind": kind, "architecture": architecture, "step": str(step), **(about or {})}
@@ -59,7 +59,7 @@ def save_weights(
 
 
 def _sort_metadata(path: Path) -> None:
-    """Give a safetensors file's metadata one order; the library writes them in a random one."""
+    """Sort the metadata of a safetensors file; the library writes it in random order."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -100,7 +100,7 @@ def load_weights(path: Path, module: nn.Module, *, architecture: str | None = No
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One folder `step-000600` with weights and, until the training is finished, the state to go on from."""
+    """One folder `step-000600` with weights and, until the training is finished, the state to resume from."""
 
     folder: Path
 
@@ -116,15 +116,15 @@ class Checkpoint:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """What the training said of itself: seconds, names of frozen parameters and the like."""
+        """Values that the training stored: seconds, names of frozen parameters and others."""
         return dict(self._manifest["progress"])
 
     def state(self) -> dict[str, Any]:
-        """Optimizer, random numbers and EMA counter; tensors and plain values only, nothing is unpickled."""
+        """Optimizer state, random state and EMA counter: tensors and plain values; nothing is unpickled."""
         return torch.load(self.folder / STATE_FILE, weights_only=True, map_location="cpu")
 
     def damage(self) -> str | None:
-        """What is wrong with the files, in a few words; None where they are those that were written."""
+        """A short description of the damage to the files; None if the files are unchanged."""
         try:
             for name, digest in self._manifest["files"].items():
                 if _sha256(self.folder / name) != digest:
@@ -139,7 +139,7 @@ class Checkpoint:
 
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
-    """The checkpoints of a stage, newest first; partial ones carry another name and do not count."""
+    """The checkpoints of a stage, newest first; partial ones have other names and are not listed."""
     found = [Checkpoint(path) for path in folder.glob("step-*") if STEP_NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
 
@@ -150,11 +150,11 @@ def latest(folder: Path) -> Checkpoint | None:
 
 
 def newest_sound(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint whose files are those that were written.
+    """The newest checkpoint without damage; None if there is none.
 
     Args:
         folder: The stage's `checkpoints`.
-        say: Told of each one that is damaged.
+        say: Called with a message about each damaged checkpoint.
     """
     for found in checkpoints(folder):
         damage = found.damage()
@@ -178,12 +178,12 @@ def save_checkpoint(
         folder: The stage's `checkpoints`.
         step: Optimizer steps done.
         files: File stem ("raw", "ema", "method") to weights.
-        about: Stem to the hash of the architecture it belongs to.
-        state: What a resumed training needs; None for a finished one.
-        progress: What the training says of itself, JSON-ready.
+        about: File stem to the hash of its architecture.
+        state: State to resume from; None for a finished training.
+        progress: Values that the training stores, as JSON types.
 
     Raises:
-        UserError: If it cannot be written, as on a full disk; what was there stays.
+        UserError: If it cannot be written, for example on a full disk; older checkpoints are kept.
     """
     final = folder / f"step-{step:06d}"
     try:
@@ -198,8 +198,8 @@ def save_checkpoint(
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(
-            f"the checkpoint of step {step} cannot be written to {folder} ({error}): make room or mend the folder,"
-            " and run the same command again; it goes on from the checkpoint before"
+            f"the checkpoint of step {step} cannot be written to {folder} ({error}): free disk space or repair the"
+            " folder, and run the same command again; it resumes from the previous checkpoint"
         ) from error
     kept = 1 if state is None else KEPT
     for old in checkpoints(folder)[kept:]:

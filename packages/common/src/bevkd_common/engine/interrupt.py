@@ -1,4 +1,4 @@
-"""Ctrl-C and a scheduler's SIGTERM: the step under way is finished and kept."""
+"""Handling of Ctrl-C and a scheduler's SIGTERM: the current step is finished and saved."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import FrameType, TracebackType
 
 
 class StopRequest:
-    """Within a `with` block SIGINT and SIGTERM are noted; a second SIGINT interrupts at once.
+    """Records SIGINT and SIGTERM within a `with` block; a second SIGINT interrupts at once.
 
-    A launcher of several processes answers Ctrl-C with SIGTERM to each of them, which have got SIGINT already.
-    Outside the main thread, where Python delivers no signals, nothing is noted.
+    On Ctrl-C, a launcher of several processes also sends SIGTERM to each process that already received SIGINT.
+    Outside the main thread Python delivers no signals, so nothing is recorded.
     """
 
     def __init__(self) -> None:

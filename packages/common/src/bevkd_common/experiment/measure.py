@@ -1,4 +1,4 @@
-"""What an experiment will take, from a few real steps of each of its trainings."""
+"""Time and memory of an experiment, estimated from a few real steps of each training."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from bevkd_common.experiment.training import rehearse_arm, rehearse_pretraining
 from bevkd_common.progress import Reporter, SilentReporter
 
 ROOM = 0.95
-"""Share of the memory that a training may take; the rest is the system's."""
+"""Share of the memory that a training may use; the rest is left to the system."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One training.
+    """Time and memory of one training.
 
     Attributes:
-        title: Of the stage.
-        rehearsal: What was measured; None where the process was killed or ran out of memory.
-        memory: Bytes that the machine or GPU has.
+        title: Title of the stage.
+        rehearsal: The measurement; None if the process was killed or ran out of memory.
+        memory: Memory of the machine or GPU in bytes.
     """
 
     title: str
@@ -45,17 +45,17 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the memory is enough."""
+        """Whether the memory is sufficient."""
         return self.rehearsal is not None and self.rehearsal.memory < ROOM * self.memory
 
     @property
     def hours(self) -> float:
-        """Of the whole training, at the pace measured."""
+        """Hours of the whole training at the measured pace."""
         return self.rehearsal.steps * self.rehearsal.step_s / 3600 if self.rehearsal else float("nan")
 
 
 def stand_in(recipe: Recipe, request: Request) -> Recipe | None:
-    """The same trainings on a few made samples, where the data are not at hand and can be stood in for."""
+    """The same recipe on a few generated samples; None if a data root is given or no stand-in exists."""
     spec = dataset_spec(recipe.dataset)
     if request.data_root is not None or spec.stand_in is None:
         return None
@@ -63,23 +63,23 @@ def stand_in(recipe: Recipe, request: Request) -> Recipe | None:
 
 
 def estimate(recipe: Recipe, request: Request, reporter: Reporter, *, cpu: bool) -> list[Estimate]:
-    """Measure every training of one seed, each in a process of its own, whose peak memory is its own.
+    """Measure every training of one seed, each in its own process to measure its own peak memory.
 
     Arms that train the same model in the same way are measured once.
 
     Args:
         recipe: The experiment.
-        request: Which arms, and where the data is.
-        reporter: Where progress goes.
-        cpu: Whether to stay on the CPU.
+        request: The arms, and the data root.
+        reporter: Receives the progress.
+        cpu: Whether to use the CPU only.
 
     Raises:
-        UserError: If the data is missing, or a training fails for another reason than memory.
+        UserError: If the data is missing, or a training fails for a reason other than memory.
     """
     names = list(_trained_nodes(recipe, request))
     open_dataset(
         recipe, request.seeds[0], data_root=request.data_root, runs=request.out.parent, reporter=reporter
-    )  # data that can be made are made once, before anything is measured
+    )  # a synthetic data set is generated once, before the measurements
     found = []
     with reporter.bar("measuring", len(names)) as bar:
         for done, name in enumerate(names, start=1):
@@ -102,7 +102,7 @@ def _in_a_process(recipe: Recipe, request: Request, name: str, *, cpu: bool) -> 
             return Rehearsal(**content) if content else None
     if process.exitcode == -signal.SIGKILL:
         return None
-    raise UserError(f"measuring {name} ended with exit code {process.exitcode}; its messages stand above")
+    raise UserError(f"measuring {name} ended with exit code {process.exitcode}; see its messages above")
 
 
 def _measure(folder: str, request: Request, name: str, cpu: bool) -> None:
@@ -131,7 +131,7 @@ def _rehearsal(recipe: Recipe, request: Request, name: str, *, cpu: bool) -> Reh
 
 
 def _trained_nodes(recipe: Recipe, request: Request) -> dict[str, Node]:
-    """The stages that are trained: all but a teacher whose weights are loaded."""
+    """The stages that are trained: all except a teacher whose weights are loaded."""
     return {
         name: node
         for name, node in requested_stages(recipe, request).items()

@@ -1,4 +1,4 @@
-"""The folder of one experiment: what was asked for, where it ran, and which stage is which arm."""
+"""The folder of one run: its recipe, its environment, and the stage of each arm."""
 
 from __future__ import annotations
 
@@ -59,23 +59,23 @@ class RunFolder:
         """Start or continue the experiment.
 
         Raises:
-            UserError: If the name is taken by another recipe or by what is no run, the folder cannot be written, or
-                what a restart would remove is in use. Nothing is changed then.
+            UserError: If the folder holds a run of another recipe, is not a run, or cannot be written, or if stages
+                that a restart would remove are in use. Nothing is changed then.
         """
         config = self.path / CONFIG
         same = config.is_file() and config.read_bytes() == recipe_yaml.encode()
         present = sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
         if present and not self._is_run() and (restart or not same or present != [CONFIG]):
             raise UserError(
-                f"{self.path} holds {shorten(', '.join(present))} and is no run: nothing was changed;"
+                f"{self.path} holds {shorten(', '.join(present))} and is not a run: nothing was changed;"
                 " choose another --out"
             )
         if restart:
             self._discard()
         elif config.is_file() and not same:
             raise UserError(
-                f"{self.path} holds a run of another recipe: give this one a name of its own with --out,"
-                " or replace the old one with --restart"
+                f"{self.path} holds a run of another recipe: choose another --out,"
+                " or replace the run with --restart"
             )
         try:
             write_atomically(self.path / MARKER, "A folder of bevkd run.\n")
@@ -85,7 +85,7 @@ class RunFolder:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Keep `--restart` of this run, and of others that share its stages, away from the stages."""
+        """Prevent `--restart` of this run, and of runs that share its stages, from removing the stages."""
         lock = FileLock(self.path / LOCK)
         # A second process of the same run goes on without it.
         with suppress(Timeout):
@@ -103,20 +103,22 @@ class RunFolder:
         """Read run.json.
 
         Raises:
-            UserError: If the folder is not a run, or the file names what is no stage.
+            UserError: If the folder is not a run, or a stage has an invalid name.
         """
         path = self.path / RECORD
         if not path.is_file():
-            raise UserError(f"{self.path} is not a run: it has no run.json; `bevkd run` makes one")
+            raise UserError(f"{self.path} is not a run: it has no run.json; `bevkd run` creates one")
         record = read_json(path)
         if not isinstance(record, dict) or not isinstance(record.get("stages"), dict):
-            raise UserError(f"{path} names no stages: it was damaged, or is none of a run")
+            raise UserError(f"{path} lists no stages: it is damaged, or does not belong to a run")
         for stages in record["stages"].values():
             names = stages.values() if isinstance(stages, dict) else [stages]
             for name in names:
                 # The name becomes a part of a path.
                 if not isinstance(name, str) or STAGE_NAME.fullmatch(name) is None:
-                    raise UserError(f"{path} names the stage {shorten(str(name))}, which no run writes: restore it")
+                    raise UserError(
+                        f"{path} names the stage {shorten(str(name))}, which is no name of a stage: restore it"
+                    )
         return record
 
     def write_environment(self, environment: dict[str, str]) -> None:
@@ -185,7 +187,7 @@ def environment(device: torch.device, method: str) -> dict[str, str]:
     """Versions, machine and git state, for the report.
 
     Args:
-        device: Where it runs.
+        device: Device of the run.
         method: Distribution and version of the method.
     """
     versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}

@@ -23,10 +23,10 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 MESSAGE_CALLS = frozenset({"say", "warn", "print", "echo", "debug", "info", "warning", "error"})
-"""Functions and methods whose strings only a reader sees."""
+"""Functions and methods whose string arguments are messages."""
 
 MESSAGE_KEYWORDS = frozenset({"summary", "description", "help", "caption"})
-"""Keyword arguments whose strings only a reader sees."""
+"""Keyword arguments whose strings are messages."""
 
 _REMOVED = ast.Constant("")
 
@@ -40,10 +40,10 @@ class _Source:
 
 
 def source_hash(modules: Iterable[str]) -> str:
-    """Hash of the source code that `modules` reach, as it was when this process first asked for each file.
+    """Hash of the source code that `modules` import. Each file is hashed as this process first read it.
 
-    A file that is edited during a long run does not change what the run has imported, so it must not change the
-    fingerprint under which the results are stored.
+    An edit during a long run does not change the imported code, so it must not change the fingerprint of the
+    results.
 
     Args:
         modules: Dotted names. Imports are followed within the top-level packages that these belong to; the
@@ -56,7 +56,7 @@ def source_hash(modules: Iterable[str]) -> str:
 
 
 def import_closure(modules: Iterable[str]) -> dict[str, Path]:
-    """Module name to file for everything that imports reach, those inside functions included."""
+    """Module name to file for all direct and indirect imports, including imports inside functions."""
     waiting = list(modules)
     packages = {name.partition(".")[0] for name in waiting}
     found: dict[str, Path] = {}
@@ -72,7 +72,7 @@ def import_closure(modules: Iterable[str]) -> dict[str, Path]:
 
 
 def normalized(text: str | bytes) -> str:
-    """A Python file as a string that changes only where the behaviour of the code may change.
+    """A Python file as a string that changes only if the behaviour of the code may change.
 
     Raises:
         SyntaxError: If the text is not Python.
@@ -81,7 +81,7 @@ def normalized(text: str | bytes) -> str:
 
 
 class _Normalizer(ast.NodeTransformer):
-    """Removes from a syntax tree what only a reader sees, and sorts imports."""
+    """Removes docstrings and messages from a syntax tree and sorts imports."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
@@ -160,7 +160,7 @@ def _file(name: str) -> Path | None:
 
 @cache
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module lies; unlike `importlib.util.find_spec` this imports no parent package."""
+    """The spec of a module; unlike `importlib.util.find_spec`, this imports no parent package."""
     parent, _, _ = name.rpartition(".")
     search = None
     if parent:

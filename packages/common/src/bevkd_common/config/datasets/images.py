@@ -1,4 +1,4 @@
-"""How camera images are brought to the size that a camera detector sees."""
+"""Resizing and augmentation of the input images of a camera detector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
 
 def _within_half_a_turn(bounds: tuple[float, float]) -> tuple[float, float]:
     if max(map(abs, bounds)) > 0.5:
-        raise ValueError(f"colours turn by half a turn at most, not by {bounds[0]:g} to {bounds[1]:g}")
+        raise ValueError(f"the hue changes by at most half a turn, not by {bounds[0]:g} to {bounds[1]:g}")
     return bounds
 
 
@@ -29,34 +29,34 @@ ShareBounds = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 
 
 Factors = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_ordered)]
-"""Bounds of a factor; one leaves things as they are."""
+"""Bounds of a factor; 1 changes nothing."""
 
 
 class ColorDistortionConfig(Config):
-    """Changes of the colours of each training image, drawn for every image on its own, each or not.
+    """Random changes of the colours of a training image, drawn independently for every image.
 
     The defaults are BEVFormer's, which are SSD's: 32 of 255 levels of brightness, 18 degrees of hue.
 
-    Source: SSD (arXiv 1512.02325); BEVFormer's released configurations. Brightness is a factor, as torchvision has
-    it, not a summand.
+    Source: SSD (arXiv 1512.02325); BEVFormer's released configurations. Brightness is a factor, as in torchvision,
+    not a summand.
     """
 
     probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """Of each of the five changes."""
+    """Probability of each of the five changes."""
     brightness: Factors = (0.875, 1.125)
     contrast: Factors = (0.5, 1.5)
-    """Before or after the changes of saturation and hue, one as likely as the other."""
+    """Applied before or after saturation and hue, with equal probability."""
     saturation: Factors = (0.5, 1.5)
     hue: Annotated[Bounds, AfterValidator(_within_half_a_turn)] = (-0.05, 0.05)
-    """Turns of the colour circle."""
+    """Fraction of a turn of the colour circle."""
     swap_channels: bool = True
-    """Whether red, green and blue may change places."""
+    """Whether red, green and blue may be permuted."""
 
 
 class ImageInputConfig(Config):
-    """Resize, crop, flip and rotation of each camera image, drawn for every camera on its own in training.
+    """Resize, crop, flip and rotation of each camera image, drawn independently for every camera in training.
 
-    An image is scaled by `width / source width` plus an offset, cropped to `height` x `width`, mirrored and
+    An image is scaled by `width / source width` plus an offset, cropped to `height` x `width`, flipped and
     rotated about its centre. The defaults are those of BEVDet at 256 x 704.
 
     Source: BEVDet (arXiv 2112.11790) and its released R50 configuration.
@@ -71,10 +71,10 @@ class ImageInputConfig(Config):
     test_resize: float = 0.04
     """Evaluation: the fixed offset of the scale factor."""
     crop_bottom: ShareBounds = (0.0, 0.0)
-    """Training: the share of the resized height that is cut off at the bottom; evaluation takes the middle."""
+    """Training: the share of the resized height that is cut off at the bottom; evaluation uses the mean bound."""
     flip: bool = True
-    """Training: mirror left and right with probability one half."""
+    """Training: flip left and right with probability 0.5."""
     rotate_degrees: Bounds = (-5.4, 5.4)
     """Training: rotation about the centre, counter-clockwise on the screen."""
     colors: ColorDistortionConfig | None = None
-    """Training: distortion of the colours, after all this; None leaves them."""
+    """Training: colour distortion, applied last; None disables it."""

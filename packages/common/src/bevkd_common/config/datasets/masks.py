@@ -1,4 +1,4 @@
-"""How wrong the instance masks of a synthetic world are made before points are lifted from them."""
+"""Simulated errors of the instance masks of a synthetic world, from which virtual points are lifted."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Score = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class MaskErrorsConfig(Config):
-    """What a 2D detector does to the exact masks of a synthetic image; all zeros and `min_pixels: 1` keep them.
+    """Simulated errors of a 2D detector on exact synthetic masks; all zeros and `min_pixels: 1` give exact masks.
 
-    MVP's own detector reaches a mask AP of 43.3 on nuImages. No table tells its errors apart; the defaults are our
-    guess at such a detector: it misses one instance in seven, and one in fourteen it calls by a similar class.
+    MVP's detector reaches a mask AP of 43.3 on nuImages. No table separates its errors by kind; the defaults are
+    our estimate: it misses one instance in seven, and gives a similar class to one in fourteen.
     """
 
     miss: Probability = 0.14
     """Share of the instances in an image that are not found."""
     min_pixels: NonNegativeInt = 4
-    """An instance that shows fewer pixels is never found."""
+    """An instance with fewer visible pixels is never found."""
     mislabel: Probability = 0.07
-    """Share of the found instances that are given another class of the same sort (see `ALIKE`)."""
+    """Share of the found instances that are given another class of the same group (see `ALIKE`)."""
     jitter: Spread = 0.08
-    """Standard deviation by which a mask is moved and scaled, as a share of its height and width."""
+    """Standard deviation of the shift and scale of a mask, as a share of its height and width."""
     false_instances: Annotated[float, Field(ge=0.0, le=20.0)] = 0.2
-    """Mean number of ellipses in an image that are taken for an object and are none."""
+    """Mean number of false instances, ellipses without an object, in an image."""
     score: Score = 0.75
     """Mean score of an instance with the right class."""
     wrong_score: Score = 0.45
@@ -52,4 +52,4 @@ ALIKE = (
     ("motorcycle", "bicycle", "pedestrian"),
     ("barrier", "traffic_cone"),
 )
-"""Classes that are taken for each other."""
+"""Groups of classes that are confused with each other."""

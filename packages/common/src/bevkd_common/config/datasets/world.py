@@ -1,21 +1,21 @@
-"""What can be chosen about a synthetic world."""
+"""Configuration of a synthetic world."""
 
 import hashlib
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# Part of every data set's name: raise it whenever the bytes that a seed gives change.
+# Part of every data set's name: increase it whenever the bytes generated from a seed change.
 GENERATOR_VERSION = 2
 
 MeanCount = Annotated[float, Field(ge=0, le=20)]
 
 
 class ObjectCounts(BaseModel):
-    """Mean number of objects of each detection class in a scene whose ego stands.
+    """Mean number of objects of each detection class in a scene with a stationary ego vehicle.
 
-    An ego that drives sees more street: its scene holds proportionally more, so that the street is as busy. A
-    scene draws the integer below or above its mean, so that no class is left out by chance. About two thirds of
+    A moving ego vehicle covers more street: its scene holds proportionally more objects, at equal density. A
+    scene draws the integer below or above its mean, so that no class is missing by chance. About two thirds of
     the objects are within 24 m of the ego at any one key frame.
     """
 
@@ -36,9 +36,9 @@ class ObjectCounts(BaseModel):
 class WorldConfig(BaseModel):
     """Everything that determines the bytes of a synthetic data set.
 
-    The defaults are the tiny world: 240 training and 100 validation key frames of half a second, small images,
-    a LiDAR of half a degree. Frames between key frames are always written; their rates are whole multiples of the
-    key frames'.
+    The defaults are the tiny world: 240 training and 100 validation key frames, half a second apart, small images,
+    a LiDAR with a resolution of half a degree. Frames between key frames are always written; their rates are
+    whole multiples of the key frame rate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,7 +58,7 @@ class WorldConfig(BaseModel):
     lidar_dropout: float = Field(0.12, ge=0, lt=1, description="Share of the returns that are lost.")
     lidar_noise: float = Field(0.02, ge=0, le=0.2, description="Standard deviation of the range in metres.")
     objects: ObjectCounts = ObjectCounts()
-    clutter: int = Field(50, ge=10, le=400, description="Things that nobody annotates, counted as `objects`.")
+    clutter: int = Field(50, ge=10, le=400, description="Objects without annotations, counted as `objects`.")
 
     @model_validator(mode="after")
     def _check_rates_and_size(self) -> "WorldConfig":

@@ -1,4 +1,4 @@
-"""Everything a reader asks of a nuScenes version, as arrays: one row a key frame, one row an annotation.
+"""The content of a nuScenes version as arrays: one row per key frame, one row per annotation.
 
 Lengths are metres, angles radians, matrices `dst_T_src` in float64; L is the LiDAR at the time of its key frame.
 """
@@ -15,12 +15,12 @@ from bevkd_common.data.nuscenes.tables import scene_names
 from bevkd_common.errors import UserError
 
 PREVIOUS_SWEEPS = 10
-"""LiDAR sweeps before a key frame that the index knows."""
+"""LiDAR sweeps before a key frame that the index holds."""
 
 BICYCLE_RACK = -2
 """Category of racks: bicycles and motorcycles inside one are not evaluated."""
 IGNORED = -1
-"""Category of what is neither a detection class nor a rack."""
+"""Category of annotations that are neither a detection class nor a rack."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -51,7 +51,7 @@ class Sweeps:
     """LiDAR sweeps of each key frame: its own in column 0, then the `K` before it, nearest first.
 
     Attributes:
-        count: [S] columns that are filled, 1 to 1 + K; the sweeps of a scene do not reach into another.
+        count: [S] filled columns, 1 to 1 + K; sweeps of another scene are excluded.
         path: [S, 1 + K] relative to the root.
         timestamp: [S, 1 + K] microseconds.
         lidar_T_sweep: [S, 1 + K, 4, 4], each sweep at its own time to L.
@@ -84,15 +84,16 @@ class CameraViews:
 
 @dataclass(frozen=True, eq=False)
 class CameraMoments:
-    """[F] moments at the rate of the cameras, key frames and those between.
+    """[F] moments at the camera rate: key frames and the moments between them.
 
-    Each is an image of `CAM_FRONT`, scene by scene in time order, and of each other camera the nearest in time.
+    Each moment is one image of `CAM_FRONT` and, of each other camera, the image nearest in time. The moments are
+    scene by scene in time order.
 
     Attributes:
         begin: [S] the first moment of the scene of each key frame.
-        end: [S] one past its last.
+        end: [S] one past the last moment of that scene.
         timestamp: [F] microseconds, of `CAM_FRONT`.
-        global_T_lidar: [F, 4, 4], where the LiDAR was when `CAM_FRONT` took its image.
+        global_T_lidar: [F, 4, 4], pose of the LiDAR at the time of the `CAM_FRONT` image.
         path: [F, 6] relative to the root, cameras in the order of `CAMERAS`.
         intrinsics: [F, 6, 3, 3].
         global_T_cam: [F, 6, 4, 4], each camera at its own time.
@@ -140,7 +141,7 @@ class Annotations:
     global_velocity: Floats
 
     def rows(self, key_frame: int) -> slice:
-        """Where the annotations of a key frame are."""
+        """Rows of the annotations of a key frame."""
         return slice(int(self.offset[key_frame]), int(self.offset[key_frame + 1]))
 
 
@@ -167,7 +168,7 @@ class NuScenesIndex:
         """Key frames of a split, in order.
 
         Raises:
-            UserError: If nobody defines the split, or this version lacks scenes of it.
+            UserError: If the split is not defined, or this version lacks some of its scenes.
         """
         wanted = scene_names(self.root, self.version, name)
         present = set(np.unique(self.key_frames.scene).tolist())

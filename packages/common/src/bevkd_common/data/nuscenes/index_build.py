@@ -1,4 +1,4 @@
-"""Makes the index of a nuScenes version from its JSON tables."""
+"""Builds the index of a nuScenes version from its JSON tables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ DETECTION_CLASS = {
     "human.pedestrian.police_officer": "pedestrian",
     "movable_object.trafficcone": "traffic_cone",
 }
-"""Detection class of a nuScenes category; what is not named here is neither trained nor evaluated.
+"""Detection class of a nuScenes category; other categories are neither trained nor evaluated.
 
 Source: the nuScenes detection task.
 """
@@ -62,21 +62,21 @@ _log = logging.getLogger(__name__)
 
 LIDAR = "LIDAR_TOP"
 VELOCITY_WINDOW = 1.5
-"""Longest time in seconds over which a velocity is taken from one neighbour; twice that with both."""
+"""Longest time in seconds for a velocity from one neighbour; twice that for a velocity from both neighbours."""
 QUATERNION_TOLERANCE = 1e-3
 INCOMPLETE = "or index what is there with `bevkd data index --allow-missing`"
 SMALL_TABLES = ("scene", "sample", "sensor", "calibrated_sensor")
-"""What is needed beside `sample_data` to know which files there must be."""
+"""Tables that are needed in addition to `sample_data` to list the required files."""
 
 
 @dataclass(frozen=True, eq=False)
 class TableReader:
-    """Reads tables when they are asked for, and keeps large ones for a building that is interrupted.
+    """Reads tables on request, and stores them so that an interrupted build can resume.
 
     Attributes:
         root: Folder of the data set.
         version: Name of the version folder.
-        partial: Folder for what has been read; None keeps nothing.
+        partial: Folder for tables that have been read; None stores nothing.
         report: Called after each table.
     """
 
@@ -86,7 +86,7 @@ class TableReader:
     report: Callable[[], None]
 
     def read(self, name: str) -> Table:
-        """One table, from the folder of what has been read if it is there and current."""
+        """One table, from the folder `partial` if it is there and current."""
         table = self._kept(name)
         if table is None:
             table = read_table(self.root, self.version, name)
@@ -102,7 +102,7 @@ class TableReader:
             self.partial.mkdir(parents=True, exist_ok=True)
             write_arrays(self.partial / f"{name}.safetensors", about, table.columns)
         except OSError:
-            _log.warning("%s cannot be kept in %s; an interruption would cost more", name, self.partial)
+            _log.warning("%s cannot be stored in %s; after an interruption it is read again", name, self.partial)
 
     def _kept(self, name: str) -> Table | None:
         if self.partial is None:
@@ -133,7 +133,7 @@ def build_index(
         root: Folder of the data set.
         version: Name of the version folder.
         progress: Called with the steps done and all steps.
-        partial: Folder for tables that have been read, so that an interrupted building goes on there.
+        partial: Folder for tables that have been read, from which an interrupted build resumes.
         allow_missing: Whether files that the tables name may be missing.
 
     Raises:
@@ -169,7 +169,7 @@ def build_index(
 
 
 def _order(tables: Mapping[str, Table]) -> tuple[Ints, Ints]:
-    """Rows of `sample` scene by scene and in time order, and the row of the scene of each of them."""
+    """Rows of `sample` scene by scene and in time order, and the scene row of each."""
     samples = tables["sample"]
     if not len(samples):
         raise UserError(f"{samples.path} holds no key frame; unpack the tables again")
@@ -185,7 +185,7 @@ def _order(tables: Mapping[str, Table]) -> tuple[Ints, Ints]:
 
 
 def _key_frame_of_each(tables: Mapping[str, Table], order: Ints) -> Ints:
-    """Key frame to which each row of `sample_data` belongs: its own or, between two, the later."""
+    """Key frame of each row of `sample_data`; a row between two key frames belongs to the later."""
     place_of = np.empty(len(order), dtype=np.int64)
     place_of[order] = np.arange(len(order))
     return place_of[tables["sample"].rows(tables["sample_data"]["sample_token"])]
@@ -198,9 +198,9 @@ def _sensor_rows(
 
     Args:
         tables: The tables.
-        order: As `_order` gives it.
-        scene_of: Likewise.
-        channel: Of each row of `sample_data`, see `_channels`.
+        order: First result of `_order`.
+        scene_of: Second result of `_order`.
+        channel: Channel of each row of `sample_data`, see `_channels`.
         place: Key frame of each row of `sample_data`.
     """
     frames = tables["sample_data"]
@@ -218,7 +218,7 @@ def _sensor_rows(
     for column in range(1, 1 + PREVIOUS_SWEEPS):
         before = sweeps[:, column - 1]
         row = np.where(before >= 0, previous[before], -1)
-        # A chain that leads into another scene ends.
+        # The chain ends where it leads into another scene.
         sweeps[:, column] = np.where((row >= 0) & (scene_of[place[row]] == scene_of), row, -1)
         _check_order(frames, before, sweeps[:, column])
     return sweeps, key[:, 1:]
@@ -239,7 +239,7 @@ def _rigs(tables: Mapping[str, Table]) -> Ints:
 
 
 def _channels(tables: Mapping[str, Table]) -> Ints:
-    """For each calibrated sensor 0 for the LiDAR, 1 to 6 for the cameras, -1 for what is not read."""
+    """Channel of each calibrated sensor: 0 for the LiDAR, 1 to 6 for the cameras, -1 for unused sensors."""
     code = {channel.encode(): number for number, channel in enumerate((LIDAR, *CAMERAS))}
     sensors = np.array([code.get(channel, -1) for channel in tables["sensor"]["channel"].tolist()], dtype=np.int64)
     return sensors[tables["sensor"].rows(tables["calibrated_sensor"]["sensor_token"])]
@@ -250,7 +250,7 @@ def _sensors(
 ) -> tuple[KeyFrames, Sweeps, CameraViews]:
     rows = np.concatenate([sweeps, cameras], axis=1)
     used = np.unique(rows[rows >= 0])
-    place = np.searchsorted(used, rows)  # of what is not there: 0, masked below
+    place = np.searchsorted(used, rows)  # 0 where there is no row, masked below
     frames = tables["sample_data"]
     rigs, egos = tables["calibrated_sensor"], tables["ego_pose"]
     rig_row = rigs.rows(frames["calibrated_sensor_token"][used])
@@ -294,7 +294,7 @@ def _moments(
 
     Args:
         tables: The tables.
-        channel: Of each row of `sample_data`, see `_channels`.
+        channel: Channel of each row of `sample_data`, see `_channels`.
         scene: Row of the scene of each row of `sample_data`.
         scene_of: Row of the scene of each key frame.
         key_sweeps: Row in `sample_data` of each key frame's LiDAR sweep.
@@ -322,7 +322,7 @@ def _moments(
 
 
 def _nearest_images(timestamp: Ints, channel: Ints, scene: Ints) -> Ints:
-    """Rows [F, 6] of the images nearest in time to each of `CAM_FRONT`, which come by scene and time."""
+    """Rows [F, 6] of the images nearest in time to each image of `CAM_FRONT`, sorted by scene and time."""
     images = [np.flatnonzero(channel == 1 + camera) for camera in range(len(CAMERAS))]
     images = [rows[np.lexsort((timestamp[rows], scene[rows]))] for rows in images]
     front = images[CAMERAS.index("CAM_FRONT")]
@@ -340,7 +340,7 @@ def _nearest_images(timestamp: Ints, channel: Ints, scene: Ints) -> Ints:
 
 
 def _intrinsics(tables: Mapping[str, Table]) -> Floats:
-    """[n, 3, 3] of all calibrated sensors, identity for what is no camera."""
+    """[n, 3, 3] of all calibrated sensors; identity for sensors that are not cameras."""
     rigs = tables["calibrated_sensor"]
     matrices = np.tile(np.eye(3), (len(rigs), 1, 1))
     for row in np.flatnonzero(_channels(tables) > 0):
@@ -393,7 +393,7 @@ def _annotations(tables: Mapping[str, Table], samples: Ints, key_frames: KeyFram
 
 
 def _velocities(table: Table, timestamps: Ints) -> Floats:
-    """Velocity [A, 2] in global axes from the same object's neighbouring key frames; NaN where it has none near.
+    """Velocity [A, 2] in global axes from the object's neighbouring key frames; NaN if none is near in time.
 
     Upstream: the devkit's `box_velocity`; its rounding of times to about a quarter of a microsecond is kept.
 
@@ -420,7 +420,7 @@ def _velocities(table: Table, timestamps: Ints) -> Floats:
 
 
 def _linked(table: Table, column: str) -> Ints:
-    """Row that a column of tokens names, its own row where it names none."""
+    """Row of each token of a column; the own row where the token is empty."""
     rows = np.arange(len(table))
     linked = np.flatnonzero(table[column] != b"")
     rows[linked] = table.rows(table[column][linked])

@@ -1,4 +1,4 @@
-"""The index of a nuScenes version on disk: made once, one file that is mapped into memory, without pickles."""
+"""The index of a nuScenes version on disk: one memory-mapped file without pickles, built once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bevkd_common.data.nuscenes.tables import table_state
 _log = logging.getLogger(__name__)
 
 FORMAT = 4
-"""Raise it when the meaning or layout of a field changes; older files are then made anew."""
+"""Increase it when the meaning or layout of a field changes; older files are then rebuilt."""
 
 PARTS: dict[str, type] = {
     "key_frames": KeyFrames,
@@ -46,18 +46,18 @@ def open_index(
 ) -> NuScenesIndex:
     """The index of `root/version`, from its file if that is current, else from the tables.
 
-    The file lies beside the tables, or in the user's cache folder where the tables cannot be written to. Tables
-    that were read before an interruption are not read again.
+    The file is next to the tables, or in the user's cache folder if the folder of the tables is not writable.
+    Tables that were read before an interruption are not read again.
 
     Args:
         root: Folder of the data set.
         version: Name of the version folder, such as `v1.0-trainval`.
         progress: Called with the steps done and all steps while the tables are read.
-        allow_missing: Whether an index is made although files that the tables name are missing.
-        rebuild: Whether to make it again although it is current.
+        allow_missing: Whether to build the index although files that the tables name are missing.
+        rebuild: Whether to rebuild an index that is current.
 
     Raises:
-        UserError: If the data set lacks something or contradicts itself.
+        UserError: If the data set is incomplete or inconsistent.
     """
     root = root.resolve()
     state = table_state(root, version)
@@ -70,7 +70,7 @@ def open_index(
     index = build_index(root, version, progress, partial=partial, allow_missing=allow_missing)
     if not save_index(index, places, state):
         _log.warning(
-            "the index cannot be kept in %s; the tables will be read each time", " or ".join(map(str, places))
+            "the index cannot be stored in %s; the tables will be read each time", " or ".join(map(str, places))
         )
     if partial is not None:
         shutil.rmtree(partial, ignore_errors=True)
@@ -78,14 +78,14 @@ def open_index(
 
 
 def made_paths(root: Path, version: str, name: str) -> tuple[Path, Path]:
-    """Where a file made of a version may lie: beside its tables, or in the user's cache folder."""
+    """Possible paths of a file built from a version: next to its tables, or in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevkd"
     place = hashlib.sha256(str(root / version).encode()).hexdigest()[:16]
     return root / version / f"bevkd-{name}.safetensors", cache / f"{name}-{place}.safetensors"
 
 
 def index_paths(root: Path, version: str) -> tuple[Path, Path]:
-    """Where the index of a version may lie."""
+    """Possible paths of the index of a version."""
     return made_paths(root, version, "index")
 
 
@@ -100,7 +100,7 @@ def _writable(folders: Iterable[Path]) -> Path | None:
 
 
 def save_index(index: NuScenesIndex, places: Iterable[Path], state: str) -> bool:
-    """Write to the first of `places` that can be written; `state` tells later whether the tables have changed."""
+    """Write to the first writable path of `places`; `state` serves to detect changed tables later."""
     about = {"format": FORMAT, "version": index.version, "tables_sha256": index.tables_sha256, "state": state}
     arrays = {
         f"{part}.{field.name}": getattr(getattr(index, part), field.name)
@@ -111,15 +111,15 @@ def save_index(index: NuScenesIndex, places: Iterable[Path], state: str) -> bool
 
 
 def load_index(path: Path, root: Path, state: str) -> NuScenesIndex | None:
-    """Map what `save_index` wrote; None where there is none, or one of other tables or format, which is said."""
+    """Map a file of `save_index`; None if it is missing or, with a warning, damaged or out of date."""
     try:
         file = map_arrays(path, verify=True)
         about = file.about
         if about["format"] != FORMAT:
-            _log.warning("%s was made by another version of bevkd and is made again", path)
+            _log.warning("%s was built by another version of bevkd and is rebuilt", path)
             return None
         if about["state"] != state:
-            _log.warning("the tables of %s have changed since %s was made; it is made again", root, path)
+            _log.warning("the tables of %s have changed since %s was built; it is rebuilt", root, path)
             return None
         parts = {
             part: kind(**{field.name: file.arrays[f"{part}.{field.name}"] for field in fields(kind)})
@@ -128,6 +128,6 @@ def load_index(path: Path, root: Path, state: str) -> NuScenesIndex | None:
     except (ArrayFileError, KeyError, TypeError):
         if path.is_file():
             problem = "is damaged" if os.access(path, os.R_OK) else "is not readable for this user"
-            _log.warning("%s %s and is made again", path, problem)
+            _log.warning("%s %s and is rebuilt", path, problem)
         return None
     return NuScenesIndex(root, about["version"], about["tables_sha256"], **parts)

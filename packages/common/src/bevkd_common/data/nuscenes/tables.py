@@ -42,9 +42,8 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
         "num_lidar_pts": "count", "num_radar_pts": "count",
     },
 }  # fmt: skip
-"""The columns that are read, by table, and what stands in them; the other three tables (log, map, visibility) say
-nothing that a detector needs. `path` is relative to the data root; `texts` are joined by commas; `json` is kept as
-text."""
+"""The columns that are read, by table, and their types; detectors do not need the other three tables (log, map,
+visibility). `path` is relative to the data root, `texts` are joined by commas, `json` is stored as text."""
 
 _ABSENT = object()
 
@@ -54,7 +53,7 @@ class Table:
     """The columns of one table.
 
     Attributes:
-        path: Its file.
+        path: File of the table.
         columns: By name; [n] byte strings, int64 or bool, or [n, k] float64.
         sha256: Hash of the file's bytes.
     """
@@ -99,7 +98,7 @@ class Table:
 
 
 def read_table(root: Path, version: str, name: str) -> Table:
-    """Read a table of `root/version`; the records are dropped as soon as their columns stand.
+    """Read a table of `root/version`; the records are freed when their columns are built.
 
     Raises:
         UserError: If the folder or table is missing, or the table is not a JSON list of records with these columns.
@@ -124,7 +123,7 @@ def version_folder(root: Path, version: str) -> Path:
         UserError: If it does not exist.
     """
     if not root.is_dir():
-        raise UserError(f"no data set at {root}: there is no such folder; mend the path")
+        raise UserError(f"no data set at {root}: there is no such folder; correct the path")
     folder = root / version
     if not folder.is_dir():
         found = _versions(root)
@@ -137,7 +136,7 @@ def only_version(root: Path) -> str:
     """Name of the version folder of a data set that has one.
 
     Raises:
-        UserError: If there is none, or a choice.
+        UserError: If there is none, or more than one.
     """
     found = _versions(root)
     if len(found) == 1:
@@ -169,7 +168,7 @@ def scene_names(root: Path, version: str, split: str) -> list[str]:
     """Names of the scenes of a split: an official one, or one of `splits.json` in the version folder.
 
     Raises:
-        UserError: If nobody defines the split.
+        UserError: If the split is not defined.
     """
     official: dict[str, list[int]] = json.loads(files(__package__).joinpath("splits.json").read_text())
     if split in official:
@@ -208,7 +207,7 @@ def _read(path: Path, version: str) -> bytes:
 
 
 def _parse(content: bytes, path: Path, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Values of the wanted keys of each record; the rest never becomes a dictionary that is kept."""
+    """Values of the wanted keys of each record; other values are freed at once."""
 
     def values(pairs: list[tuple[str, Any]]) -> tuple[Any, ...]:
         record = dict(pairs)
@@ -229,7 +228,7 @@ def _column(path: Path, column: str, kind: str, values: list[Any], records: list
     """Values of one key as an array; `records` start with their token.
 
     Raises:
-        UserError: If a value is not what the column holds.
+        UserError: If a value does not fit the type of the column.
     """
     fits, convert, meaning = _KINDS[kind]
     for row, value in enumerate(values):

@@ -1,9 +1,9 @@
 """Precision, confidence and errors over recall, for many multisets of scenes at once.
 
-The metric is defined on the predictions of a class by falling score, and only the true positives among them move
-recall. So a curve is known from what precedes each true positive: how many true and how many false positives. For
-a multiset of scenes these counts are weighted sums, and nothing needs to be sorted or matched again. A scene that
-counts twice puts each of its predictions on the list twice, one copy after the other.
+The metric is defined on the predictions of a class by descending score, and only true positives change recall. The
+numbers of true and false positives before each true positive determine a curve. For a multiset of scenes these
+numbers are weighted sums, without sorting or matching again. A scene that counts twice puts each of its predictions
+on the list twice, one copy after the other.
 
 Shapes: R multisets, S scenes, P predictions, M true positives, 101 recalls.
 """
@@ -24,7 +24,7 @@ MOST_CELLS = 1 << 19
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The predictions of one class by falling score, of equal scores the later one first.
+    """The predictions of one class by descending score; of equal scores, the later one is first.
 
     Attributes:
         scores: [P].
@@ -38,7 +38,7 @@ class Ranking:
 
 
 class RecallCurves:
-    """What holds at each of the 101 recalls, before and at the true positive that carries recall beyond it.
+    """Curves at each of the 101 recalls, before and at the true positive that raises recall above it.
 
     Args:
         ranking: the predictions, at least one of them a hit.
@@ -55,12 +55,12 @@ class RecallCurves:
         self.found = np.pad(self.copies.cumsum(axis=1), ((0, 0), (1, 0)))  # [R, M + 1]
         total = self.found[:, -1:]
         step = positives[:, None]
-        # How many copies have a recall of at most each of RECALLS, exactly as floating point compares them.
+        # Number of copies with a recall of at most each of RECALLS, in exact floating-point comparison.
         reached = np.rint(RECALLS * step).astype(np.int64)
         reached -= reached / step > RECALLS
         self.reached = np.minimum(reached, total)  # [R, 101]
         self.following = first_above(self.found[:, 1:], self.reached)  # [R, 101], M where none follows
-        # Curves run from the recall reached, over this width, to the recall of the copy that follows.
+        # Curves are interpolated over this width, from the recall reached to the recall of the following copy.
         self.start = self.reached / step
         self.width = (self.reached + 1) / step - self.start
         self.attained = (self.reached < total) | (self.start == RECALLS)
@@ -75,7 +75,7 @@ class RecallCurves:
         return self._interpolate(before, at)
 
     def _false_before(self) -> FloatArray:
-        """Return how many copies of false positives come before each true positive and, last, in all [R, M + 1]."""
+        """Return the number of false-positive copies before each true positive and, last, in total [R, M + 1]."""
         scenes, gaps = self.repeats.shape[1], len(self.rows) + 1
         false = np.flatnonzero(~self.ranking.hits)
         scene, gap = self.ranking.scenes[false].astype(np.int64), np.searchsorted(self.rows, false)
@@ -94,7 +94,7 @@ class RecallCurves:
 
     def confidence(self) -> FloatArray:
         """Return the interpolated score [R, 101]; 0 beyond the recall attained."""
-        # Behind the last true positive stands the end of the list.
+        # The end of the list follows the last true positive.
         row = np.append(self.rows, len(self.ranking.scores))[self.following]
         first_copy = self.reached == np.take_along_axis(self.found, self.following, axis=1)
         previous = self._last_counted(np.where(first_copy, row - 1, row))
@@ -105,8 +105,8 @@ class RecallCurves:
     def running_means(self, values: FloatArray, confidence: FloatArray) -> FloatArray:
         """Interpolate the running mean of an error over the confidences of the true positives.
 
-        The running mean goes from the most confident down; NaN is left out; it counts as 0 before the first number
-        and as 1 if there is none.
+        The running mean is taken by descending confidence, without NaN; it is 0 before the first number, and 1 if
+        there is no number.
 
         Args:
             values: [M, E] errors of the true positives.
@@ -120,7 +120,7 @@ class RecallCurves:
         weights = self.copies[..., None] * known
         count = np.pad(weights.cumsum(axis=1), ((0, 0), (1, 0), (0, 0)))  # [R, M + 1, E]
         total = np.pad((weights * np.where(known, values, 0)).cumsum(axis=1), ((0, 0), (1, 0), (0, 0)))
-        # The true positives that are more confident, and the first copy of one that is not.
+        # The true positives with higher confidence, and the first copy of one without.
         ahead = np.searchsorted(-scores, -confidence)  # [R, N]
         passed = np.take_along_axis(self.found, ahead, axis=1)
         above = first_above(self.found[:, 1:], passed - 1)
@@ -153,7 +153,7 @@ def first_above(rising: IntArray, limits: IntArray) -> IntArray:
     """Return the index [R, N] of the first element above each limit, per row; M where there is none.
 
     Args:
-        rising: [R, M] not negative, not falling along a row.
+        rising: [R, M] not negative, not decreasing along a row.
         limits: [R, N] at least -1.
     """
     rows, width = rising.shape

@@ -1,4 +1,4 @@
-"""Which predictions found an object, and the nuScenes detection metric of them, for any multiset of scenes."""
+"""Matches of predictions and ground truth, and their nuScenes detection metric for any multiset of scenes."""
 
 import zlib
 from dataclasses import dataclass
@@ -47,11 +47,11 @@ class NuScenesMetricConfig(Config):
     min_precision: float = Field(default=0.1, ge=0, lt=1)
     """Only precision above this one counts."""
     mean_ap_weight: float = Field(default=5.0, gt=0)
-    """Weight of mAP in NDS, beside five scores of weight 1."""
+    """Weight of mAP in NDS; the five other scores have weight 1."""
     max_boxes_per_sample: int = Field(default=MAX_BOXES_PER_SAMPLE, gt=0)
-    """More predictions are refused."""
+    """Maximum number of predictions in a sample; more are an error."""
     band_edges: tuple[float, ...] = (0.0, 20.0, 30.0, 50.0)
-    """Metres from the ego vehicle; between them lie the distance bands that are also scored on their own."""
+    """Metres from the ego vehicle; edges of the distance bands that are also scored separately."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "NuScenesMetricConfig":
@@ -121,7 +121,7 @@ class Scores:
 def prediction_dtype(thresholds: int) -> np.dtype[np.void]:
     """Return the record kept per prediction, 21 bytes at four thresholds.
 
-    `hit` says by threshold whether it matched; `band` is the distance band of the ground truth matched, or its own.
+    `hit` is true for each threshold at which it matched; `band` is the distance band of its match, or its own.
     """
     return np.dtype(
         [
@@ -136,7 +136,7 @@ def prediction_dtype(thresholds: int) -> np.dtype[np.void]:
 
 @dataclass(eq=False)
 class MatchTable:
-    """All that the metric needs once predictions and ground truth have been matched.
+    """The input of the metric after predictions and ground truth have been matched.
 
     Attributes:
         config: the settings of the matching and of the metric.
@@ -219,7 +219,7 @@ class MatchTable:
         return average_precision, self._errors(curves[self.config.error_column], matches)
 
     def _average_precision(self, curves: RecallCurves) -> FloatArray:
-        """Return AP [R]: the mean of what precision has above the minimum, over the recalls that count."""
+        """Return AP [R]: the mean of the precision above the minimum, over the recalls that count."""
         counted = curves.precision()[:, self.config.first_recall :]
         average: FloatArray = np.maximum(counted - self.config.min_precision, 0).mean(axis=1)
         return average / (1 - self.config.min_precision)
@@ -255,7 +255,7 @@ class MatchTable:
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file cannot be read as one.
+            UserError: the file is not a table of matches.
         """
         try:
             with np.load(path, allow_pickle=False) as columns:
@@ -274,7 +274,7 @@ class MatchTable:
 
     @cached_property
     def _by_class(self) -> tuple["_ClassMatches", ...]:
-        """The predictions of each class by falling score, of equal scores the later one first."""
+        """The predictions of each class by descending score; of equal scores, the later one is first."""
         error_rows = np.cumsum(self.predictions["hit"][:, self.config.error_column]) - 1
         tables = []
         for label in range(len(CLASSES)):

@@ -24,7 +24,7 @@ from bevkd_common.evaluation.nuscenes.global_boxes import (
 from bevkd_common.files import replaced_when_complete
 
 MOVING_SPEED = 0.2
-"""Metres per second; a box that is faster moves."""
+"""Metres per second; a faster box is moving."""
 
 # Class -> attribute while moving, attribute while still.
 DEFAULT_ATTRIBUTES = {
@@ -40,7 +40,7 @@ DEFAULT_ATTRIBUTES = {
 
 
 class SubmissionMeta(Config):
-    """What a submission declares to have used."""
+    """Inputs that a submission declares to use."""
 
     use_camera: bool
     use_lidar: bool
@@ -145,7 +145,7 @@ def read_submission(path: Path, sample_tokens: Collection[str]) -> Submission:
         sample_tokens: all samples of the split.
 
     Raises:
-        UserError: Names the file, the sample and the field that is wrong.
+        UserError: If the file is invalid; the message names the file, the sample and the field.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -213,7 +213,7 @@ def _numbers(where: str, boxes: list[dict[str, Any]], field: str, width: int | N
         value = box.get(field)
         numbers: Any = value if width else [value]
         fits = isinstance(numbers, list) and len(numbers) == (width or 1)
-        # Not isinstance: a bool is an int to Python, but no number to JSON.
+        # Not isinstance: bool is a subclass of int in Python, but not a number in JSON.
         if not fits or not all(type(number) in (int, float) for number in numbers):
             kind = f"a list of {width} numbers" if width else "a number"
             raise UserError(f"{where}: field '{field}' of box {row} must be {kind}, not {reprlib.repr(value)}.")

@@ -1,4 +1,4 @@
-"""BEVFormer's encoder: from image features and an earlier BEV map to a BEV map."""
+"""BEVFormer's encoder: computes a BEV map from image features and an earlier BEV map."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class BevPositions(nn.Module):
     """Learned positions of cells: one half of the channels encodes the column, the other the row.
 
     Args:
-        channels: In all.
-        grid: The cells.
+        channels: Number of channels.
+        grid: Cells of the map.
 
     Source: BEVFormer; the learned encoding of DETR.
     """
@@ -48,13 +48,13 @@ class EncoderLayer(nn.Module):
     """Temporal self-attention, spatial cross-attention, feed-forward network; a norm after each.
 
     Args:
-        channels: Of queries and maps.
+        channels: Channels of queries and maps.
         heads: Attention heads.
-        temporal_points: Sampling points of a head in the earlier map, and in the present one.
-        spatial_points: Sampling points of a head in each level of an image.
+        temporal_points: Sampling points per head in the earlier map, and in the present one.
+        spatial_points: Sampling points per head in each level of an image.
         levels: Levels of an image.
-        hidden_channels: Inside the feed-forward network.
-        dropout: Of what the blocks add, and inside the feed-forward network.
+        hidden_channels: Channels inside the feed-forward network.
+        dropout: Dropout of residual branches, and inside the feed-forward network.
         shifted: See `TemporalSelfAttention`.
     """
 
@@ -111,13 +111,13 @@ class BevFormerEncoder(nn.Module):
     """BEV queries, one per cell, that pass through the layers.
 
     Args:
-        channels: Of queries and image features; a multiple of `heads`, and even.
+        channels: Channels of queries and image features; a multiple of `heads`, and even.
         grid: Cells of the map.
         z_range: Lowest and highest point of interest, metres.
         anchors: Points above a cell that are projected into the images.
         layers: Number of layers.
-        cameras: Images of a moment.
-        levels: Maps of an image.
+        cameras: Images per moment.
+        levels: Feature maps per image.
         heads: See `EncoderLayer`.
         temporal_points: See `EncoderLayer`.
         spatial_points: See `EncoderLayer`.
@@ -126,7 +126,7 @@ class BevFormerEncoder(nn.Module):
         shifted: See `TemporalSelfAttention`.
         rotation_center: See `turned_to`.
         wrap_yaw: See `can_bus_signals`.
-        recompute: Whether layers are computed again in the backward pass instead of being kept.
+        recompute: Whether activations of layers are recomputed in the backward pass instead of stored.
 
     Source: BEVFormer, arXiv 2203.17270, section 3; numerics of its released code.
     """
@@ -195,13 +195,13 @@ class BevFormerEncoder(nn.Module):
     def maps(
         self, features: Sequence[Tensor], image_size: tuple[int, int], moment: Moment, memory: BevMemory | None
     ) -> Iterator[tuple[str, Tensor]]:
-        """Yield `tsa{i}` and `sca{i}` of each layer, then `bev_neck`, each when it is asked for.
+        """Yield `tsa{i}` and `sca{i}` of each layer, then `bev_neck`, each computed on request.
 
         Args:
             features: Maps [B · N, C, H, W] of the images, finest first.
             image_size: Height and width of the images that the backbone received.
-            moment: Now.
-            memory: The earlier map; None, or not known, where there is none.
+            moment: The present moment.
+            memory: The earlier map; None, or not `known`, where there is none.
 
         Yields:
             Weights [B, Q, heads, 2, points] and [B, Q, heads, levels, points], and the map [B, C, Y, X].
@@ -216,7 +216,7 @@ class BevFormerEncoder(nn.Module):
         seen_by = sightings(self.anchors, moment.cameras, image_size)
         query = initial
         for index, layer in enumerate(cast(Iterable[EncoderLayer], self.layers)):
-            # Without a memory, the queries of this layer stand for both maps; with one, the first queries do.
+            # Without a memory, both maps are this layer's queries; with one, the present map is the first queries.
             maps = torch.stack([torch.where(known, earlier, query), torch.where(known, initial, query)], dim=1)
             given = (query, position, maps, shift, shape, tokens, shapes, seen_by)
             if self.recompute and torch.is_grad_enabled():
@@ -228,7 +228,7 @@ class BevFormerEncoder(nn.Module):
         yield "bev_neck", query.transpose(1, 2).unflatten(2, shape)
 
     def _earlier(self, moment: Moment, memory: BevMemory | None, initial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where something is remembered [B, 1, 1], the turned map [B, Q, C], and the shift [B, 2]."""
+        """Whether an earlier map exists [B, 1, 1], the rotated map [B, Q, C], and the shift [B, 2]."""
         if memory is None:
             nothing = initial.new_zeros(len(initial), 2)
             return torch.zeros_like(nothing[:, :1, None], dtype=torch.bool), initial, nothing

@@ -32,7 +32,7 @@ class Moment:
         global_T_lidar: [B, 4, 4] float64, pose of those axes, augmented as the batch is.
         global_T_ego: [B, 4, 4] float64.
         motion: [B, 9] acceleration, rotation rate and velocity, see `EgoMotion`.
-        present: [B] bool; where False the scene has no such key frame and another stands in.
+        present: [B] bool; where False, the scene has no such key frame and another one replaces it.
     """
 
     cameras: Cameras
@@ -51,7 +51,7 @@ class BevMemory:
         global_T_lidar: As of its `Moment`.
         global_T_ego: As of its `Moment`.
         known: [B] bool; where False there is no map, and the values are arbitrary.
-        scenes: B names of the scenes that it shows.
+        scenes: B names of the scenes.
     """
 
     bev: Tensor
@@ -62,22 +62,22 @@ class BevMemory:
 
     @classmethod
     def of(cls, bev: Tensor, moment: Moment, scenes: tuple[str, ...]) -> BevMemory:
-        """What is kept of a moment."""
+        """The memory of a moment."""
         return cls(bev.detach(), moment.global_T_lidar, moment.global_T_ego, moment.present, scenes)
 
 
 def queue(batch: Batch, frames: int) -> list[Moment]:
-    """The key frames of a batch, oldest first, the present one last; that alone where no history was loaded.
+    """The key frames of a batch, oldest first, the present one last; only the present one if no history was loaded.
 
     Args:
-        batch: With cameras and the ego's motion.
-        frames: How many at most, the present one included.
+        batch: A batch with cameras and ego-motion.
+        frames: Maximum number of key frames, including the present one.
 
     Raises:
         ValueError: If the batch lacks cameras or motion.
     """
     if batch.cameras is None or batch.ego is None:
-        raise ValueError("BEVFormer needs images and the ego's motion, the batch was loaded without")
+        raise ValueError("BEVFormer needs images and ego-motion; the batch was loaded without them")
     assert batch.global_T_lidar is not None
     global_T_lidar = batch.global_T_lidar @ inverse(batch.aug_T_lidar.double())
     past = batch.history.last(frames - 1) if batch.history is not None and frames > 1 else None
@@ -104,17 +104,17 @@ def queue(batch: Batch, frames: int) -> list[Moment]:
 
 
 def can_bus_signals(moment: Moment, memory: BevMemory | None, *, wrap_yaw: bool) -> Tensor:
-    """Eighteen numbers about the ego, [B, 18] float32.
+    """The CAN-bus signals of the ego vehicle, [B, 18] float32.
 
     Metres moved since the memory in global axes (3), attitude as a quaternion w, x, y, z, acceleration, rotation
-    rate, velocity, yaw in [0, 2π), and degrees turned since the memory. Without a memory nothing has moved.
+    rate, velocity, yaw in [0, 2π), and degrees turned since the memory. Without a memory, both motions are 0.
 
     Upstream: a turn through yaw 0 counts 360° too much or too little, unless `wrap_yaw`. The sign of a stored
     quaternion is kept; here w is not negative.
 
     Args:
-        moment: Now.
-        memory: Before.
+        moment: The present moment.
+        memory: The earlier map.
         wrap_yaw: Bring the turn into [-180°, 180°).
     """
     rotation = moment.global_T_ego[:, :3, :3]
@@ -133,20 +133,20 @@ def can_bus_signals(moment: Moment, memory: BevMemory | None, *, wrap_yaw: bool)
 def turned_to(
     moment: Moment, memory: BevMemory, grid: Grid, center: tuple[float, float] | None
 ) -> tuple[Tensor, Tensor]:
-    """The remembered map, turned as the ego has, and what remains to be moved.
+    """The earlier map, rotated by the ego's rotation since then, and the remaining shift.
 
-    A cell of the present map at `p`, as a share of the map's extent, was at `p + shift` of the turned one.
+    A cell of the present map at `p`, as a share of the map's extent, was at `p + shift` of the rotated map.
 
-    Upstream: the ego's motion stands for that of the LiDAR a metre before it.
+    Upstream: the ego's motion is used for the LiDAR, which is a metre in front of it.
 
     Args:
-        moment: Now.
-        memory: Before.
-        grid: Of the map.
-        center: What the map turns about, (column, row) counted in cells from its lower corner; None is the LiDAR.
+        moment: The present moment.
+        memory: The earlier map.
+        grid: Grid of the map.
+        center: Centre of rotation, (column, row) in cells from the map's lower corner; None is the LiDAR.
 
     Returns:
-        The map [B, C, Y, X], each cell from the nearest one, zero where it does not reach; and the shift [B, 2].
+        The map [B, C, Y, X], nearest-neighbour sampled, zero outside the earlier map; and the shift [B, 2].
     """
     lidar_T_past = inverse(moment.global_T_lidar) @ memory.global_T_lidar
     turn = rotation_z(yaw_of(lidar_T_past[:, :3, :3]))

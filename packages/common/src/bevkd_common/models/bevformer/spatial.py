@@ -1,4 +1,4 @@
-"""Attention of the ground's queries to the cameras that see them."""
+"""Spatial cross-attention of BEV queries to the cameras in which they are visible."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from bevkd_common.models.attention import as_shares, projection, start_looking
 from bevkd_common.ops.deformable_attention import deformable_attention
 
 NEAREST = 1e-5
-"""Metres before a camera from which on a point can be in its image."""
+"""Minimum depth in metres of a point that is visible in a camera."""
 FAR_OUTSIDE = 10.0
-"""Places in an image are cut to this many widths or heights; nothing is there, and half precision can hold it."""
+"""Bound of image coordinates in widths or heights: outside the image, and representable in half precision."""
 
 
 class Sightings(NamedTuple):
@@ -29,7 +29,7 @@ class Sightings(NamedTuple):
         row: [B · N, K] int64, query of a sample as b · Q + q; entries beyond the visible ones are arbitrary.
         seen: [B · N, K] bool.
         anchors: [B · N, K, Z, 2] (x, y) of the query's anchors as shares of the image.
-        cameras: [B, Q] how many cameras see a query.
+        cameras: [B, Q] number of cameras in which a query is visible.
     """
 
     row: Tensor
@@ -41,8 +41,8 @@ class Sightings(NamedTuple):
 def anchor_points(grid: Grid, z_range: tuple[float, float], count: int) -> Tensor:
     """Points above the centre of each cell, [Y · X, count, 3] metres.
 
-    Upstream: half a metre below the top is the highest and half a metre above the bottom the lowest, whatever the
-    count.
+    Upstream: the highest point is half a metre below the top and the lowest half a metre above the bottom, for
+    every count.
     """
     low, high = z_range
     z = torch.linspace(low + 0.5, high - 0.5, count)
@@ -55,7 +55,7 @@ def sightings(points: Tensor, cameras: Cameras, image_size: tuple[int, int]) -> 
     """Project anchors; a query is visible in a camera if one of its anchors is in front of it and inside its image.
 
     Args:
-        points: Anchors [Q, Z, 3] in the LiDAR axes to which the cameras lead.
+        points: Anchors [Q, Z, 3] in the LiDAR axes of `cameras`.
         cameras: [B, N, ...].
         image_size: Height and width in pixels of the input of the backbone, padding included.
     """
@@ -85,14 +85,14 @@ class SpatialCrossAttention(nn.Module):
     """Deformable attention of BEV queries to the images, around the projections of their anchors.
 
     The result is averaged over the cameras in which a query is visible; a query visible in none gets the bias of
-    the projection. The points of a head take turns among the anchors, including those outside the image, where all
-    values are zero.
+    the projection. The sampling points of a head are assigned to the anchors in turn, including those outside the
+    image, where all values are zero.
 
     Args:
-        channels: Of queries and image features; a multiple of `heads`.
-        heads: Heads.
-        levels: Maps an image.
-        points: Sampling points of a head in each map; a multiple of the number of anchors.
+        channels: Channels of queries and image features; a multiple of `heads`.
+        heads: Attention heads.
+        levels: Feature maps per image.
+        points: Sampling points per head in each map; a multiple of the number of anchors.
 
     Source: BEVFormer, arXiv 2203.17270, equation 4.
     """
@@ -109,11 +109,11 @@ class SpatialCrossAttention(nn.Module):
     def forward(
         self, query: Tensor, tokens: Tensor, shapes: Sequence[tuple[int, int]], sightings: Sightings
     ) -> tuple[Tensor, Tensor]:
-        """What the queries see, and how they weigh it.
+        """The attended features, and the attention weights.
 
         Args:
             query: [B, Q, C].
-            tokens: [B · N, S, C], the maps of an image one behind the other, each row by row.
+            tokens: [B · N, S, C], the concatenated maps of an image, each row by row.
             shapes: Height and width of each map.
             sightings: Visible queries of each camera.
 

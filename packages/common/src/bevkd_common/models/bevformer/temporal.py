@@ -1,4 +1,4 @@
-"""Attention of the ground's queries to the map of an earlier key frame, and to each other."""
+"""Temporal self-attention of BEV queries to the BEV map of an earlier key frame, and to each other."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SLOTS = 2
 class TemporalSelfAttention(nn.Module):
     """Deformable attention of BEV queries to two maps, each weighted by one half.
 
-    Weights compete among the points of one map, never between the maps.
+    The softmax of the weights runs over the points of one map, not over both maps.
 
     Upstream: in the code that trained the public checkpoints, the ego's shift moves the sampling points in both
     maps.
 
     Args:
-        channels: Of queries and maps; a multiple of `heads`.
-        heads: Heads.
-        points: Sampling points of a head in each map.
+        channels: Channels of queries and maps; a multiple of `heads`.
+        heads: Attention heads.
+        points: Sampling points per head in each map.
         shifted: The maps in which sampling points move with the ego.
 
     Source: BEVFormer, arXiv 2203.17270, equation 5.
@@ -44,14 +44,14 @@ class TemporalSelfAttention(nn.Module):
     def forward(
         self, query: Tensor, position: Tensor, maps: Tensor, shift: Tensor, shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """What the queries see, and how they weigh it.
+        """The attended features, and the attention weights.
 
         Args:
             query: [B, Q, C], the cells row by row.
             position: [Q, C].
             maps: [B, 2, Q, C], the earlier one first.
-            shift: [B, 2] (x, y): how far from its place in the present map a thing lies in the earlier one, as a
-                share of the map's extent.
+            shift: [B, 2] (x, y): position of a point in the earlier map minus its position in the present map, as
+                a share of the map's extent.
             shape: Y and X.
 
         Returns:

@@ -26,7 +26,7 @@ AnchorShape = tuple[float, float, float, float, float]
 
 
 def anchors_on(grid: Grid, shapes: Sequence[AnchorShape]) -> Boxes:
-    """Return anchors [Y · X · A, 9] at the centres of all cells, A of them a cell, in the order of `by_anchor`."""
+    """Return anchors [Y · X · A, 9] at the centres of all cells, A per cell, in the order of `by_anchor`."""
     ground = cell_centers(grid).flatten(0, 1).repeat_interleave(len(shapes), dim=0)
     shape = torch.tensor(shapes).repeat(grid.ny * grid.nx, 1)
     return Boxes(F.pad(torch.cat([ground, shape], dim=1), (0, BOX_CHANNELS - YAW - 1)))
@@ -39,19 +39,19 @@ def by_anchor(prediction: Tensor, anchors: int) -> Tensor:
 
 
 def encode(boxes: Boxes, anchors: Boxes) -> Tensor:
-    """Return the codes [..., M, 7] of boxes [..., M, 9] relative to as many anchors."""
+    """Return the codes [..., M, 7] of boxes [..., M, 9] relative to M anchors."""
     offset = (boxes.centers - anchors.centers) / _scale(anchors)
     return torch.cat([offset, (boxes.size / anchors.size).log(), (boxes.yaw - anchors.yaw)[..., None]], dim=-1)
 
 
 def decode(code: Tensor, anchors: Boxes) -> Boxes:
-    """Return the boxes [..., M, 9], of unknown velocity, of codes [..., M, 7]: the inverse of `encode`."""
+    """Return the boxes [..., M, 9] of codes [..., M, 7], with unknown velocity: the inverse of `encode`."""
     offset, log_size, yaw = code.split([Z + 1, YAW - LENGTH, 1], dim=-1)
     centers = anchors.centers + offset * _scale(anchors)
     return Boxes.from_parts(centers, anchors.size * log_size.exp(), anchors.yaw + yaw[..., 0])
 
 
 def _scale(anchors: Boxes) -> Tensor:
-    """Diagonal on the ground, twice, and height of each anchor [..., M, 3]."""
+    """Ground diagonal, ground diagonal and height of each anchor [..., M, 3]."""
     diagonal = torch.hypot(anchors.l, anchors.w)
     return torch.stack([diagonal, diagonal, anchors.h], dim=-1)

@@ -19,7 +19,7 @@ BRANCHES = (
     Branch("rot", 2, Meaning.YAW),
     Branch("vel", 2, Meaning.VELOCITY),
 )
-"""The branches in the order of a box code; the heat map is predicted beside them."""
+"""The branches in the order of a box code; the heat map is a further branch."""
 LAYOUT = tuple(branch.layout for branch in BRANCHES)
 """Names and channels of the branches."""
 

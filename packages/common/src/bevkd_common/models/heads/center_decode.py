@@ -1,4 +1,4 @@
-"""From dense predictions of the centre-point head to a list of boxes."""
+"""Decoding of the dense predictions of the centre-point head to lists of boxes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bevkd_common.ops.nms import circle_overlaps, rotated_overlaps, suppress
 
 
 class Suppression(NamedTuple):
-    """How overlapping boxes of one task are thinned out.
+    """Suppression of overlapping boxes of one task.
 
     Attributes:
-        kind: By distance of the centres, or by overlap of the footprints.
+        kind: "circle" uses the distance of the centres, "rotate" the IoU of the footprints.
         threshold: Squared metres, or IoU.
-        size_factors: For "rotate": factor on length and width of each class during suppression; none, all 1.
+        size_factors: For "rotate": factor on length and width of each class during suppression; empty: all 1.
     """
 
     kind: Literal["circle", "rotate"]
@@ -41,7 +41,7 @@ class Candidates(NamedTuple):
 def best_candidates(prediction: Mapping[str, Tensor], grid: Grid, most: int, score_threshold: float) -> Candidates:
     """Decode the cells with the highest scores, over all classes of a task.
 
-    K is `most`, or less where no sample has so many scores above the threshold.
+    K is `most`, or less if no sample has that many scores above the threshold.
     """
     scores = prediction["heatmap"].float().sigmoid().flatten(1)
     scores, flat = scores.topk(min(most, scores.shape[1]), dim=1)
@@ -71,7 +71,7 @@ def within(boxes: Boxes, center_range: Tensor) -> Tensor:
 
 
 def collect(boxes: Boxes, scores: Tensor, labels: Tensor, keep: Tensor) -> list[Detections]:
-    """Boxes [B, K, 9], scores, labels and a choice [B, K] to one list a sample, best first."""
+    """Collect the boxes [B, K, 9], scores and labels where `keep` [B, K] in one list per sample, best first."""
     order = torch.where(keep, scores, -1.0).argsort(dim=1, descending=True, stable=True)
     counts: Sequence[int] = keep.sum(dim=1).tolist()
     detections = []

@@ -25,7 +25,7 @@ from bevkd_common.ops.normalizers import mean_over_ranks
 HEATMAP_BIAS = -2.19
 """A sigmoid of 0.1: nearly all cells are background."""
 DEFORM_GROUPS = 4
-"""Of the channels of a deformable convolution."""
+"""Channel groups of a deformable convolution."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class CenterDecoding:
     """Decoding of a centre-point head.
 
     Attributes:
-        score_threshold: Boxes must score more.
-        max_candidates: Best cells of a task that are decoded.
+        score_threshold: Only boxes with a higher score are kept.
+        max_candidates: Number of best cells of a task that are decoded.
         center_range: Lower x, y, z and upper x, y, z in metres of decoded centres.
         suppressions: One rule per task.
-        max_detections: Boxes of a task that are kept at most.
+        max_detections: Maximum number of boxes of a task.
     """
 
     score_threshold: float
@@ -69,16 +69,16 @@ class CenterDecoding:
 
 
 class CenterHead(nn.Module):
-    """Boxes as points: for each task a heat map of centres, and at each centre the rest of the box.
+    """Predicts boxes as points: for each task a heat map of centres, and the other box values at each centre.
 
     Args:
-        in_channels: Channels of the map below.
+        in_channels: Channels of the input map.
         classes: Classes of the data set; labels index them.
         tasks: Class names of each task; together they are `classes`, in any order.
         grid: Cells of the maps.
         channels: Width of the shared convolution and of the branches.
         supervision: Targets and losses.
-        decoding: From predictions to boxes.
+        decoding: Decoding of predictions to boxes.
         deformable: Whether deformable convolutions adapt the map to the heat map and to the boxes of each task.
         motion: What the last branch of a task predicts: velocities or displacements.
 
@@ -134,7 +134,7 @@ class CenterHead(nn.Module):
         return {"head": self, "head.task_heads": self.task_heads}
 
     def targets(self, boxes: Boxes, labels: Tensor) -> CenterTargets:
-        """What to predict for boxes [B, M, 9] with labels [B, M], negative where there is no box."""
+        """Targets of boxes [B, M, 9] with labels [B, M], negative where there is no box."""
         present = labels >= 0
         index = labels.clamp(min=0)
         return center_targets(
@@ -172,7 +172,7 @@ class CenterHead(nn.Module):
 
     @torch.no_grad()
     def decode(self, predictions: Sequence[Mapping[str, Tensor]]) -> list[Detections]:
-        """Boxes above the score threshold, thinned out task by task; one entry a sample."""
+        """Boxes above the score threshold after suppression within each task; one entry per sample."""
         rules = self.decoding
         boxes, scores, labels, keep = [], [], [], []
         first_channel = 0
@@ -195,8 +195,8 @@ class TaskHead(nn.ModuleDict):
     """The branches of a task, then its heat map.
 
     Args:
-        channels: Of the shared map, and of each branch.
-        classes: Of the task.
+        channels: Channels of the shared map and of each branch.
+        classes: Number of classes of the task.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -208,11 +208,11 @@ class TaskHead(nn.ModuleDict):
 
 
 class DeformableTaskHead(nn.Module):
-    """A task whose heat map and whose branches see the shared map through deformable convolutions of their own.
+    """A task with separate deformable convolutions of the shared map for its heat map and for its branches.
 
     Args:
-        channels: Of the shared map, and of each branch.
-        classes: Of the task.
+        channels: Channels of the shared map and of each branch.
+        classes: Number of classes of the task.
 
     Source: mmdet3d's `DCNSeparateHead`.
     """
@@ -255,7 +255,7 @@ def build_center_head(
 
     Args:
         config: The configuration.
-        in_channels: Channels of the map below.
+        in_channels: Channels of the input map.
         grid: Cells of the maps.
         classes: Classes of the data set in label order.
         motion: See `CenterHead`.

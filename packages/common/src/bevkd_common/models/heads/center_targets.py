@@ -1,4 +1,4 @@
-"""What the centre-point head learns: Gaussians at the centres, and a code of each box."""
+"""Targets of the centre-point head: Gaussians at the centres, and a code of each box."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bevkd_common.models.detector import CenterTargets
 from bevkd_common.models.heads.center_code import encode
 
 MAX_BOXES = 500
-"""Boxes of a task that are learned from in one sample, the first ones."""
+"""Maximum number of boxes of a task in one sample; the first ones are used."""
 
 
 def center_targets(
@@ -71,9 +71,9 @@ def center_targets(
 def gaussian_radius(width: Tensor, length: Tensor, overlap: float) -> Tensor:
     """Radius in cells within which a shifted box still has an IoU of `overlap`; float64, not rounded.
 
-    Upstream: CornerNet takes the least of three solutions, each of which its code, and all that descends from
-    it, divides by 2 where the quadratic formula has 2a; reproduced. With that slip the one below is always
-    the least: it is at most (√o - o)(w + l) ≤ (w + l) / 4, the other two are at least (w + l) / 2.
+    Upstream: CornerNet takes the least of three solutions. Its code, and all code derived from it, divides each
+    by 2 where the quadratic formula has 2a; reproduced. With this error the solution below is always the least:
+    it is at most (√o - o)(w + l) ≤ (w + l) / 4, the other two are at least (w + l) / 2.
 
     Source: CornerNet, section 3.2; CenterPoint.
     """
@@ -82,9 +82,9 @@ def gaussian_radius(width: Tensor, length: Tensor, overlap: float) -> Tensor:
 
 
 def draw_gaussians(plane: Tensor, cell: Tensor, radius: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Draw Gaussians on planes of zeros, the larger value where they meet.
+    """Draw Gaussians on planes of zeros; where they overlap, the larger value is used.
 
-    Each fills the square window of its radius r with standard deviation (2r + 1) / 6 and is 1 at its centre.
+    Each covers the square window of its radius r with standard deviation (2r + 1) / 6 and is 1 at its centre.
 
     Args:
         plane: [G] int64, the plane that each is drawn on.
@@ -95,8 +95,8 @@ def draw_gaussians(plane: Tensor, cell: Tensor, radius: Tensor, shape: tuple[int
     Returns:
         `shape`, float32.
 
-    Upstream: the reference zeroes what is under the float epsilon of the peak; within a window no value is
-    below e⁻⁹, so there is nothing to zero.
+    Upstream: the reference zeroes values below the float epsilon of the peak; within a window no value is
+    below e⁻⁹, so no value is zeroed.
     """
     _, ny, nx = shape
     reach = int(radius.max()) if len(radius) else 0
@@ -106,7 +106,7 @@ def draw_gaussians(plane: Tensor, cell: Tensor, radius: Tensor, shape: tuple[int
     sigma = (2 * radius[:, None] + 1) / 6
     value = torch.exp(-(dx.square() + dy.square()) / (2 * sigma.square()))
     value = value * (torch.maximum(dx.abs(), dy.abs()) <= radius[:, None])
-    # What reaches over a border lands on the border, where the same Gaussian is larger.
+    # Values beyond a border are moved to the border, where the same Gaussian is larger.
     index = (plane[:, None] * ny + y.clamp(0, ny - 1)) * nx + x.clamp(0, nx - 1)
     planes = torch.zeros(shape, device=cell.device)
     planes.view(-1).scatter_reduce_(0, index.flatten(), value.flatten(), reduce="amax")

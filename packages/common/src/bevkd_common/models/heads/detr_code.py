@@ -19,13 +19,13 @@ CODE = (
 """The parts of a box code, in order."""
 CODE_CHANNELS = sum(part.channels for part in CODE)
 MATCHED_CHANNELS = 8
-"""Of these the first ones, all but the velocity, are compared when queries are matched with boxes."""
+"""Number of first channels, all but the velocity, that the matching of queries and boxes compares."""
 CENTER = [0, 1, 4]
-"""Where x, y, z stand in a code."""
+"""Indices of x, y, z in a code."""
 HEADING = slice(6, 8)
-"""Where sin yaw and cos yaw stand in a code."""
+"""Slice of sin yaw and cos yaw in a code."""
 EDGE = 1e-5
-"""Shares nearer to 0 or 1 than this are taken to be there, so that their logits stay finite."""
+"""Lower bound of a share and of its complement, so that logits stay finite."""
 
 
 def encode(boxes: Boxes) -> Tensor:
@@ -52,7 +52,7 @@ def with_center(code: Tensor, center: Tensor) -> Tensor:
 
 
 def turned(code: Tensor, heading: Tensor) -> Tensor:
-    """The codes [..., 10] whose sines and cosines are corrections of those of a heading [..., 2]."""
+    """The codes [..., 10] with a heading [..., 2] added to their sines and cosines."""
     return torch.cat([code[..., : HEADING.start], code[..., HEADING] + heading, code[..., HEADING.stop :]], dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""The decoder of the query head: queries attend to each other and to the map, and refine their boxes."""
+"""The decoder of the query head: queries attend to each other and to the BEV map, and refine their boxes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class DecoderLayer(nn.Module):
     """Self-attention, deformable attention to the map, feed-forward network; a norm after each.
 
     Args:
-        channels: Of queries and map.
+        channels: Channels of queries and map.
         heads: Attention heads.
-        points: Sampling points of a head of a query.
-        hidden_channels: Inside the feed-forward network.
-        dropout: Of attention weights, of what the blocks add, and inside the feed-forward network.
+        points: Sampling points per head and query.
+        hidden_channels: Channels inside the feed-forward network.
+        dropout: Dropout of attention weights, of residual branches, and inside the feed-forward network.
 
     Source: Deformable DETR, as in BEVFormer.
     """
@@ -43,8 +43,8 @@ class DecoderLayer(nn.Module):
         """Queries [B, Q, C] after this layer.
 
         Args:
-            x: [B, Q, C] their contents.
-            position: [B, Q, C] their positions.
+            x: [B, Q, C] contents of the queries.
+            position: [B, Q, C] positions of the queries.
             memory: [B, Y·X, C] the map, row by row.
             shape: Y and X.
             reference: [B, Q, 2] reference points, (x, y) as shares of the map.
@@ -58,11 +58,11 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Layers, each with branches of its own that predict classes and boxes and move the reference points.
+    """Decoder layers, each with its own branches that predict classes and boxes and move the reference points.
 
     Args:
         layers: Number of layers.
-        channels: Of queries and map.
+        channels: Channels of queries and map.
         classes: Number of classes.
         heads: See `DecoderLayer`.
         points: See `DecoderLayer`.
@@ -93,14 +93,14 @@ class Decoder(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """For each layer `class_logits` [B, Q, K] and `box_code` [B, Q, 10], its centres as shares of the range.
 
-        Boxes are computed in float32 or wider, also under autocast: bfloat16 would round metres to halves.
+        Boxes are computed in float32 or wider, also under autocast: bfloat16 would round to half metres.
 
         Args:
             x: [B, Q, C] contents of the queries.
-            position: [B, Q, C] their positions.
-            reference: [B, Q, 3] where they start, (x, y, z) as shares of the range.
+            position: [B, Q, C] positions of the queries.
+            reference: [B, Q, 3] initial reference points, (x, y, z) as shares of the range.
             bev: [B, C, Y, X].
-            heading: [B, Q, 2] sine and cosine that one layer after the other corrects; None predicts them anew.
+            heading: [B, Q, 2] initial sine and cosine, corrected by each layer; None predicts them in each layer.
         """
         memory, shape = bev.flatten(2).transpose(1, 2), (bev.shape[2], bev.shape[3])
         predictions = []

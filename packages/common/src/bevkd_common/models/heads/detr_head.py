@@ -32,8 +32,8 @@ class DecoderSizes:
     Attributes:
         layers: Number of layers.
         attention_heads: Heads of every attention.
-        points: Sampling points of a head of a query.
-        hidden_channels: Inside the feed-forward networks.
+        points: Sampling points per head and query.
+        hidden_channels: Channels inside the feed-forward networks.
         dropout: See `DecoderLayer`.
     """
 
@@ -71,13 +71,13 @@ class QuerySupervision:
 
 
 class DetrHead(nn.Module):
-    """Boxes as a set: queries, each of which predicts a box or background.
+    """Predicts boxes as a set: each query predicts a box or background.
 
     A query has a content, a position and a reference point, around which its sampling points lie.
 
     Args:
-        channels: Of the map below and of the queries.
-        grid: Cells of the map below; centres lie within its borders.
+        channels: Channels of the input map and of the queries.
+        grid: Cells of the input map; predicted centres are within its borders.
         classes: Classes of the data set; labels index them.
         queries: Number of queries.
         z_range: Lowest and highest centre in metres.
@@ -154,8 +154,8 @@ class DetrHead(nn.Module):
 
         Returns:
             For each layer `class_logits` [B, Q, K] and `box_code` [B, Q, 10], see `encode`; the first also has the
-            `heatmap` [B, K, Y, X] of logits if the queries come from one, and the `headings` [B, 2, Y, X] if they
-            start from such.
+            `heatmap` [B, K, Y, X] of logits if the queries start at its peaks, and the `headings` [B, 2, Y, X] if
+            the cells predict headings.
         """
         if self.heatmap_queries is not None:
             start, maps = self.heatmap_queries(bev)
@@ -176,9 +176,9 @@ class DetrHead(nn.Module):
         }
 
     def targets(self, predictions: Sequence[Mapping[str, Tensor]], boxes: Boxes, labels: Tensor) -> SetTargets:
-        """Which query learns which of the boxes [B, M, 9] with labels [B, M], negative where there is no box.
+        """Match queries with boxes [B, M, 9] of labels [B, M], negative where there is no box.
 
-        Boxes whose centre lies beyond the borders of the map cannot be predicted and are left out.
+        Boxes whose centre is outside the map cannot be predicted and are left out.
         """
         offset = boxes.centers - self.low
         inside = ((offset >= 0) & (offset < self.extent))[..., :2].all(dim=-1)
@@ -204,8 +204,8 @@ class DetrHead(nn.Module):
     def losses(self, predictions: Sequence[Mapping[str, Tensor]], targets: SetTargets) -> dict[str, Term]:
         """Terms `classes` and `boxes`, each layer divided by its matched queries, summed over layers.
 
-        And `heatmap`, divided by the number of peaks, if the queries come from one, and `headings`, divided by the
-        number of boxes, if they start from such.
+        Also `heatmap`, divided by the number of peaks, if the queries start at its peaks, and `headings`, divided
+        by the number of boxes, if the cells predict headings.
         """
         weights = self.supervision
         matched = torch.stack([(boxes != BACKGROUND).sum() for boxes in targets.matched]).float()
@@ -234,7 +234,7 @@ class DetrHead(nn.Module):
 
     @torch.no_grad()
     def decode(self, predictions: Sequence[Mapping[str, Tensor]]) -> list[Detections]:
-        """Boxes of the best pairs of query and class of the last layer; one entry a sample."""
+        """Boxes of the best pairs of query and class of the last layer; one entry per sample."""
         final = predictions[-1]
         scores = final["class_logits"].float().sigmoid()
         classes = scores.shape[2]
@@ -256,8 +256,8 @@ class DetrHead(nn.Module):
 
 
 def _of_queries(targets: SetTargets, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Label [B, Q] and code [B, Q, 10] of the box that each query is matched with; background, and any code."""
-    # One more box at the end serves those without, also where no sample has any.
+    """Label [B, Q] and code [B, Q, 10] of the box of each query; without a match, background and any code."""
+    # Queries without a match get an additional box at the end, also if no sample has a box.
     labels = nn.functional.pad(targets.labels, (0, 1), value=BACKGROUND)
     code = nn.functional.pad(targets.code, (0, 0, 0, 1))
     index = torch.where(boxes == BACKGROUND, labels.shape[1] - 1, boxes)
@@ -268,7 +268,7 @@ def build_detr_head(config: DetrHeadConfig, channels: int, grid: Grid, classes: 
     """Unpack a configuration.
 
     Raises:
-        UserError: If the attention heads cannot share the channels, or a symmetric class is unknown.
+        UserError: If the channels are not a multiple of the attention heads, or a symmetric class is unknown.
     """
     if unknown := set(config.symmetric_classes) - set(classes):
         raise UserError(

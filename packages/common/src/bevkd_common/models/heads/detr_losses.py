@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 FOCAL_ALPHA = 0.25
-"""Weight of a query's own class; all others weigh one less this."""
+"""Weight of a query's own class; the weight of all other classes is 1 - FOCAL_ALPHA."""
 FOCAL_GAMMA = 2.0
 
 
@@ -16,8 +16,8 @@ def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Focal loss of independent classes, summed over queries and classes.
 
     Args:
-        logits: [B, Q, K]; taken to float32.
-        labels: [B, Q] int64, -1 for background: no class is right then.
+        logits: [B, Q, K]; converted to float32.
+        labels: [B, Q] int64, -1 for background: all classes are negative.
 
     Source: RetinaNet, arXiv 1708.02002, as in BEVFormer.
     """

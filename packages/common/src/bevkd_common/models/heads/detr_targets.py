@@ -1,4 +1,4 @@
-"""Which query learns which box."""
+"""Matching of queries and boxes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bevkd_common.models.heads.detr_losses import FOCAL_ALPHA, FOCAL_GAMMA
 
 LOG_MARGIN = 1e-12
 BACKGROUND = -1
-"""Stands for the box that a query is matched with, and for its class, where there is none."""
+"""Box index and class of a query without a match."""
 
 
 def matching_cost(
     logits: Tensor, code: Tensor, labels: Tensor, box_code: Tensor, class_cost: float, box_cost: float
 ) -> Tensor:
-    """What it costs to match each query with each box, [B, Q, M].
+    """The cost of a match of each query with each box, [B, Q, M].
 
     Args:
         logits: [B, Q, K] of the classes.
@@ -38,7 +38,7 @@ def matching_cost(
 
 
 def class_costs(logits: Tensor) -> Tensor:
-    """What the focal loss of a query changes by if a class becomes its target, for each class of the logits."""
+    """The change of a query's focal loss if a class becomes its target, for each class of the logits."""
     p = logits.sigmoid()
     positive = -FOCAL_ALPHA * (1 - p).pow(FOCAL_GAMMA) * (p + LOG_MARGIN).log()
     negative = -(1 - FOCAL_ALPHA) * p.pow(FOCAL_GAMMA) * (1 - p + LOG_MARGIN).log()
@@ -48,16 +48,16 @@ def class_costs(logits: Tensor) -> Tensor:
 def match(costs: Sequence[Tensor], learned: Tensor) -> list[Tensor]:
     """The assignment of queries and boxes with the least total cost, for each decoder layer.
 
-    Every box gets one query, or every query one box where there are fewer of them: the boxes that would cost most
-    then stay without. A cost that is not finite counts as the worst, so that a diverged prediction reaches the
-    loss, where it is reported.
+    Every box gets one query. If there are fewer queries than boxes, every query gets one box, and the boxes that
+    would cost most have no match. A cost that is not finite counts as the highest, so that a diverged prediction
+    reaches the loss, where it is reported.
 
     Args:
-        costs: One [B, Q, M] a layer.
-        learned: [B, M] bool, the boxes that take part.
+        costs: One [B, Q, M] per layer.
+        learned: [B, M] bool, the boxes that are matched.
 
     Returns:
-        One [B, Q] int64 a layer: the box of each query, `BACKGROUND` where it has none.
+        One [B, Q] int64 per layer: the box of each query, `BACKGROUND` where it has none.
     """
     if not costs:
         return []

@@ -1,4 +1,4 @@
-"""Queries that start where a heat map of the classes peaks."""
+"""Queries that start at the peaks of a heat map of the classes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from bevkd_common.models.heads.center_targets import center_targets
 from bevkd_common.models.heads.detr_code import HEADING
 
 OVERLAP, LEAST_RADIUS = 0.1, 1
-"""See `center_targets`; the radius is less than CenterPoint's, since the cells of a query head are coarse."""
+"""See `center_targets`; the radius is smaller than CenterPoint's because the cells of a query head are coarse."""
 CLASS_BIAS = -2.19
 """A sigmoid of 0.1, as in a centre-point head."""
 
 
 class Start(NamedTuple):
-    """How queries enter the decoder.
+    """Initial queries of the decoder.
 
     Attributes:
         content: [B, Q, C].
         position: [B, Q, C].
         reference: [B, Q, 3] (x, y, z) as shares of the range.
-        heading: [B, Q, 2] sine and cosine of the yaw to start from; or None.
+        heading: [B, Q, 2] sine and cosine of the initial yaw, or None.
     """
 
     content: Tensor
@@ -37,14 +37,14 @@ class Start(NamedTuple):
 
 
 class HeatmapQueries(nn.Module):
-    """The best peaks of a heat map of centres become queries of their class, each with the features of its cell.
+    """Queries from the best peaks of a heat map of centres, each with the class and the features of its cell.
 
     Args:
-        channels: Of the map and of the queries.
+        channels: Channels of the map and of the queries.
         grid: Cells of the map.
-        classes: How many there are.
-        count: Queries of a sample.
-        headings: Whether each cell also predicts the heading of a thing centred in it, which its query starts from.
+        classes: Number of classes.
+        count: Queries per sample.
+        headings: Whether each cell also predicts the heading of an object centred in it, to initialise its query.
 
     Source: TransFusion, arXiv 2203.11496, section 3.2.
     """
@@ -67,10 +67,10 @@ class HeatmapQueries(nn.Module):
         self.register_buffer("centers", shares, persistent=False)
 
     def forward(self, bev: Tensor) -> tuple[Start, dict[str, Tensor]]:
-        """The queries over a map [B, C, Y, X], best first, and the maps they come from.
+        """The queries of a map [B, C, Y, X], best first, and the maps from which they are taken.
 
-        These are the `heatmap` [B, K, Y, X] of logits, and the `headings` [B, 2, Y, X], sine and cosine, if cells
-        predict them. Queries start from headings without a gradient, as from their places.
+        The maps are the `heatmap` [B, K, Y, X] of logits, and `headings` [B, 2, Y, X], sine and cosine, if cells
+        predict them. No gradient flows through the initial headings and positions of the queries.
         """
         logits = self.heatmap(bev)
         label, cell = _peaks(logits.detach().float(), self.count)
@@ -120,7 +120,7 @@ def _at(bev: Tensor, cell: Tensor) -> Tensor:
 
 
 def _peaks(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Class and cell [B, Q] of the highest values that no neighbour exceeds; where these are few, of any others."""
+    """Class and cell [B, Q] of the highest local maxima, filled up with any other cells if there are fewer."""
     peaks = logits == F.max_pool2d(logits, kernel_size=3, stride=1, padding=1)
     best = torch.where(peaks, logits.sigmoid(), 0.0).flatten(1).topk(count, dim=1).indices
     cells = logits.shape[2] * logits.shape[3]
