@@ -1,9 +1,11 @@
+import importlib.metadata
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from bevkd_common.config.detectors.bevdet import BevDetConfig
 from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.engine.checkpoint import load_file, save_weights
 from bevkd_common.errors import UserError
@@ -39,6 +41,27 @@ def test_everything_that_determines_a_stage_changes_its_fingerprint(make_lab, mo
         assert baseline_fingerprint(make_lab(override)) == reference, override
     monkeypatch.setattr(identity, "source_hash", lambda modules: "other sources")
     assert baseline_fingerprint(make_lab()) != reference
+
+
+@pytest.mark.parametrize("package", identity.COMPUTING_PACKAGES)
+def test_another_version_of_a_package_that_computes_is_another_stage(make_lab, monkeypatch, package):
+    reference = baseline_fingerprint(make_lab())
+    installed = importlib.metadata.version
+    monkeypatch.setattr(
+        identity.importlib.metadata, "version", lambda name: "0" if name == package else installed(name)
+    )
+    assert baseline_fingerprint(make_lab()) != reference
+
+
+def test_the_content_of_pretrained_weights_is_part_of_a_stage(tmp_path):
+    weights = tmp_path / "resnet.pth"
+    weights.write_bytes(b"one")
+    config = BevDetConfig.model_validate({"image_backbone": {"kind": "timm", "weights": str(weights)}})
+    assert dict(identity._files(config)) == {"image_backbone.weights": weights}
+    first = identity._content(weights)
+    weights.write_bytes(b"two, longer")
+    assert identity._content(weights) != first
+    assert dict(identity._files(BevDetConfig())) == {}
 
 
 def test_a_distilled_stage_stands_on_its_teacher(make_lab):
@@ -261,7 +284,7 @@ def test_another_file_is_another_finished_teacher(make_lab, toy, checkpoint, fin
     checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
     assert arm_stage(lab, teacher_arm(recipe), None).fingerprint != before
     checkpoint.unlink()
-    with pytest.raises(UserError, match=r"the teacher's file .*teacher.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"teacher\.safetensors cannot be read"):
         arm_stage(lab, teacher_arm(recipe), None)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from bevkd_common.experiment.graph import Node
 from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.sources import source_hash
 from bevkd_common.experiment.stages import Stage, fingerprint
+
+COMPUTING_PACKAGES = ("torch", "torchvision", "timm", "numba")
+"""Packages in which the numbers of a training are computed; another version may compute others."""
 
 
 def identify(lab: Laboratory, graph: Mapping[str, Node]) -> dict[str, Stage]:
@@ -122,7 +126,19 @@ def _inputs(lab: Laboratory, detector: Config, training: TrainingConfig, modules
         "data": lab.dataset.fingerprint(data_needs(detector)),
         "seed": lab.seed,
         "sources": source_hash(used),
+        "files": {key: _content(path) for key, path in _files(detector)},
+        "versions": {name: importlib.metadata.version(name) for name in COMPUTING_PACKAGES},
     }
+
+
+def _files(config: Config, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """The files that a configuration names, such as pretrained weights, by the key that names them."""
+    for key in type(config).model_fields:
+        value = getattr(config, key)
+        if isinstance(value, Path) and value.is_file():
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Config):
+            yield from _files(value, f"{prefix}{key}.")
 
 
 def _content(path: Path) -> str:
@@ -131,7 +147,7 @@ def _content(path: Path) -> str:
         about = path.stat()
         return _digest(path, about.st_size, about.st_mtime_ns)
     except OSError as error:
-        raise UserError(f"the teacher's file {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}; the recipe names it") from None
 
 
 @cache
