@@ -1,11 +1,13 @@
 import importlib.metadata
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from bevkd_common.errors import UserError
 from bevkd_common.experiment import record
 from bevkd_common.experiment.record import RunFolder, environment
+from bevkd_common.experiment.request import Request, repeated
 from bevkd_common.experiment.stages import alone_in
 
 
@@ -19,6 +21,25 @@ def test_a_run_is_opened_and_opened_again(folder):
     folder.open("a: 1\n", restart=False)
     assert (folder.path / "config.yaml").read_text() == "a: 1\n"
     assert folder.root == folder.path.parent
+
+
+@pytest.mark.parametrize("name", [".", "report/..", "../try"])
+def test_a_run_is_named_from_inside(folder, monkeypatch, name):
+    (folder.path / "report").mkdir(parents=True)
+    monkeypatch.chdir(folder.path)
+    inside = RunFolder(Path(name))
+    assert inside.root.resolve() == folder.root
+    assert Request(out=Path(name), data_root=None, seeds=(0,)).out.parent.resolve() == folder.root
+
+
+def test_the_config_of_a_run_repeats_it_from_inside(folder, monkeypatch):
+    folder.open("a: 1\n", restart=False)
+    asked = {"data_root": None, "seeds": [0], "controls": False, "ablations": [], "baseline": True}
+    folder.write({"stages": {}} | asked)
+    monkeypatch.chdir(folder.path)
+    again = repeated(Path("config.yaml"))
+    assert again.out == folder.path
+    assert RunFolder(again.out).root == folder.root
 
 
 def test_another_recipe_is_refused_until_restart(folder):

@@ -44,11 +44,19 @@ OWN_FILES = (
 REPORTED_PACKAGES = ("bevkd-common", "torch", "torchvision", "timm", "accelerate", "numpy")
 
 
+def named(path: Path) -> Path:
+    """The same folder by a path that ends with its name, as `.` and `runs/..` do not."""
+    return path if path.name not in ("", "..") else path.resolve()
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """`runs/<name>/` with config.yaml, environment.json, run.json and report/."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", named(self.path))
 
     @property
     def root(self) -> Path:

@@ -11,7 +11,7 @@ from bevkd_common.config.wording import one_of
 from bevkd_common.errors import UserError
 from bevkd_common.experiment.arms import Arm, ablation_arm, baseline_arm, control_arm, distilled_arm, teacher_arm
 from bevkd_common.experiment.graph import PRETRAINING, Node, stage_graph
-from bevkd_common.experiment.record import CONFIG, RunFolder
+from bevkd_common.experiment.record import CONFIG, RunFolder, named
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Request:
     ablations: tuple[str, ...] = ()
     baseline: bool = True
     restart: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", named(self.out))
 
 
 def repeated(config: Path) -> Request | None:

@@ -76,7 +76,7 @@ def run_experiment(
     accelerator.wait_for_everyone()
     record: dict[str, Any] = {
         "method": spec.kind,
-        "data_root": str(request.data_root) if request.data_root else None,
+        "data_root": str(request.data_root.absolute()) if request.data_root else None,
         "plan": lines,
         "controls": request.controls,
         "ablations": list(request.ablations),
