@@ -101,7 +101,7 @@ def test_a_stack_runs_on_a_pair(bevkd, tmp_path):
     assert said.startswith("toy_method_no_tokens\tAnchor logits alone.\t")
 
 
-def test_run_eval_and_report(bevkd, tmp_path):
+def test_run_eval_and_report(bevkd, tmp_path, monkeypatch):
     code, said = bevkd("run", "toy_method", "--dataset", "toy", "--no-baseline", *SHORT)
     assert code == 0
     changes = sha256(b"student_training.steps=2 teacher_training.steps=2").hexdigest()[:6]
@@ -120,6 +120,16 @@ def test_run_eval_and_report(bevkd, tmp_path):
     code, said = bevkd("eval", str(run), "--gpus", "0", "--submission", str(tmp_path / "submissions"))
     assert code == 2
     assert "no official submission" in said
+
+    monkeypatch.chdir(run)
+    stages = sorted(path.name for path in (tmp_path / "runs" / ".stages").iterdir())
+    code, said = bevkd("run", "--from", "config.yaml")
+    assert code == 0
+    assert said.count("trained before") == 2
+    assert sorted(path.name for path in run.iterdir() if not path.name.startswith(".")) == sorted(
+        ("config.yaml", "environment.json", "run.json", "report")
+    )
+    assert sorted(path.name for path in (tmp_path / "runs" / ".stages").iterdir()) == stages
 
 
 @pytest.mark.parametrize("verb", ["eval", "report"])

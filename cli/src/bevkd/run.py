@@ -68,7 +68,7 @@ def run(
 
     chosen, loaded = resolve_recipe(method, teacher, student, dataset, recipe, overrides)
     before = None if recipe is None else repeated(Path(recipe))
-    named = Path("runs") / before.out.name if before and not overrides else default_out(chosen, overrides)
+    named = default_out(chosen, overrides) if before is None or overrides else _repeated_out(before.out)
     several = seed is None and seeds is None and before is not None
     request = Request(
         out=out or named,
@@ -84,6 +84,11 @@ def run(
         return
     _start(gpus, nodes, jobs)
     _experiment(loaded, request, gpus, jobs)
+
+
+def _repeated_out(run: Path) -> Path:
+    """`runs/NAME`, or the run itself for a command that is started inside its folder."""
+    return run if Path.cwd().is_relative_to(run.resolve()) else Path("runs") / run.name
 
 
 def ablate(
