@@ -12,9 +12,9 @@ from bevkd_common.geometry.transforms import rigid, rotation_z, transform_vector
 EGO_T_LIDAR = rigid(rotation_z(-math.pi / 2), torch.tensor([0.94, 0.0, 1.84]))
 
 
-def parts(boxes, *, size=None, yaw=None, velocity=None):
+def parts(boxes, *, centers=None, size=None, yaw=None, velocity=None):
     return Boxes.from_parts(
-        boxes.centers,
+        boxes.centers if centers is None else centers,
         boxes.size if size is None else size,
         boxes.yaw if yaw is None else yaw,
         boxes.velocity if velocity is None else velocity,
@@ -42,7 +42,11 @@ def wrong_conventions():
         "old mmdetection3d": lambda boxes, pose: Boxes(to_mmdet3d_old_info(boxes)),
         "ego axes": lambda boxes, pose: boxes.transform(EGO_T_LIDAR.to(boxes.tensor.dtype)),
         "velocity": in_global_axes,
-        "heading": lambda boxes, pose: parts(boxes, yaw=opposite_yaw(boxes.yaw)),
+        "old yaw": lambda boxes, pose: parts(boxes, yaw=opposite_yaw(boxes.yaw)),
+        "heading": lambda boxes, pose: parts(boxes, yaw=boxes.yaw + math.pi),
+        "quarter left": lambda boxes, pose: parts(boxes, yaw=boxes.yaw + math.pi / 2),
+        "quarter right": lambda boxes, pose: parts(boxes, yaw=boxes.yaw - math.pi / 2),
+        "bottom": lambda boxes, pose: parts(boxes, centers=boxes.centers - boxes.size * torch.tensor([0, 0, 0.5])),
     }
 
 

@@ -81,7 +81,7 @@ def test_sound_boxes_fail_no_convention_check():
 
 def test_every_wrong_convention_is_named(wrong_conventions):
     assert wrong_conventions.keys() == CONVENTION_CHECKS.keys()
-    assert len(wrong_conventions) == 7
+    assert len(wrong_conventions) == 11
     for name, change in wrong_conventions.items():
         plausibility = judged(change)
         assert plausibility.best == name
