@@ -279,3 +279,18 @@ def test_a_terminal_gets_a_table(
     assert "summary" in out.splitlines()[1]
     assert "│" in out
     assert "\t" not in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("config", "check"), ("eval",), ("report",), ("data", "check"), ("data", "index"), ("run", "--recipe"),
+        ("run", "distillbev", "--teacher", "mvp", "--student", "bevformer", "--out"),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_too_long_is_one_sentence(bevkd: Bevkd, arguments: tuple[str, ...]) -> None:
+    code, _, err = bevkd(*arguments, "a" * 300)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert len(err) < 200
+    assert "aaa..." in err

@@ -10,8 +10,9 @@ import signal
 from collections.abc import Sequence
 
 import typer
+from bevkd_common.config.wording import shorten
 from bevkd_common.errors import TrainingStoppedError, UserError
-from bevkd_common.files import DISK_TROUBLE
+from bevkd_common.files import DISK_TROUBLE, NAME_TROUBLE
 
 from bevkd import config, data, doctor, plugins, recipes, run, sweep, weights
 
@@ -52,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The exit code that a shell reports for a process ended by a signal.
         raise SystemExit(128 + (stopped.signal or signal.SIGINT)) from None
     except OSError as error:
+        if error.errno in NAME_TROUBLE:
+            path = shorten(str(error.filename))
+            typer.secho(f"{path}: {error.strerror}; choose another path", fg="red", err=True)
+            raise SystemExit(2) from None
         if error.errno not in DISK_TROUBLE:
             raise
         where = f"{error.filename}: " if error.filename else ""

@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from bevkd_common.config.datasets.nuscenes_names import CLASSES
+from bevkd_common.config.detectors.bevdet import BevDetConfig
 from bevkd_common.data.assemble import FrameSource
 from bevkd_common.errors import UserError
+from bevkd_common.experiment.build import shape_of
 from bevkd_common.experiment.readiness import check_data
 from bevkd_common.experiment.run import run_experiment
 from bevkd_common.experiment.stages import STAGES
@@ -62,3 +65,11 @@ def test_one_box_is_enough(make_lab, monkeypatch):
     last = len(make_lab().dataset.source("val", make_lab().build(make_lab().recipe.student).needs)) - 1
     monkeypatch.setattr(FrameSource, "classes_present", lambda self, index: frozenset({1} if index == last else ()))
     check_data(make_lab())
+
+
+def test_a_detector_that_fits_into_no_memory_is_one_sentence():
+    config = BevDetConfig.model_validate({"lift_channels": 10**12})
+    with pytest.raises(
+        UserError, match=r"a bevdet of these sizes fits into no memory \(.*overflow.*\): lower them"
+    ):
+        shape_of(config, CLASSES)

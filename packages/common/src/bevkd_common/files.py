@@ -18,6 +18,8 @@ DISK_TROUBLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 )
 """Errors of a full, read-only or broken disk, or of missing rights: never a bug of this project."""
+NAME_TROUBLE = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
+"""Errors of a path that no system can open: it is too long, or its links form a circle."""
 
 
 def stays_inside(name: str) -> bool:

@@ -79,6 +79,8 @@ def test_a_node_remembers_the_line_of_its_key() -> None:
         ("a: 9223372036854775808", "r.yaml, line 1: a: 9223372036854775808 does not fit into 64 bits"),
         (f"a: {'9' * 5000}", "r.yaml, line 1: a: 999999999999999999999... does not fit into 64 bits"),
         ('a: "\\ud800"', "r.yaml, line 1: a: holds half of a surrogate pair, which is no text"),
+        ('a: "\\U00110000"', "r.yaml: is not valid YAML: an escape such as \\U00110000 is no character"),
+        ('a: "\\Uffffffff"', "r.yaml: is not valid YAML: an escape such as \\U00110000 is no character"),
         ("a:\n\tb: 1", "r.yaml, line 2: is not valid YAML: a tab where only spaces may stand"),
         ("a: [1", "r.yaml, line 1: is not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: b: c", "r.yaml, line 1: is not valid YAML: mapping values are not allowed here"),

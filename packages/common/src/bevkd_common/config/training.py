@@ -11,6 +11,7 @@ from bevkd_common.config.model import Config
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class OptimizerConfig(Config):
@@ -20,7 +21,7 @@ class OptimizerConfig(Config):
     """Peak learning rate at the recipe's effective batch; it is never rescaled with the batch."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     """Decoupled weight decay."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Coefficients of the running averages of gradient and squared gradient."""
     lr_factors: Mapping[str, PositiveFloat] = Field(default_factory=dict)
     """Factor on `lr` for parts of the detector, by module path ("image_backbone")."""

@@ -68,9 +68,20 @@ def build_detector(config: Config, classes: tuple[str, ...], *, seed: int) -> De
 
 
 def shape_of(config: Config, classes: tuple[str, ...]) -> DetectorModule:
-    """A detector without memory for its weights; one that comes with its weights is built with them."""
-    with nullcontext() if detector_spec(config).finished else torch.device("meta"):
-        return build_detector(config, classes, seed=0)
+    """A detector without memory for its weights; one that comes with its weights is built with them.
+
+    Raises:
+        UserError: If no machine has the memory for its weights.
+    """
+    spec = detector_spec(config)
+    try:
+        with nullcontext() if spec.finished else torch.device("meta"):
+            return build_detector(config, classes, seed=0)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        if "overflow" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"a {spec.kind} of these sizes fits into no memory ({reason}): lower them") from None
 
 
 def build_pretraining(config: Config, classes: tuple[str, ...], *, seed: int) -> PretrainingModule:

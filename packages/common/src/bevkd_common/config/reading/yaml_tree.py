@@ -114,6 +114,10 @@ def parse(text: str, source: str, *, lines: bool = True, until: Collection[str] 
         root = reader.document()
     except yaml.MarkedYAMLError as error:
         raise Problems([Problem(reader.place(error.problem_mark), "", _syntax(error))]) from None
+    except (OverflowError, ValueError):
+        # PyYAML's scanner lets `chr` raise for an escape beyond the last character of Unicode.
+        reason = "is not valid YAML: an escape such as \\U00110000 is no character"
+        raise Problems([Problem(Place(source), "", reason)]) from None
     except ReaderError as error:
         reason = f"is not text: it holds the character #x{error.character:04x}"
         raise Problems([Problem(Place(source), "", reason)]) from None
