@@ -67,9 +67,14 @@ def test_one_box_is_enough(make_lab, monkeypatch):
     check_data(make_lab())
 
 
-def test_a_detector_that_fits_into_no_memory_is_one_sentence():
-    config = BevDetConfig.model_validate({"lift_channels": 10**12})
-    with pytest.raises(
-        UserError, match=r"a bevdet of these sizes fits into no memory \(.*overflow.*\): lower them"
-    ):
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({"lift_channels": 10**12}, r"\d\.\de\+\d+ parameters"),
+        ({"image_neck_channels": 10**14}, "Storage size calculation overflowed .*"),
+    ],
+)
+def test_a_detector_that_fits_into_no_memory_is_one_sentence(sizes, reason):
+    config = BevDetConfig.model_validate(sizes)
+    with pytest.raises(UserError, match=rf"a bevdet of these sizes fits into no memory \({reason}\): lower them"):
         shape_of(config, CLASSES)

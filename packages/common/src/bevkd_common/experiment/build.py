@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bevkd_common.models.detector import DetectorModule, PretrainingModule
 
 MADE_DATA = ".data"
+MOST_PARAMETERS = 1 << 42
+"""Of a detector that is built at all: 16 TB in float32."""
 
 
 def detector_spec(config: Config) -> DetectorSpec:
@@ -76,12 +78,17 @@ def shape_of(config: Config, classes: tuple[str, ...]) -> DetectorModule:
     spec = detector_spec(config)
     try:
         with nullcontext() if spec.finished else torch.device("meta"):
-            return build_detector(config, classes, seed=0)
-    except (RuntimeError, OverflowError, TypeError) as error:
+            detector = build_detector(config, classes, seed=0)
+    except RuntimeError as error:
         if "overflow" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise UserError(f"a {spec.kind} of these sizes fits into no memory ({reason}): lower them") from None
+    else:
+        count = parameter_count(detector)
+        if count <= MOST_PARAMETERS:
+            return detector
+        reason = f"{count:.1e} parameters"
+    raise UserError(f"a {spec.kind} of these sizes fits into no memory ({reason}): lower them")
 
 
 def build_pretraining(config: Config, classes: tuple[str, ...], *, seed: int) -> PretrainingModule:
