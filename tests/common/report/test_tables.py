@@ -2,6 +2,7 @@ from dataclasses import replace
 
 from bevkd_common.config.published_rows import PaperRow
 from bevkd_common.evaluation.results import FRACTION
+from bevkd_common.report.render import write_report
 from bevkd_common.report.tables import (
     TextTable,
     answer,
@@ -188,3 +189,15 @@ def test_details_without_a_baseline_have_no_gain(make_report):
 def test_a_table_in_markdown_sets_off_its_strong_rows():
     table = TextTable("Title", "Note.", ("a", "b"), (("1", "2"), ("3", "4")), frozenset({1}))
     assert markdown(table) == ("### Title\n\n| a | b |\n|---|---|\n| 1 | 2 |\n| **3** | **4** |\n\nNote.\n")
+
+
+def test_a_split_of_one_scene_has_a_report_without_intervals(make_report, make_arm, tmp_path):
+    scores = {"teacher": 0.8, "baseline": 0.4, "distilled": 0.5}
+    arms = [make_arm(role, {0: [score]}) for role, score in scores.items()]
+    report = replace(make_report(), arms=arms)
+    assert "No interval: the split has one scene only." in comparison(report).note
+    table = gains_by_seed(report)
+    assert table.rows[0][4] == "-"
+    assert table.note == "No interval for one seed: the split has one scene only."
+    assert "+10.0" in answer(report)
+    assert write_report(report, tmp_path).is_file()

@@ -113,7 +113,15 @@ def _resampled(report: ReportInput, seed: int) -> Bootstrap | None:
         if arm.role != "teacher" and seed in arm.runs and arm.runs[seed].results.groups is not None
     }
     known = {name: matches for name, matches in evidence.items() if matches is not None}
-    return paired_bootstrap(known, report.bootstrap) if report.bootstrap and known else None
+    if not report.bootstrap or not known or has_one_group(report):
+        return None
+    return paired_bootstrap(known, report.bootstrap)
+
+
+def has_one_group(report: ReportInput) -> bool:
+    """Whether the split has a single scene or sample, so that nothing can be resampled."""
+    evidence = (run.evidence for arm in report.arms for run in arm.runs.values())
+    return any(len(set(matches.groups)) < 2 for matches in evidence if matches is not None)
 
 
 def metrics(report: ReportInput) -> Mapping[str, Metric]:

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from bevkd_common.evaluation.results import Metric, Table, heading, show
 from bevkd_common.report.inputs import ArmReport, ReportInput
-from bevkd_common.report.statistics import arm_of, example, gains, headline, metrics, primary
+from bevkd_common.report.statistics import arm_of, example, gains, has_one_group, headline, metrics, primary
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,8 @@ def _comparison_note(report: ReportInput) -> str:
             notes.append("95 % t-interval over seeds.")
         elif results.groups is None:
             notes.append("No interval: this metric cannot be resampled, run several seeds.")
+        elif has_one_group(report):
+            notes.append(f"No interval: the split has one {results.groups.removesuffix('s')} only.")
         elif report.bootstrap:
             notes.append(f"95 % paired bootstrap over {results.groups}.")
     notes.append(f"All arms: {results.protocol}; {results.counts.samples} samples.")
@@ -195,6 +197,8 @@ def gains_by_seed(report: ReportInput) -> TextTable | None:
     note = "No interval for one seed: the bootstrap was left out."
     if groups is None:
         note = "No interval for one seed: this metric cannot be resampled."
+    elif has_one_group(report):
+        note = f"No interval for one seed: the split has one {groups.removesuffix('s')} only."
     elif report.bootstrap:
         note = f"The {groups} of a seed are resampled {report.bootstrap} times, the same {groups} for both arms."
     return TextTable(
