@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     with pytest.raises(SystemExit) as ended:
         main(["data", "synth", str(out), "--seed", "4", "--train-scenes", "4", "--val-scenes", "1"])
     assert ended.value.code == 0
-    (folder,) = out.iterdir()
+    (folder,) = (path for path in out.iterdir() if path.is_dir())
     return folder
 
 
