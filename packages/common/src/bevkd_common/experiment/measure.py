@@ -79,7 +79,7 @@ def estimate(recipe: Recipe, request: Request, reporter: Reporter, *, cpu: bool)
     names = list(_trained_nodes(recipe, request))
     open_dataset(
         recipe, request.seeds[0], data_root=request.data_root, runs=request.out.parent, reporter=reporter
-    )  # a synthetic data set is generated once, before the measurements
+    )  # data that can be generated is generated once, before the measurements
     found = []
     with reporter.bar("measuring", len(names)) as bar:
         for done, name in enumerate(names, start=1):
