@@ -86,7 +86,7 @@ def main() -> None:
 def _kinds(
     recipe: Recipe, batch: Batch, folder: Path, precision: torch.dtype | None, device: torch.device
 ) -> dict[str, Callable[[], object]]:
-    classes = dataset_spec(recipe.dataset).classes
+    classes = dataset_spec(recipe.dataset).classes_of(recipe.dataset)
 
     def distillation(cache: TeacherCache | None) -> DistillationTask:
         teacher, student = (build_detector(c, classes, seed=0).to(device) for c in (recipe.teacher, recipe.student))
