@@ -149,6 +149,15 @@ def test_asking_for_virtual_points_changes_no_other_draw(lifted):
         assert torch.equal(one.aug_T_lidar, other.aug_T_lidar)
 
 
+def test_asking_for_measured_points_changes_no_order(lifted):
+    painted = DataNeeds(clouds=frozenset({"painted"}), sweeps=4)
+    alone, both = (source(lifted, needs) for needs in (painted, MVP))
+    for seed in range(5):
+        one, other = alone.load(2, seed=seed), both.load(2, seed=seed)
+        assert set(other.clouds) - set(one.clouds) == {"lidar"}
+        assert torch.equal(one.clouds["painted"].points, other.clouds["painted"].points)
+
+
 def test_points_out_of_range_are_dropped(lifted):
     bounds = (-20.0, -10.0, -1.5, 20.0, 10.0, 1.0)
     painted = source(lifted, point_range=bounds).load(1, seed=None).clouds["painted"].points
