@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# safetensors 0.8.0, Linux: `save_file` makes a file of mode 0600, whatever the umask.
+# 2026-12-01, safetensors 0.8.0, Linux: `save_file` makes a file of mode 0600, whatever the umask.
 #
 # Expected: the mode of any new file (0644 under umask 022, 0664 under 002), as safetensors 0.4.5 gives, and as
 # `numpy.savez` gives. A file that exists loses the mode that its owner gave it, because it is replaced, not written.

@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from bevkd_common.config.training import CheckpointConfig, EmaConfig
 from bevkd_common.engine import train as train_module
 from bevkd_common.engine.checkpoint import latest, load_file
+from bevkd_common.engine.metrics_log import read_metrics
 from bevkd_common.engine.tasks import StepOutput, SupervisedTask
-from bevkd_common.engine.train import Keeping, read_metrics, rehearse
+from bevkd_common.engine.train import Keeping, rehearse
 from bevkd_common.errors import TrainingStoppedError
 from bevkd_common.models.detector import Term
 from bevkd_common.progress import SilentReporter

@@ -8,7 +8,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
@@ -30,6 +30,7 @@ from bevkd_common.engine.allocator import keep_freed_memory
 from bevkd_common.engine.checkpoint import Checkpoint
 from bevkd_common.engine.ema import Ema
 from bevkd_common.engine.interrupt import StopRequest
+from bevkd_common.engine.metrics_log import MetricsLog
 from bevkd_common.engine.optimizer import build_optimizer, split_batch, trained_parameters
 from bevkd_common.engine.schedule import first_beta, lr_factor
 from bevkd_common.engine.tasks import StepOutput, Task
@@ -138,7 +139,7 @@ def train(
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
     )
-    log = _MetricsLog(folder / "metrics.jsonl", training.step, writes=accelerator.is_main_process)
+    log = MetricsLog(folder / "metrics.jsonl", training.step, writes=accelerator.is_main_process)
     trackers = Trackers(keeping.trackers, title, folder, writes=accelerator.is_main_process)
     with reporter.bar(title, steps) as bar, StopRequest() as stop, trackers:
 
@@ -473,31 +474,3 @@ def _set_rng_state(state: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, empty without a file; lines a power cut left incomplete are dropped."""
-    records = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        with suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict) and "step" in record:
-                records.append(record)
-    return records
-
-
-class _MetricsLog:
-    """`metrics.jsonl`, one line a logged step; lines beyond the step resumed from are dropped."""
-
-    def __init__(self, path: Path, resumed_at: int, *, writes: bool) -> None:
-        self._path, self._writes = path, writes
-        if not writes:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [record for record in read_metrics(path) if record["step"] <= resumed_at]
-        checkpoint.write_atomically(path, "".join(f"{json.dumps(record)}\n" for record in kept))
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        if self._writes:
-            with self._path.open("a") as file:
-                file.write(json.dumps(record) + "\n")

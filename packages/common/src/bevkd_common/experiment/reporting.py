@@ -18,8 +18,8 @@ from bevkd_common.data.dataset import Dataset
 from bevkd_common.data.samples import Batch, collate
 from bevkd_common.distill.panels import Panel
 from bevkd_common.engine.checkpoint import read_json
+from bevkd_common.engine.metrics_log import read_metrics
 from bevkd_common.engine.tasks import HEAD
-from bevkd_common.engine.train import read_metrics
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator
 from bevkd_common.experiment.arms import Arm

@@ -127,6 +127,7 @@ def attend(levels: Array, value: Array, locations: Array, weights: Array, out: A
                         upper, lower = first + rows[0] * width, first + rows[1] * width
                         v0, v1 = value[b, upper + columns[0], h], value[b, upper + columns[1], h]
                         v2, v3 = value[b, lower + columns[0], h], value[b, lower + columns[1], h]
+                        # One loop for four corners takes half the time of four loops.
                         for c in range(channels):
                             total[c] += s0 * v0[c] + s1 * v1[c] + s2 * v2[c] + s3 * v3[c]
 
