@@ -58,6 +58,10 @@ def run(
     no_baseline: Annotated[
         bool, typer.Option("--no-baseline", help="Leave out the baseline, and thus the comparison.")
     ] = False,
+    verify_data: Annotated[
+        bool,
+        typer.Option("--verify-data", help="Read every sensor file first, and use no stage whose files changed."),
+    ] = False,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Measure two real steps of each training, print time and memory, and stop."),
@@ -78,6 +82,7 @@ def run(
         ablations=before.ablations if before else (),
         baseline=not no_baseline and (before is None or before.baseline),
         restart=restart,
+        verify_data=verify_data,
     )
     if plan:
         _print_plan(loaded, request, gpus)

@@ -6,9 +6,10 @@ import pytest
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.config.detectors.bevdet import BevDetConfig
 from bevkd_common.data.assemble import FrameSource
+from bevkd_common.data.contents import Contents
 from bevkd_common.errors import UserError
-from bevkd_common.experiment.build import shape_of
-from bevkd_common.experiment.readiness import check_data
+from bevkd_common.experiment.build import data_needs, shape_of
+from bevkd_common.experiment.readiness import check_data, verify_data
 from bevkd_common.experiment.run import run_experiment
 from bevkd_common.experiment.stages import STAGES
 
@@ -78,3 +79,38 @@ def test_a_detector_that_fits_into_no_memory_is_one_sentence(sizes, reason):
     config = BevDetConfig.model_validate(sizes)
     with pytest.raises(UserError, match=rf"a bevdet of these sizes fits into no memory \({reason}\): lower them"):
         shape_of(config, CLASSES)
+
+
+class Verified(Watched):
+    """A data set with two files, of which some changed."""
+
+    def __init__(self, dataset, changed):
+        super().__init__(dataset)
+        self.changed = changed
+
+    def verify(self, needs, reporter):
+        self.asked.append(needs)
+        return Contents("", 2, self.changed)
+
+
+def test_verifying_says_what_changed(make_lab, reporter):
+    lab = make_lab()
+    for changed in ((), ("a/b.bin",)):
+        watched = Verified(lab.dataset, changed)
+        verify_data(replace(lab, dataset=watched))
+        assert watched.asked == [data_needs(lab.recipe.teacher, lab.recipe.student)]
+    assert reporter.said == [
+        "data     2 files read, none differs from what was recorded",
+        "data     1 of 2 files differ from what was recorded, such as a/b.bin; stages that were trained on other "
+        "content are not used",
+    ]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_data_that_cannot_be_verified_is_refused_before_anything_is_trained(
+    make_recipe, request_for, reporter, accelerator, jobs
+):
+    request = request_for(verify_data=True)
+    with pytest.raises(UserError, match="--verify-data: data of the kind toy_data cannot be verified"):
+        run_experiment(make_recipe(), request, reporter, accelerator, jobs=jobs)
+    assert not list((request.out.parent / STAGES).glob("*/trained.json"))

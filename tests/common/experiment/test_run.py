@@ -138,7 +138,7 @@ def test_a_process_with_other_sources_than_the_run_trains_nothing(make_recipe, r
         seed=0,
         fingerprint="0" * 64,
     )
-    with pytest.raises(UserError, match="source code changed since the run started"):
+    with pytest.raises(UserError, match="source code or the data changed since the run started"):
         train_job(Capacity(), asked, reporter)
     assert not list(request.out.parent.glob(f"{STAGES}/*"))
     train_job(Capacity(), replace(asked, fingerprint=None), reporter)

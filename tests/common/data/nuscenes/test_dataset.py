@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.config.datasets.reading import BevAugmentationConfig
-from bevkd_common.data.dataset import Dataset, SampleSource
+from bevkd_common.data.dataset import Dataset, SampleSource, VerifiableDataset
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.nuscenes.dataset import build
 from bevkd_common.data.nuscenes.index_file import open_index
@@ -16,6 +18,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import points_in_boxes
 from bevkd_common.geometry.cameras import project
 from bevkd_common.geometry.transforms import inverse, transform_points
+from bevkd_common.progress import SilentReporter
 from scipy.spatial.transform import Rotation
 
 WIDE = (-200.0, -200.0, -50.0, 200.0, 200.0, 50.0)
@@ -288,6 +291,50 @@ def test_the_fingerprint_changes_with_what_is_read(own_world, config):
     own_world.tables["sample_annotation"][0]["num_lidar_pts"] += 1
     own_world.write("sample_annotation")
     assert dataset.fingerprint(BOTH) != build(config(), own_world.root).fingerprint(BOTH)
+
+
+def test_changed_sensor_files_change_the_fingerprint_of_those_who_read_them(own_world, config, caplog):
+    lidar, cameras = DataNeeds(clouds=frozenset({"lidar"})), DataNeeds(cameras=True)
+    before = build(config(), own_world.root)
+    prints = before.fingerprint(lidar), before.fingerprint(cameras), before.fingerprint(DataNeeds())
+    for sweep in (own_world.root / "samples/LIDAR_TOP").iterdir():
+        points = np.fromfile(sweep, dtype=np.float32).reshape(-1, 5)
+        points[:, 0] += 500
+        points.tofile(sweep)
+    after = build(config(), own_world.root)
+    assert after.fingerprint(lidar) != prints[0]
+    assert "sensor files of" in caplog.text
+    assert "have changed, such as samples/LIDAR_TOP/" in caplog.text
+    assert (after.fingerprint(cameras), after.fingerprint(DataNeeds())) == prints[1:]
+
+
+def test_a_changed_file_of_the_can_bus_changes_the_fingerprint(own_world, config):
+    needs = DataNeeds(can_bus=True)
+    (own_world.root / "can_bus").mkdir()
+    for scene in {row["name"] for row in own_world.tables["scene"]}:
+        (own_world.root / f"can_bus/{scene}_pose.json").write_text("[]")
+    before = build(config(), own_world.root).fingerprint(needs)
+    assert before == build(config(), own_world.root).fingerprint(needs)
+    derived = build(config(can_bus="ego_poses"), own_world.root)
+    kept = derived.fingerprint(needs)
+    (own_world.root / "can_bus/scene-9001_pose.json").write_text("[1]")
+    assert before != build(config(), own_world.root).fingerprint(needs)
+    assert kept == build(config(can_bus="ego_poses"), own_world.root).fingerprint(needs)
+
+
+def test_verifying_reads_every_file_and_counts_in_the_next_fingerprint(own_world, config):
+    dataset = build(config(), own_world.root)
+    assert isinstance(dataset, VerifiableDataset)
+    before = dataset.fingerprint(BOTH)
+    found = dataset.verify(BOTH, SilentReporter())
+    assert (found.files, found.changed) == (102, ())  # eight key frames of seven sensors, and 46 sweeps
+    image = next((own_world.root / "samples/CAM_BACK").iterdir())
+    about = image.stat()
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    os.utime(image, ns=(about.st_mtime_ns, about.st_mtime_ns))
+    assert dataset.fingerprint(BOTH) == before
+    assert dataset.verify(BOTH, SilentReporter()).changed == (f"samples/CAM_BACK/{image.name}",)
+    assert dataset.fingerprint(BOTH) != before
 
 
 @pytest.mark.parametrize(

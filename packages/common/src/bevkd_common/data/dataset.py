@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+from bevkd_common.data.contents import Contents
 from bevkd_common.data.needs import DataNeeds
 from bevkd_common.data.samples import Batch, Sample
 from bevkd_common.progress import Reporter
@@ -69,7 +70,7 @@ class Dataset(Protocol):
         ...
 
     def fingerprint(self, needs: DataNeeds) -> str:
-        """Content hash of all that a stage with these needs may read.
+        """Hash of the content of all that a stage with these needs may read; large files may be sampled.
 
         Raises:
             UserError: If derived data is missing.
@@ -89,6 +90,19 @@ class Dataset(Protocol):
 
         Raises:
             UserError: If the disk lacks something that is needed.
+        """
+        ...
+
+
+@runtime_checkable
+class VerifiableDataset(Protocol):
+    """A data set whose fingerprint samples its files, and that can read all of them."""
+
+    def verify(self, needs: DataNeeds, reporter: Reporter) -> Contents:
+        """Read every file that a stage with these needs may read; later fingerprints cover what changed.
+
+        Raises:
+            UserError: If a file cannot be read.
         """
         ...
 

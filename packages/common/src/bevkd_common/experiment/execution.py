@@ -24,7 +24,9 @@ from bevkd_common.experiment.stages import Stage
 from bevkd_common.experiment.training import adopt, pretrain, train_arm
 from bevkd_common.progress import Reporter
 
-SOURCES_CHANGED = "the source code changed since the run started; the same command goes on with what is there now"
+SOURCES_CHANGED = (
+    "the source code or the data changed since the run started; the same command goes on with what is there now"
+)
 
 
 def open_laboratory(

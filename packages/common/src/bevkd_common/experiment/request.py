@@ -26,6 +26,7 @@ class Request:
         ablations: Names of the method's ablations to train too.
         baseline: Whether to train the student alone.
         restart: Whether to throw away what an earlier run of this name did.
+        verify_data: Whether to read all files of the data set first, to find what changed.
     """
 
     out: Path
@@ -35,6 +36,7 @@ class Request:
     ablations: tuple[str, ...] = ()
     baseline: bool = True
     restart: bool = False
+    verify_data: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", named(self.out))

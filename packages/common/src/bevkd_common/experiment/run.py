@@ -26,8 +26,9 @@ from bevkd_common.experiment.execution import (
 )
 from bevkd_common.experiment.graph import Job, Node, width
 from bevkd_common.experiment.identity import identify
+from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.plan import plan_lines
-from bevkd_common.experiment.readiness import check_data
+from bevkd_common.experiment.readiness import check_data, verify_data
 from bevkd_common.experiment.record import CONFIG, RunFolder, environment
 from bevkd_common.experiment.request import Request, requested_stages, student_arms
 from bevkd_common.experiment.side_by_side import run_side_by_side, start_server
@@ -91,7 +92,7 @@ def run_experiment(
             return folder
         for seed in request.seeds:
             lab = open_laboratory(recipe, seed, folder.root, request.data_root, reporter, accelerator)
-            check_data(lab)
+            _look_at_data(lab, request)
             record["data"][str(seed)] = lab.dataset.fingerprint(data_needs(recipe.teacher, recipe.student))
             record["stages"][str(seed)] = {}
             for name, stage in run_seed(lab, recipe, arms):
@@ -99,6 +100,14 @@ def run_experiment(
                 if accelerator.is_main_process:
                     folder.write(record)
     return folder
+
+
+def _look_at_data(lab: Laboratory, request: Request) -> None:
+    check_data(lab)
+    if request.verify_data:
+        if lab.accelerator.is_main_process:
+            verify_data(lab)
+        lab.accelerator.wait_for_everyone()
 
 
 def _run_side_by_side(
@@ -117,7 +126,7 @@ def _run_side_by_side(
         for seed in request.seeds
     }
     for lab in labs.values():
-        check_data(lab)
+        _look_at_data(lab, request)
     needs = data_needs(recipe.teacher, recipe.student)
     record["data"] = {str(seed): lab.dataset.fingerprint(needs) for seed, lab in labs.items()}
     finished: set[str] = set()

@@ -28,6 +28,15 @@ Source: the list of the nuScenes devkit; the zeros are BEVFormer's.
 """
 
 
+def recorded_files(index: NuScenesIndex, rows: Ints) -> dict[str, str]:
+    """The file of each scene of `rows` whose motion was recorded, relative to the root."""
+    return {name: f"can_bus/{name}_pose.json" for name in _scenes(index, rows) if name not in UNRECORDED}
+
+
+def _scenes(index: NuScenesIndex, rows: Ints) -> list[str]:
+    return [name.decode() for name in np.unique(index.key_frames.scene[rows]).tolist()]
+
+
 def recorded_motion(index: NuScenesIndex, rows: Ints) -> Floats:
     """What the expansion says at key frames, [S, 9]; NaN where it was not asked for.
 
@@ -42,8 +51,8 @@ def recorded_motion(index: NuScenesIndex, rows: Ints) -> Floats:
     """
     motion = np.full((len(index.key_frames.token), CHANNELS), np.nan)
     scene_of = index.key_frames.scene[rows]
-    names = [name.decode() for name in np.unique(scene_of).tolist()]
-    files = {name: f"can_bus/{name}_pose.json" for name in names if name not in UNRECORDED}
+    names = _scenes(index, rows)
+    files = recorded_files(index, rows)
     check_files(index.root, files.values(), OTHERWISE)
     for name in names:
         here = rows[scene_of == name.encode()]

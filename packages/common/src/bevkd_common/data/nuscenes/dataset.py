@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +15,20 @@ from bevkd_common.config.datasets.nuscenes import NuScenesConfig
 from bevkd_common.config.datasets.nuscenes_names import CAMERAS, CLASSES
 from bevkd_common.config.datasets.nuscenes_reading import NuScenesReadingConfig
 from bevkd_common.data.assemble import FrameSource
+from bevkd_common.data.contents import Contents, Progress, file_contents
 from bevkd_common.data.dataset import SplitName
 from bevkd_common.data.needs import AdjacentFrames, DataNeeds
-from bevkd_common.data.nuscenes.can_bus import derived_motion, recorded_motion
+from bevkd_common.data.nuscenes.can_bus import derived_motion, recorded_files, recorded_motion
 from bevkd_common.data.nuscenes.index import PREVIOUS_SWEEPS, Ints, NuScenesIndex, Strings
-from bevkd_common.data.nuscenes.index_file import open_index
+from bevkd_common.data.nuscenes.index_file import made_paths, open_index
 from bevkd_common.data.nuscenes.reader import LAYOUTS, NuScenesReader
 from bevkd_common.data.sensor_files import SensorFiles, check_files, missing_files
 from bevkd_common.data.virtual_points.files import Maker, VirtualPointFolder, make_virtual_points, manifest_of
 from bevkd_common.data.virtual_points.lifting import PAINTED_CLOUD
 from bevkd_common.errors import UserError
 from bevkd_common.progress import Reporter
+
+_log = logging.getLogger(__name__)
 
 AXES = "x right, y forward, z up"
 
@@ -41,7 +45,7 @@ class NuScenesDataset:
         summary: One sentence for the report.
         virtual_points: What detectors that need virtual points are given.
         maker: Makes them where they are not there; None where the user does.
-        content: Hash of the sensor files; None where hashing them takes too long, as for nuScenes itself.
+        content: Hash of the sensor files as they were generated; None for recorded data.
         synthetic: Whether no sensor ever saw this.
     """
 
@@ -58,6 +62,7 @@ class NuScenesDataset:
     classes: tuple[str, ...] = CLASSES
     cameras: tuple[str, ...] = CAMERAS
     files: SensorFiles = field(init=False, repr=False)
+    _contents: dict[DataNeeds, Contents] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", SensorFiles(self.index.root, self.reading.cache))
@@ -79,14 +84,44 @@ class NuScenesDataset:
             )
 
     def fingerprint(self, needs: DataNeeds) -> str:
-        """See `Dataset`: tables, key frames of each split, sensor files where known, virtual points where read."""
+        """See `Dataset`: tables, key frames of each split, sensor files as sampled, virtual points where read."""
         digest = hashlib.sha256(f"{self.index.tables_sha256} {self.content}".encode())
+        if needs not in self._contents:
+            self._contents[needs] = self._file_contents(needs)
+        digest.update(self._contents[needs].fingerprint.encode())
         for split in ("train", "val"):
             tokens = self.index.key_frames.token[self.index.split(self.splits[split])]
             digest.update(split.encode() + b" ".join(tokens.tolist()))
         if PAINTED_CLOUD in needs.clouds:
             digest.update(self.virtual_points.manifest.settings_hash.encode())
         return digest.hexdigest()
+
+    def verify(self, needs: DataNeeds, reporter: Reporter) -> Contents:
+        """See `VerifiableDataset`."""
+        with reporter.bar("sensor files", 1) as bar:
+            found = self._file_contents(needs, whole=True, progress=bar.update)
+        self._contents.clear()
+        return found
+
+    def _file_contents(
+        self, needs: DataNeeds, *, whole: bool = False, progress: Progress | None = None
+    ) -> Contents:
+        names: list[str] = []
+        for split in self.splits.values():
+            rows = self.index.split(split)
+            names += _file_names(self.index, rows, needs, self.reading.spare_sweeps)
+            if needs.can_bus and self.reading.can_bus == "expansion":
+                names += recorded_files(self.index, rows).values()
+        places = made_paths(self.index.root, self.index.version, "sensor-files")
+        found = file_contents(self.index.root, names, places, whole=whole, progress=progress)
+        if found.changed and not whole:
+            _log.warning(
+                "%d sensor files of %s have changed, such as %s; what was trained on them is trained again",
+                len(found.changed),
+                self.index.root,
+                found.changed[0],
+            )
+        return found
 
     def description(self, needs: DataNeeds) -> str:
         """See `Dataset`; `summary`, and how the virtual points were made where they are read."""
