@@ -1,11 +1,12 @@
 import ast
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from bevkd_common.experiment.sources import import_closure, normalized, source_hash
+from bevkd_common.experiment.sources import foreign_packages, import_closure, normalized, source_hash
 
 FILES = {
     "models": "bevkd_common.models.heads.center_head",
@@ -89,6 +90,47 @@ def test_a_file_that_is_edited_during_a_run_keeps_the_hash_it_had(tmp_path, monk
     before = source_hash(["closuretest.entry"])
     (tmp_path / "closuretest" / "inner" / "reached.py").write_text("import closuretest.apart\n")
     assert source_hash(["closuretest.entry"]) == before
+
+
+def test_a_helper_beside_a_plug_in_counts(tmp_path):
+    _write_package(tmp_path)
+    (tmp_path / "closuretest" / "entry.py").write_text("import closurehelper.deep\n")
+    (tmp_path / "closurehelper").mkdir()
+    (tmp_path / "closurehelper" / "__init__.py").write_text("import closuresingle\n")
+    (tmp_path / "closurehelper" / "deep.py").write_text("value = 1\n")
+    (tmp_path / "closuresingle.py").write_text("value = 1\n")
+    hashes = [_hash_in_a_process(tmp_path)]
+    for changed in ("closurehelper/deep.py", "closuresingle.py"):
+        (tmp_path / changed).write_text("value = 2\n")
+        hashes.append(_hash_in_a_process(tmp_path))
+    assert len(set(hashes)) == 3
+
+
+def test_an_installed_package_that_a_plug_in_imports_counts_by_the_code_that_was_installed(tmp_path):
+    _write_package(tmp_path)
+    (tmp_path / "closuretest" / "entry.py").write_text(
+        "import bigpackage, torch, PIL.Image, yaml, absentpackage, json\n"
+    )
+    site = tmp_path / "site-packages"
+    about = site / "big_package-1.0.dist-info"
+    (site / "bigpackage").mkdir(parents=True)
+    (site / "bigpackage" / "__init__.py").write_text("")
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: big-package\nVersion: 1.0\n")
+    found = []
+    for code, other in (("AAAA", "BBBB"), ("AAAA", "CCCC"), ("DDDD", "CCCC")):
+        (about / "RECORD").write_text(
+            f"bigpackage/__init__.py,sha256={code},1\nbigpackage/a.txt,sha256={other},1\n"
+        )
+        found.append(_foreign_in_a_process(tmp_path, site))
+    assert [set(packages) for packages in found] == [{"big-package", "absentpackage"}] * 3
+    assert [packages["absentpackage"] for packages in found] == [None] * 3
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_detector_of_this_package_imports_no_other_distribution():
+    assert foreign_packages(["bevkd_common.engine.train", "bevkd_common.models.detectors.bevdet"]) == {}
+    assert {"mmdet3d", "mmengine"} <= foreign_packages(["bevkd_common.models.detectors.mmdet3d"]).keys()
 
 
 WORDS = {
@@ -268,6 +310,16 @@ def _write_package(folder):
     (package / "inner" / "reached.py").write_text("value = 1\n")
     (package / "entry.py").write_text("import closuretest.inner\n")
     (package / "apart.py").write_text("value = 1\n")
+
+
+def _foreign_in_a_process(folder, site):
+    code = (
+        "import json, sys; sys.path.append(sys.argv[1]);"
+        "from bevkd_common.experiment.sources import foreign_packages as foreign;"
+        "print(json.dumps(foreign(['closuretest.entry'])))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, site], cwd=folder, capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout)
 
 
 def _hash_in_a_process(folder):

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from bevkd_common.config.detectors.mmdet3d import Mmdet3dConfig, describe, files
+from bevkd_common.config.detectors.mmdet3d import Mmdet3dConfig, describe, files, inherited
 from bevkd_common.config.plugins import DetectorSpec, installed
 from bevkd_common.config.reading.loading import load_recipe
 from bevkd_common.config.recipe import Recipe
@@ -29,6 +29,32 @@ def test_a_finished_teacher_needs_neither_training_nor_checkpoint():
     assert files(teacher) == (Path("a/centerpoint.py"), Path("b/released.pth"))
     assert describe(teacher) == "centerpoint with released.pth, 10 sweeps"
     assert installed(DetectorSpec).of(teacher).finished is files
+
+
+def test_inherited_files_are_files_of_the_detector(tmp_path):
+    content = {
+        "nus/model.py": "_base_ = ['../base/schedule.yaml', '../base/data.py', 'mmdet3d::_base_/runtime.py']\n",
+        "base/schedule.yaml": "_base_: runtime.json\nlr: 1\n",
+        "base/runtime.json": '{"a": 1}',
+        "base/data.py": "_base_ = './common.py'\n",
+        "base/common.py": "x = 1\n",
+        "nus/lazy.py": "with read_base():\n    from ..base.common import *\n    from .model import x\n",
+        "nus/circle.py": "_base_ = 'circle.py'\n",
+        "nus/damaged.py": "_base_ = [\n",
+    }
+    for name, text in content.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def names(file: str) -> set[str]:
+        return {str(path.relative_to(tmp_path)) for path in inherited(tmp_path / file)}
+
+    common = {"base/schedule.yaml", "base/runtime.json", "base/data.py", "base/common.py", "nus/model.py"}
+    assert names("nus/model.py") == common
+    assert names("nus/lazy.py") == common | {"nus/lazy.py"}
+    assert names("nus/circle.py") == {"nus/circle.py"}
+    assert names("nus/damaged.py") == {"nus/damaged.py"}
+    assert names("nus/missing.py") == {"nus/missing.py"}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from bevkd_common.experiment.arms import Arm, fixed_length
 from bevkd_common.experiment.build import data_needs, dataset_spec, detector_spec, method_spec
 from bevkd_common.experiment.graph import Node
 from bevkd_common.experiment.laboratory import Laboratory
-from bevkd_common.experiment.sources import source_hash
+from bevkd_common.experiment.sources import foreign_packages, source_hash
 from bevkd_common.experiment.stages import Stage, fingerprint
 
 COMPUTING_PACKAGES = ("torch", "torchvision", "timm", "numba")
@@ -128,6 +128,7 @@ def _inputs(lab: Laboratory, detector: Config, training: TrainingConfig, modules
         "sources": source_hash(used),
         "files": {key: _content(path) for key, path in _files(detector)},
         "versions": {name: importlib.metadata.version(name) for name in COMPUTING_PACKAGES},
+        "packages": foreign_packages(used),
     }
 
 

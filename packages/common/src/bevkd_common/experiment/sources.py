@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -46,8 +48,7 @@ def source_hash(modules: Iterable[str]) -> str:
     results.
 
     Args:
-        modules: Dotted names. Imports are followed within the top-level packages that these belong to; the
-            `__init__.py` of each parent package is part of the closure.
+        modules: Dotted names; see `import_closure`.
     """
     digest = hashlib.sha256()
     for name, path in sorted(import_closure(modules).items()):
@@ -56,9 +57,15 @@ def source_hash(modules: Iterable[str]) -> str:
 
 
 def import_closure(modules: Iterable[str]) -> dict[str, Path]:
-    """Module name to file for all direct and indirect imports, including imports inside functions."""
+    """Module name to file for all direct and indirect imports, including imports inside functions.
+
+    Args:
+        modules: Dotted names. Imports are followed within the top-level packages that these belong to, and into
+            packages and modules that are not installed in `site-packages`, such as a helper next to a plug-in. The
+            `__init__.py` of each parent package is part of the closure.
+    """
     waiting = list(modules)
-    packages = {name.partition(".")[0] for name in waiting}
+    packages = {_top(name) for name in waiting}
     found: dict[str, Path] = {}
     while waiting:
         name = waiting.pop()
@@ -66,9 +73,81 @@ def import_closure(modules: Iterable[str]) -> dict[str, Path]:
         if path is None:
             continue
         found[name] = path
-        waiting += [other for other in _source(name, path).imports if other.partition(".")[0] in packages]
+        waiting += [
+            other
+            for other in _source(name, path).imports
+            if _top(other) in packages or not _is_foreign(_top(other))
+        ]
         waiting += [name.rpartition(".")[0]] if "." in name else []
     return found
+
+
+def foreign_packages(modules: Iterable[str]) -> dict[str, str | None]:
+    """The installed distributions that a closure imports, beside those that bevkd-common requires.
+
+    Args:
+        modules: Dotted names; see `import_closure`.
+
+    Returns:
+        Hash of the code of each distribution, by its name; None for an optional package that is not installed.
+    """
+    closure = import_closure(modules)
+    own = {_top(name) for name in closure}
+    imported = {_top(other) for name, path in closure.items() for other in _source(name, path).imports} - own
+    found: dict[str, str | None] = {}
+    for package in sorted(filter(_is_foreign, imported - sys.stdlib_module_names)):
+        names = _distributions().get(package)
+        if names is None:
+            found[package] = None
+        elif not _required() & {_normal(name) for name in names}:
+            found |= {name: _code_hash(name) for name in names}
+    return found
+
+
+@cache
+def _is_foreign(package: str) -> bool:
+    """Whether a top-level package is part of Python, installed by a package manager, or absent."""
+    if package in sys.stdlib_module_names:
+        return True
+    spec = _spec(package)
+    if spec is None:
+        return True
+    places = [
+        *(spec.submodule_search_locations or ()),
+        *([spec.origin] if spec.has_location and spec.origin else []),
+    ]
+    return not places or any({"site-packages", "dist-packages"} & {*Path(place).parts} for place in places)
+
+
+@cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    return metadata.packages_distributions()
+
+
+@cache
+def _required() -> frozenset[str]:
+    """The distributions that bevkd-common requires without any extra."""
+    required = metadata.requires("bevkd-common") or ()
+    return frozenset(
+        _normal(re.split(r"[^\w.-]", text, maxsplit=1)[0]) for text in required if "extra ==" not in text
+    )
+
+
+@cache
+def _code_hash(distribution: str) -> str:
+    """Hash of the code of a distribution, from the hashes that its installation recorded."""
+    about = metadata.distribution(distribution)
+    code = [file for file in about.files or () if file.suffix in {".py", ".so", ".pyd"} and file.hash]
+    lines = sorted(f"{file} {file.hash.value}" for file in code if file.hash)
+    return hashlib.sha256("\n".join([about.version, *lines]).encode()).hexdigest()
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def normalized(text: str | bytes) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from bevkd_common.config.model import Config
@@ -73,8 +75,49 @@ class Mmdet3dConfig(Config):
 
 
 def files(config: Mmdet3dConfig) -> tuple[Path, ...]:
-    """The files that the detector is built from."""
-    return (config.config, *([] if config.weights is None else [config.weights]))
+    """The files that the detector is built from: its configuration, those that it inherits, and its weights."""
+    return (*inherited(config.config), *([] if config.weights is None else [config.weights]))
+
+
+def inherited(path: Path) -> tuple[Path, ...]:
+    """A configuration file of mmengine, and the files that it and its bases inherit, each once.
+
+    Bases of other packages (`mmdet3d::_base_/...`) are left out. The file is not executed; one that cannot be read
+    inherits nothing here, and is refused when the detector is built.
+    """
+    found: dict[Path, None] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found[file] = None
+            waiting += [base.resolve() for base in _bases(file) if base.is_file()]
+    return tuple(found)
+
+
+def _bases(file: Path) -> Iterator[Path]:
+    try:
+        if file.suffix == ".py":
+            yield from _python_bases(file, ast.parse(file.read_bytes()))
+        else:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            yield from _named_bases(file, content.get("_base_", []))
+    except (OSError, ValueError, SyntaxError, AttributeError, yaml.YAMLError):
+        return
+
+
+def _python_bases(file: Path, tree: ast.Module) -> Iterator[Path]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["_base_"]:
+            yield from _named_bases(file, ast.literal_eval(node.value))
+        elif isinstance(node, ast.ImportFrom) and node.level:  # in `with read_base():`
+            yield file.parents[node.level - 1].joinpath(*(node.module or "").split(".")).with_suffix(".py")
+
+
+def _named_bases(file: Path, names: str | Sequence[str]) -> Iterator[Path]:
+    for name in [names] if isinstance(names, str) else names:
+        if "::" not in name:
+            yield file.parent / name
 
 
 def describe(config: Mmdet3dConfig) -> str:
