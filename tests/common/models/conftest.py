@@ -137,7 +137,7 @@ def with_depth() -> Callable[..., Batch]:
 
     def make(batch: Batch, *rows: tuple[int, float, float, float]) -> Batch:
         table = torch.tensor(rows)
-        return replace(batch, depth=DepthHits(table[:, 0].long(), table[:, 1:3], table[:, 3]))
+        return replace(batch, depth=DepthHits(table[:, 0].long(), table[:, 1:3], table[:, 3], table[:, 3] > 0))
 
     return make
 

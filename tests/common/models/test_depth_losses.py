@@ -18,7 +18,7 @@ SIZE = (16, 24)
 def hits(*rows: tuple[int, float, float, float]) -> DepthHits:
     """Image, u, v, depth."""
     table = torch.tensor(rows)
-    return DepthHits(table[:, 0].long(), table[:, 1:3], table[:, 3])
+    return DepthHits(table[:, 0].long(), table[:, 1:3], table[:, 3], table[:, 3] > 0)
 
 
 def many_hits() -> DepthHits:
@@ -27,15 +27,17 @@ def many_hits() -> DepthHits:
     draw = torch.rand(1500, 3, generator=generator)
     pixels = draw[:, :2] * torch.tensor([26.0, 18.0]) - 1
     image = torch.randint(0, 4, (1500,), generator=generator)
-    # Half of the cells see nothing.
+    inner = torch.rand(1500, generator=generator) < 0.9
+    # Half of the cells have no point.
     shown = (pixels[:, 0] // 8 + pixels[:, 1] // 8 + image) % 2 == 0
-    return DepthHits(image[shown], pixels[shown], draw[shown, 2] * 40 + 0.5)
+    return DepthHits(image[shown], pixels[shown], draw[shown, 2] * 40 + 0.5, inner[shown])
 
 
 def by_loops(logits: Tensor, points: DepthHits) -> Tensor:
     """The same in float64: the last point of a pixel, the nearest pixel of a cell, one cell after the other."""
     pixels: dict[tuple[int, int, int], float] = {}
-    rows = torch.cat([points.image[:, None], points.pixels, points.depth[:, None]], dim=1).tolist()
+    assert 0 < points.inner.sum() < len(points.inner)
+    rows = torch.cat([points.image[:, None], points.pixels, points.depth[:, None]], dim=1)[points.inner].tolist()
     for image, u, v, depth in rows:
         if 0 <= int(u) < SIZE[1] and 0 <= int(v) < SIZE[0]:
             pixels[int(image), int(v), int(u)] = depth

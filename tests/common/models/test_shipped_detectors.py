@@ -171,6 +171,7 @@ def batch() -> Batch:
             torch.randint(0, 8, (200,), generator=generator),
             torch.rand(200, 2, generator=generator) * spread,
             torch.rand(200, generator=generator) * 13 + 0.5,
+            torch.ones(200, dtype=torch.bool),
         ),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from bevkd_common.data.samples import DepthHits
@@ -12,7 +14,7 @@ from bevkd_common.ops.depth_maps import depth_labels, depth_map, pool_nearest
 def hits(*rows: tuple[int, float, float, float]) -> DepthHits:
     """Image, u, v, depth."""
     table = torch.tensor(rows)
-    return DepthHits(table[:, 0].long(), table[:, 1:3], table[:, 3])
+    return DepthHits(table[:, 0].long(), table[:, 1:3], table[:, 3], table[:, 3] > 0)
 
 
 def shown(depth: torch.Tensor) -> dict[tuple[int, ...], float]:
@@ -47,6 +49,13 @@ def test_the_last_point_may_win_and_depths_are_limited():
     last = depth_map(points, 1, (1, 4), keep="last", between=(1.0, 60.0))
     assert shown(last) == {(0, 0, 0): 1.0, (0, 0, 1): 6.0}
     assert shown(depth_map(points, 1, (1, 4), between=(1.0, 60.0)))[(0, 0, 1)] == 4.0
+
+
+def test_points_of_the_outermost_recorded_pixel_may_be_left_out():
+    points = hits((0, 1.0, 0.0, 4.0), (0, 2.0, 0.0, 6.0))
+    points = replace(points, inner=torch.tensor([False, True]))
+    assert shown(depth_map(points, 1, (1, 4))) == {(0, 0, 1): 4.0, (0, 0, 2): 6.0}
+    assert shown(depth_map(points, 1, (1, 4), inner=True)) == {(0, 0, 2): 6.0}
 
 
 def test_points_beside_the_image_do_not_wrap_around():

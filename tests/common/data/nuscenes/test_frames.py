@@ -14,6 +14,7 @@ from bevkd_common.data.nuscenes.frames import choose_adjacent, choose_queue, ear
 from bevkd_common.data.nuscenes.index import NuScenesIndex
 from bevkd_common.data.nuscenes.index_build import build_index
 from bevkd_common.geometry.cameras import ImageAug
+from bevkd_common.ops.depth_maps import depth_map
 
 ADJACENT, QUEUE = AdjacentFrames(), KeyframeQueue(frames=3)
 RATE = 12.0
@@ -196,12 +197,13 @@ def test_points_land_where_they_were_seen(index):
     aug = ImageAug(0.5, 4, 3, True, 0.0, (20, 60))
     hits = depth_hits(points, frame, [aug] * 6)
     own = hits.image == column
-    expected = torch.tensor([[60 - (15.0 - 4), 10.0 - 3], [60 - (45.0 - 4), 20.0 - 3]])
+    expected = torch.tensor([[60 - (15.0 - 4), 10.0 - 3], [60 - (45.0 - 4), 20.0 - 3], [60 - (0.25 - 4), 10.0 - 3]])
     torch.testing.assert_close(hits.pixels[own], expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(hits.depth[own], torch.tensor([7.0, 0.4]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(hits.depth[own], torch.tensor([7.0, 0.4, 7.0]), atol=1e-5, rtol=0)
+    assert hits.inner[own].tolist() == [True, True, False]
 
 
-def test_the_outermost_pixels_of_a_recorded_image_do_not_count(index):
+def test_the_outermost_pixels_of_a_recorded_image_are_not_inner(index):
     frame = own_frame(index, 1)
     column = CAMERAS.index("CAM_BACK")
     # Of 128 x 48 pixels.
@@ -211,7 +213,9 @@ def test_the_outermost_pixels_of_a_recorded_image_do_not_count(index):
     rays = np.c_[7.0 * pixels @ np.linalg.inv(frame.intrinsics[column]).T, np.ones(7)]
     points = torch.tensor(rays @ frame.lidar_T_cam[column].T)[:, :3]
     hits = depth_hits(points, frame, [ImageAug(1.0, 0, 0, False, 0.0, (48, 128))] * 6)
-    seen = hits.pixels[hits.image == column]
+    own = hits.image == column
+    assert own.sum() == 7
+    seen = hits.pixels[own & hits.inner]
     torch.testing.assert_close(seen, torch.tensor([[1.1, 20], [126.9, 20], [9, 46.9]]), atol=1e-3, rtol=0)
 
 
@@ -222,7 +226,21 @@ def test_what_the_augmentation_cuts_off_is_dropped(index):
     whole = depth_hits(points, frame, [ImageAug(1.0, 0, 0, False, 0.0, (48, 128))] * 6)
     part = depth_hits(points, frame, [ImageAug(1.0, 30, 10, False, 0.0, (20, 60))] * 6)
     u, v = (whole.pixels - torch.tensor([30.0, 10.0])).unbind(-1)
-    kept = (u > -1) & (u < 61) & (v > -1) & (v < 21)
+    kept = (u > -16) & (u < 76) & (v > -16) & (v < 36)
     assert 100 < kept.sum() < len(kept)
     torch.testing.assert_close(part.depth, whole.depth[kept])
     torch.testing.assert_close(part.image, whole.image[kept])
+
+
+def test_points_beside_an_image_reach_the_first_row_and_column_of_cells_as_the_nearest(index):
+    """Of 16 pixels: u -7 is rounded to cell 0 and u -9 to cell -1; v 9 to cell 1."""
+    frame = own_frame(index, 1)
+    column = CAMERAS.index("CAM_BACK")
+    pixels = np.array([[-7, 9, 1], [-9, 9, 1], [5, -7.9, 1], [5, 7, 1]])
+    metres = np.array([[5.0], [4.0], [6.0], [7.0]])
+    rays = np.c_[metres * pixels @ np.linalg.inv(frame.intrinsics[column]).T, np.ones(4)]
+    points = torch.tensor(rays @ frame.lidar_T_cam[column].T)[:, :3]
+    hits = depth_hits(points, frame, [ImageAug(1.0, 0, 0, False, 0.0, (48, 128))] * 6)
+    depth = depth_map(hits, 6, (48, 128), stride=16, rounding="nearest")[column]
+    found = {tuple(cell.tolist()): round(float(depth[tuple(cell)]), 3) for cell in torch.isfinite(depth).nonzero()}
+    assert found == {(1, 0): 5.0, (0, 0): 6.0}

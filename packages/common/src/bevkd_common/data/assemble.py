@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -37,6 +36,9 @@ from bevkd_common.errors import UserError
 from bevkd_common.geometry.boxes import Boxes, points_in_boxes
 from bevkd_common.geometry.cameras import ImageAug, apply_image_aug, project
 from bevkd_common.geometry.transforms import inverse_rigid
+
+DEPTH_MARGIN = 16
+"""Pixels around an image whose depths are kept: rounding to the nearest cell moves points by up to half a cell."""
 
 _log = logging.getLogger(__name__)
 
@@ -360,24 +362,26 @@ class _Objects(TorchDataset[ObjectBank | UserError]):
 def depth_hits(points: Tensor, frame: CameraFrame, augs: Sequence[ImageAug]) -> DepthHits:
     """Where points lie in the images of a frame, as they are recorded and then augmented.
 
-    Upstream: the margin of a pixel inside the recorded image is that of Megvii's BEVDepth.
-
     Args:
         points: [P, 3] float64 in L.
         frame: Of the same moment.
         augs: One a camera.
+
+    Returns:
+        The points in the augmented images and in a margin of `DEPTH_MARGIN` around them.
     """
     intrinsics = torch.tensor(frame.intrinsics)
     recorded, depth = project(points, intrinsics, inverse_rigid(torch.tensor(frame.lidar_T_cam)))
-    edge = torch.tensor(frame.sizes)[:, None].flip(-1) - 1
-    seen = ((recorded > 1) & (recorded < edge)).all(dim=-1) & (depth > 0)
-    image, place = seen.nonzero(as_tuple=True)
-    matrix = torch.stack([aug.matrix(torch.float64) for aug in augs])[image]
-    upright = F.pad(recorded[image, place], (0, 1), value=1.0)
-    pixels = (matrix @ upright[..., None])[..., :2, 0]
+    u, v = recorded.unbind(-1)
+    matrix = torch.stack([aug.matrix(torch.float64) for aug in augs])[:, :2, :, None]
+    pixels = (matrix[:, :, 0] * u[:, None] + matrix[:, :, 1] * v[:, None] + matrix[:, :, 2]).movedim(1, -1)
     height, width = augs[0].output_size
-    near = ((pixels > -1) & (pixels < torch.tensor([width + 1, height + 1]))).all(dim=-1)
-    return DepthHits(image[near], pixels[near].float(), depth[image, place][near].float())
+    edge = torch.tensor([width + DEPTH_MARGIN, height + DEPTH_MARGIN])
+    near = ((pixels > -DEPTH_MARGIN) & (pixels < edge)).all(dim=-1) & (depth > 0)
+    last = torch.tensor(frame.sizes)[:, None].flip(-1) - 1
+    inner = ((recorded > 1) & (recorded < last)).all(dim=-1)
+    image, _ = near.nonzero(as_tuple=True)
+    return DepthHits(image, pixels[near].float(), depth[near].float(), inner[near])
 
 
 def augmented_image(pixels: Pixels, aug: ImageAug) -> Pixels:

@@ -123,11 +123,13 @@ class DepthHits(TensorGroup):
         image: [K] int64, number of the image, over all samples and cameras of a batch.
         pixels: [K, 2] float32 u, v after the image augmentation; some lie outside the image.
         depth: [K] float32, metres along the camera's axis, positive.
+        inner: [K] bool, whether the point lies more than a pixel inside the image as recorded.
     """
 
     image: Tensor
     pixels: Tensor
     depth: Tensor
+    inner: Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,11 +54,14 @@ def softmax_depth_loss(logits: Tensor, hits: DepthHits, bins: DepthBins, image_s
 
     The cross entropies of all bins of a cell are added. Float32 also under autocast.
 
-    Upstream: of the points that share a pixel the last one counts, and of the pixels of a cell the nearest.
+    Upstream: of the points that share a pixel the last one counts, and of the pixels of a cell the nearest; points
+    in the outermost pixel of the recorded image are left out.
 
     Source: BEVDepth (arXiv 2206.10092), section 4.1, and its released code.
     """
-    pixels = depth_map(hits, logits.shape[0] * logits.shape[1], image_size, rounding="truncate", keep="last")
+    pixels = depth_map(
+        hits, logits.shape[0] * logits.shape[1], image_size, rounding="truncate", keep="last", inner=True
+    )
     label = depth_labels(pool_nearest(pixels, image_size[0] // logits.shape[-2]), bins)
     known, wanted = _one_hot(label, bins)
     with torch.autocast(logits.device.type, enabled=False):

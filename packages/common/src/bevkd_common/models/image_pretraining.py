@@ -115,7 +115,12 @@ def nearest_depth(batch: Batch, stride: int) -> Tensor:
     for sample, cloud in enumerate(batch.cloud(LIDAR).split()):
         pixels, depth = project(cloud[:, :3], *_projection(cameras, sample))
         image = torch.arange(sample * count, (sample + 1) * count, device=batch.device)
-        hits.append(DepthHits(image[:, None].expand_as(depth).flatten(), pixels.flatten(0, 1), depth.flatten()))
+        inner = torch.ones_like(depth, dtype=torch.bool)
+        hits.append(
+            DepthHits(
+                image[:, None].expand_as(depth).flatten(), pixels.flatten(0, 1), depth.flatten(), inner.flatten()
+            )
+        )
     every = DepthHits(*(torch.cat(parts) for parts in zip(*(vars(hit).values() for hit in hits), strict=True)))
     shape = (int(cameras.images.shape[-2]), int(cameras.images.shape[-1]))
     nearest = depth_map(every, samples * count, shape, stride=stride, between=(NEAREST_M, torch.inf))

@@ -22,12 +22,13 @@ def depth_map(
     rounding: Literal["floor", "truncate", "nearest"] = "floor",
     keep: Literal["nearest", "last"] = "nearest",
     between: tuple[float, float] = (0.0, torch.inf),
+    inner: bool = False,
 ) -> Tensor:
     """The depth that each cell of each image shows.
 
     Upstream: BEVDet's first release has stride 16, rounding "nearest" and depths from 1 to 60 m (which shifts the
     map by half a cell); its later ones the same with stride 1, to be pooled by `pool_nearest`; Megvii's BEVDepth
-    stride 1, rounding "truncate" and keeps the last point.
+    stride 1, rounding "truncate", keeps the last point and leaves out the outermost pixel of the recorded image.
 
     Args:
         hits: The points.
@@ -38,6 +39,7 @@ def depth_map(
             the "nearest" whole number, of halves the even one.
         keep: Where several points fall into a cell: the nearest one, or the last in the order of the points.
         between: Depths in metres that count: from the first, below the second.
+        inner: Whether only points more than a pixel inside the recorded image count.
 
     Returns:
         Metres [images, H, W], infinite where no point falls.
@@ -50,6 +52,8 @@ def depth_map(
     near, far = between
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     inside &= (hits.depth >= near) & (hits.depth < far)
+    if inner:
+        inside &= hits.inner
     cell = ((hits.image * height + row.long()) * width + column.long())[inside]
     depth = hits.depth[inside]
     cells = torch.full((images * height * width,), torch.inf, device=depth.device, dtype=depth.dtype)
