@@ -51,7 +51,7 @@ def test_the_thirteen_tables_have_their_rows(tables, by_token, config):
     instances = sum(int(annotated(draw_scene(config, index)).sum()) for index in range(SCENES))
     assert counts == {
         "attribute": 8,
-        "calibrated_sensor": 2 * 7,
+        "calibrated_sensor": SCENES * 7,
         "category": 23,
         "ego_pose": frames,
         "instance": instances,
@@ -67,6 +67,17 @@ def test_the_thirteen_tables_have_their_rows(tables, by_token, config):
     assert all(len(by_token[name]) == counts[name] for name in TABLES)
     keys = {row["token"] for rows in tables.values() for row in rows} - {"1", "2", "3", "4"}
     assert all(len(key) == 32 and int(key, 16) >= 0 for key in keys)
+
+
+def test_every_scene_has_calibrations_of_its_own(tables, by_token):
+    scenes = {row["token"]: by_token["sample"][row["sample_token"]]["scene_token"] for row in tables["sample_data"]}
+    users: dict[str, set[str]] = {}
+    for row in tables["sample_data"]:
+        users.setdefault(row["calibrated_sensor_token"], set()).add(scenes[row["token"]])
+    assert len(users) == len(tables["calibrated_sensor"]) == 3 * 7
+    assert all(len(scenes) == 1 for scenes in users.values())
+    sensors = [(scene, by_token["calibrated_sensor"][key]["sensor_token"]) for key, (scene,) in users.items()]
+    assert len(set(sensors)) == 3 * 7
 
 
 def test_splits_are_those_the_devkit_reads(world, nuscenes):

@@ -37,8 +37,8 @@ RECORDED = {
     "masks": "b624f43389e341345433bb0354738b76d4dddfc995b214a4fc7aa862708654bd",
     "samples": "d170f30a4e680e7eef617d958af61803c0306dac772bced53add8adb8fd64169",
     "sweeps": "ff1d03efa7c5685a211ac8a6dac1b2f133565a53262959337af1edb806dca81b",
-    "v1.0-synthetic": "d18b39638beb1d918c3efff1b20f6ec9ca800d294355c86beafdafd92ef9ec59",
-    "world.json": "98dd4b13e685d1217a477b708e4334afacc75c05cd9cc54e2e6fe5743c392ee3",
+    "v1.0-synthetic": "8a5f3bcd9b14157964dea7938ff08eb4ee48d8d0e547963eed5bbd2ed7ce1b36",
+    "world.json": "10268cc57774f3fedd2e701cfce75a134c9d1b699e30af378542609cb61c946d",
 }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Part of every data set's name: increase it whenever the bytes generated from a seed change.
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 
 MeanCount = Annotated[float, Field(ge=0, le=20)]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bevkd_common.data.synthetic.recording import Frame, Recording
-from bevkd_common.data.synthetic.rig import Camera, Lidar, Rig
+from bevkd_common.data.synthetic.rig import Camera, Lidar
 from bevkd_common.data.synthetic.rigid import Integers, quaternion_from_rotation, quaternion_from_yaw
 from bevkd_common.data.synthetic.solids import annotation_boxes
 
@@ -58,12 +58,12 @@ def token(*key: object) -> str:
     return hashlib.sha256("/".join(str(part) for part in key).encode()).hexdigest()[:32]
 
 
-def shared_tables(seed: int, rigs: Sequence[Rig]) -> Tables:
+def shared_tables(seed: int, sensors: Sequence[Camera | Lidar]) -> Tables:
     """Returns the rows that do not belong to a scene.
 
     Args:
         seed: Seed of the world.
-        rigs: Rigs of all vehicles. Their sensors have the same names.
+        sensors: Of any vehicle; all have sensors of the same names.
     """
     rows: Tables = {name: [] for name in TABLES}
     rows["category"] = [
@@ -88,18 +88,7 @@ def shared_tables(seed: int, rigs: Sequence[Rig]) -> Tables:
             "channel": sensor.name,
             "modality": "camera" if isinstance(sensor, Camera) else "lidar",
         }
-        for sensor in rigs[0].sensors
-    ]
-    rows["calibrated_sensor"] = [
-        {
-            "token": token(seed, "calibrated_sensor", rig.vehicle, sensor.name),
-            "sensor_token": token(seed, "sensor", sensor.name),
-            "translation": sensor.ego_T_sensor[:3, 3].tolist(),
-            "rotation": quaternion_from_rotation(sensor.ego_T_sensor[:3, :3]),
-            "camera_intrinsic": sensor.intrinsic.tolist() if isinstance(sensor, Camera) else [],
-        }
-        for rig in rigs
-        for sensor in rig.sensors
+        for sensor in sensors
     ]
     return rows
 
@@ -187,13 +176,24 @@ class SceneTables:
             {"token": own, "timestamp": self.timestamp(frame), "scene_token": self.token("scene"), **links}
             for own, frame, links in zip(samples, keyframes, _links(samples), strict=True)
         ]
+        # As in nuScenes, every scene has calibrations of its own, equal or not; tools look scenes up by them.
+        tables["calibrated_sensor"] = [
+            {
+                "token": self.token("calibrated_sensor", sensor.name),
+                "sensor_token": token(self.seed, "sensor", sensor.name),
+                "translation": sensor.ego_T_sensor[:3, 3].tolist(),
+                "rotation": quaternion_from_rotation(sensor.ego_T_sensor[:3, :3]),
+                "camera_intrinsic": sensor.intrinsic.tolist() if isinstance(sensor, Camera) else [],
+            }
+            for sensor in self.recording.rig.sensors
+        ]
         for sensor in self.recording.rig.sensors:
             self._add_frames(tables, sensor)
         self._add_annotations(tables, keyframes, samples, observations)
         return tables
 
     def _add_frames(self, tables: Tables, sensor: Camera | Lidar) -> None:
-        scene, vehicle = self.recording.scene, self.recording.rig.vehicle
+        scene = self.recording.scene
         frames = self.recording.frames[sensor.name]
         tokens = [self.token(sensor.name, index) for index in range(len(frames))]
         height, width = sensor.image_size if isinstance(sensor, Camera) else (0, 0)
@@ -213,7 +213,7 @@ class SceneTables:
                     "token": own,
                     "sample_token": self.token("sample", frame.sample),
                     "ego_pose_token": own,
-                    "calibrated_sensor_token": token(self.seed, "calibrated_sensor", vehicle, sensor.name),
+                    "calibrated_sensor_token": self.token("calibrated_sensor", sensor.name),
                     "timestamp": self.timestamp(frame),
                     "fileformat": "jpg" if isinstance(sensor, Camera) else "pcd",
                     "is_key_frame": frame.is_key_frame,

@@ -81,7 +81,7 @@ class NuScenesWriter:
 
     def write_shared(self, scenes: Sequence[Tables], folder: Folder) -> None:
         """See `Writer`."""
-        tables = shared_tables(self.config.seed, [nuscenes_rig(self.config, vehicle) for vehicle in VEHICLES])
+        tables = shared_tables(self.config.seed, nuscenes_rig(self.config, VEHICLES[0]).sensors)
         for name in TABLES:
             for rows in scenes:
                 tables[name].extend(rows[name])
