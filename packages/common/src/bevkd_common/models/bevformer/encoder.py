@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, cast
 
 import torch
@@ -111,19 +111,15 @@ class BevFormerEncoder(nn.Module):
     """BEV queries, one per cell, that pass through the layers.
 
     Args:
-        channels: Channels of queries and image features; a multiple of `heads`, and even.
+        channels: Channels of queries and image features; even.
         grid: Cells of the map.
         z_range: Lowest and highest point of interest, metres.
         anchors: Points above a cell that are projected into the images.
         layers: Number of layers.
+        make_layer: Makes a layer; it is called last, so that the other parts have the same initial weights whatever
+            the layers are.
         cameras: Images per moment.
         levels: Feature maps per image.
-        heads: See `EncoderLayer`.
-        temporal_points: See `EncoderLayer`.
-        spatial_points: See `EncoderLayer`.
-        hidden_channels: See `EncoderLayer`.
-        dropout: See `EncoderLayer`.
-        shifted: See `TemporalSelfAttention`.
         rotation_center: See `turned_to`.
         wrap_yaw: See `can_bus_signals`.
         recompute: Whether activations of layers are recomputed in the backward pass instead of stored.
@@ -141,14 +137,9 @@ class BevFormerEncoder(nn.Module):
         *,
         anchors: int,
         layers: int,
+        make_layer: Callable[[], EncoderLayer],
         cameras: int,
         levels: int,
-        heads: int,
-        temporal_points: int,
-        spatial_points: int,
-        hidden_channels: int,
-        dropout: float,
-        shifted: Literal["history", "both"],
         rotation_center: tuple[float, float] | None,
         wrap_yaw: bool,
         recompute: bool,
@@ -170,19 +161,7 @@ class BevFormerEncoder(nn.Module):
             nn.LayerNorm(channels),
         )
         xavier(self.can_bus)
-        self.layers = nn.ModuleList(
-            EncoderLayer(
-                channels,
-                heads=heads,
-                temporal_points=temporal_points,
-                spatial_points=spatial_points,
-                levels=levels,
-                hidden_channels=hidden_channels,
-                dropout=dropout,
-                shifted=shifted,
-            )
-            for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(make_layer() for _ in range(layers))
         self.register_buffer("anchors", anchor_points(grid, z_range, anchors), persistent=False)
 
     def forward(

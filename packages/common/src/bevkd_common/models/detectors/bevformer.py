@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from bevkd_common.config.detectors.bevformer import BevFormerConfig
 from bevkd_common.data.needs import DataNeeds, KeyframeQueue
 from bevkd_common.data.samples import Batch, Cameras
-from bevkd_common.models.bevformer.encoder import BevFormerEncoder
+from bevkd_common.models.bevformer.encoder import BevFormerEncoder, EncoderLayer
 from bevkd_common.models.bevformer.memory import BevMemory, Moment, queue
 from bevkd_common.models.detector import Detections, Losses, Outputs, SetTargets
 from bevkd_common.models.grid_mask import GridMask
@@ -211,14 +212,9 @@ def build(config: BevFormerConfig, classes: tuple[str, ...]) -> BevFormer:
             config.z_range,
             anchors=config.anchors,
             layers=config.encoder_layers,
+            make_layer=partial(_encoder_layer, config),
             cameras=config.cameras,
             levels=config.image_levels,
-            heads=config.attention_heads,
-            temporal_points=config.temporal_points,
-            spatial_points=config.spatial_points,
-            hidden_channels=config.hidden_channels,
-            dropout=config.dropout,
-            shifted=config.shifted,
             rotation_center=config.rotation_center,
             wrap_yaw=config.wrap_yaw,
             recompute=config.recompute,
@@ -227,4 +223,17 @@ def build(config: BevFormerConfig, classes: tuple[str, ...]) -> BevFormer:
         image_size=config.image_size,
         frames=config.frames,
         taps=taps,
+    )
+
+
+def _encoder_layer(config: BevFormerConfig) -> EncoderLayer:
+    return EncoderLayer(
+        config.channels,
+        heads=config.attention_heads,
+        temporal_points=config.temporal_points,
+        spatial_points=config.spatial_points,
+        levels=config.image_levels,
+        hidden_channels=config.hidden_channels,
+        dropout=config.dropout,
+        shifted=config.shifted,
     )
