@@ -1,14 +1,16 @@
-"""Kill an experiment at random moments, run it again each time, and compare every weight with a run left in peace.
+"""Kill commands at random moments, run them again each time, and compare what they made with a run left in peace.
 
     python benchmarks/kills.py --kills 20
 
-The experiment is a small one: teacher, first training of the student, student alone, student distilled, a
-checkpoint every few steps. A kill is SIGKILL, at a moment drawn from its life. Exit code 1 if the run ends before
-all kills, if a weight differs by a bit, if a run does not go on from the newest checkpoint that a kill left, or if
-a kill finds that checkpoint further behind the last logged step than checkpoints are apart.
+Kills five kinds of work, `--kills` times each: generating a world, indexing its tables, an experiment (teacher,
+pretraining of the student, student alone, student distilled; a checkpoint every few steps), scoring, and the report.
+A kill is SIGKILL, at a moment drawn from the life of the command. Exit code 1 if a byte of what was made differs, if
+a file is left over or missing, or if the experiment ends before all kills, does not go on from the newest checkpoint
+that a kill left, or finds that checkpoint further behind the last logged step than checkpoints are apart.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -20,10 +22,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
 from bevkd_common.engine.checkpoint import MANIFEST
-from safetensors.torch import load_file
 
 EVERY = 5
 STARTING_S = 5.0
@@ -40,74 +41,102 @@ OVERRIDES = [
     "evaluation.bootstrap=20",
     f"checkpoints.steps={EVERY}",
 ]
-COMMAND = [
-    sys.executable, "-m", "bevkd", "run", "distillbev", "--teacher", "centerpoint", "--student", "bevdet",
+BEVKD = [sys.executable, "-m", "bevkd"]
+EXPERIMENT = [
+    *BEVKD, "run", "distillbev", "--teacher", "centerpoint", "--student", "bevdet",
     "--gpus", "0", "--out", "runs/killed", *(part for value in OVERRIDES for part in ("--set", value)),
 ]  # fmt: skip
 RESUMED = re.compile(r"goes on from step (\d+)")
+UNSTABLE = {"trained.json", "metrics.jsonl", "environment.json", "run.json"}
+"""Files that hold times, or the plan of the machine."""
+
+
+class Work(NamedTuple):
+    """A command that can be killed.
+
+    Attributes:
+        name: In the table.
+        command: Does all of the work again when it is repeated.
+        made: Folders that it writes to.
+    """
+
+    name: str
+    command: list[str]
+    made: tuple[str, ...]
+
+
+WORKS = (
+    Work(
+        "data",
+        [*BEVKD, "data", "synth", "made", "--seed", "5", "--train-scenes", "4", "--val-scenes", "2"],
+        ("made",),
+    ),
+    Work("index", [*BEVKD, "data", "index", "world", "--rebuild"], ("world",)),
+    Work("scoring", [*BEVKD, "eval", "runs/killed", "--gpus", "0"], ("runs/.stages", "runs/killed")),
+    Work("report", [*BEVKD, "report", "runs/killed", "--gpus", "0"], ("runs/killed",)),
+)
 
 
 def main() -> None:
     """Kill, compare, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=20, help="of each kind of work")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--output", type=Path, default=Path("kills.json"))
     arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as temporary:
         peaceful, killed = Path(temporary, "peaceful"), Path(temporary, "killed")
-        seconds = _run_to_the_end(peaceful)
-        shutil.copytree(peaceful / "runs" / ".data", killed / "runs" / ".data")
-        kills = _kill(killed, arguments.kills, seconds, random.Random(arguments.seed))
-        _run_to_the_end(killed)
-        repeated = _run_to_the_end(killed)
-        compared, different = _compare(peaceful, killed)
-    stages = sorted({kill["stage"] for kill in kills if kill["stage"]})
-    lost = max((kill["step"] - kill["newest"] for kill in kills if kill["stage"]), default=0)
-    resumed = [kill for kill in kills if kill["resumed"] is not None]
-    elsewhere = sum(kill["resumed"] != kill["expected"] for kill in resumed)
-    figures = {
-        "kills": len(kills), "stages_hit": stages, "most_steps_lost": lost, "steps_between_checkpoints": EVERY,
-        "resumed": len(resumed), "resumed_elsewhere": elsewhere,
-        "tensors_compared": compared, "tensors_that_differ": different, "uninterrupted_s": round(seconds, 1),
-        "repeated_s": round(repeated, 1), "each": kills,
-    }  # fmt: skip
-    for name, value in figures.items():
-        if name != "each":
+        experiment = _experiment(peaceful, killed, arguments.kills, rng)
+        rows = [_work(work, peaceful, killed, arguments.kills, rng) for work in WORKS]
+    columns = ("kills", "files", "differ", "left_over", "missing")
+    print("work".ljust(12), *(column.rjust(10) for column in columns))
+    for row in (experiment["files"], *rows):
+        print(row["work"].ljust(12), *(str(row[column]).rjust(10) for column in columns))
+    for name, value in experiment.items():
+        if name not in ("files", "each"):
             print(f"{name:28} {value}")
-    arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
-    if len(kills) < arguments.kills or different or not compared or elsewhere or not resumed or lost > EVERY:
+    arguments.output.write_text(json.dumps({"experiment": experiment, "works": rows}, indent=1) + "\n")
+    faults = sum(row[key] for row in (experiment["files"], *rows) for key in ("differ", "left_over", "missing"))
+    short = any(row["kills"] < arguments.kills or not row["files"] for row in (experiment["files"], *rows))
+    if (
+        faults
+        or short
+        or experiment["resumed_elsewhere"]
+        or not experiment["resumed"]
+        or experiment["most_steps_lost"] > EVERY
+    ):
         raise SystemExit(1)
 
 
-def _environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
+def _experiment(peaceful: Path, killed: Path, count: int, rng: random.Random) -> dict:
+    seconds = _to_the_end(EXPERIMENT, peaceful)
+    shutil.copytree(peaceful / "runs" / ".data", killed / "runs" / ".data")
+    kills = _kill_experiment(killed, count, seconds, rng)
+    _to_the_end(EXPERIMENT, killed)
+    repeated = _to_the_end(EXPERIMENT, killed)
+    resumed = [kill for kill in kills if kill["resumed"] is not None]
+    return {
+        "files": _compared("experiment", len(kills), peaceful, killed, ("runs/.stages", "runs/killed")),
+        "stages_hit": sorted({kill["stage"] for kill in kills if kill["stage"]}),
+        "most_steps_lost": max((kill["step"] - kill["newest"] for kill in kills if kill["stage"]), default=0),
+        "steps_between_checkpoints": EVERY,
+        "resumed": len(resumed),
+        "resumed_elsewhere": sum(kill["resumed"] != kill["expected"] for kill in resumed),
+        "uninterrupted_s": round(seconds, 1),
+        "repeated_s": round(repeated, 1),
+        "each": kills,
+    }
 
 
-def _run_to_the_end(folder: Path) -> float:
-    folder.mkdir(exist_ok=True)
-    started = time.monotonic()
-    subprocess.run(COMMAND, cwd=folder, env=_environment(), check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - started
-
-
-def _kill(folder: Path, count: int, seconds: float, rng: random.Random) -> list[dict[str, object]]:
-    kills: list[dict[str, object]] = []
+def _kill_experiment(folder: Path, count: int, seconds: float, rng: random.Random) -> list[dict]:
+    kills: list[dict] = []
     left: tuple[str, int] = ("", 0)
     while len(kills) < count:
-        log = folder / "log.txt"
-        with log.open("w") as stream:
-            process = subprocess.Popen(COMMAND, cwd=folder, env=_environment(), stdout=stream, stderr=stream)
-            try:
-                process.wait(rng.uniform(0.5 * STARTING_S, STARTING_S + seconds / count))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-        if process.returncode == 0:
+        log = _killed_after(EXPERIMENT, folder, rng.uniform(0.5 * STARTING_S, STARTING_S + seconds / count))
+        if log is None:
             break
-        if process.returncode != -signal.SIGKILL:
-            raise SystemExit(f"the run failed:\n{log.read_text()}")
-        resumed = RESUMED.search(log.read_text())
+        resumed = RESUMED.search(log)
         stage, step, newest = _under_way(folder)
         kills.append({
             "stage": stage, "step": step, "newest": newest,
@@ -130,14 +159,72 @@ def _under_way(folder: Path) -> tuple[str, int, int]:
     return "", 0, 0
 
 
-def _compare(peaceful: Path, killed: Path) -> tuple[int, int]:
-    compared = different = 0
-    for path in sorted((peaceful / "runs" / ".stages").glob("*/checkpoints/*/*.safetensors")):
-        expected, found = load_file(path), load_file(killed / path.relative_to(peaceful))
-        for name, value in expected.items():
-            compared += 1
-            different += not torch.equal(value, found[name])
-    return compared, different
+def _work(work: Work, peaceful: Path, killed: Path, count: int, rng: random.Random) -> dict:
+    if work.name == "index":
+        for folder in (peaceful, killed):
+            shutil.copytree(next((peaceful / "made").glob("*")), folder / "world")
+    seconds = _to_the_end(work.command, peaceful)
+    done = 0
+    while done < count:
+        if _killed_after(work.command, killed, rng.uniform(0, seconds)) is not None:
+            done += 1
+        elif work.name == "data":
+            shutil.rmtree(killed / "made")  # it ended before the kill, and would have nothing to do
+    _to_the_end(work.command, killed)
+    return _compared(work.name, done, peaceful, killed, work.made)
+
+
+def _killed_after(command: list[str], folder: Path, seconds: float) -> str | None:
+    """What a command had written when it was killed; None if it ended before."""
+    log = folder / "log.txt"
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, cwd=folder, env=_environment(), stdout=stream, stderr=stream)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    if process.returncode == 0:
+        return None
+    if process.returncode != -signal.SIGKILL:
+        raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()}")
+    return log.read_text()
+
+
+def _to_the_end(command: list[str], folder: Path) -> float:
+    folder.mkdir(exist_ok=True)
+    started = time.monotonic()
+    subprocess.run(command, cwd=folder, env=_environment(), check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - started
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def _compared(work: str, kills: int, peaceful: Path, killed: Path, made: tuple[str, ...]) -> dict:
+    expected, found = _digests(peaceful, made), _digests(killed, made)
+    differ = [name for name in expected.keys() & found.keys() if expected[name] != found[name]]
+    for name in (*differ, *(expected.keys() ^ found.keys())):
+        print(f"{work}: {name}", file=sys.stderr)
+    return {
+        "work": work,
+        "kills": kills,
+        "files": len(expected),
+        "differ": len(differ),
+        "left_over": len(found.keys() - expected.keys()),
+        "missing": len(expected.keys() - found.keys()),
+    }
+
+
+def _digests(root: Path, folders: tuple[str, ...]) -> dict[str, str]:
+    """Hash of each file, by its name relative to the root."""
+    files = [path for folder in folders for path in (root / folder).rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.name not in UNSTABLE and not path.name.endswith(".lock")
+    }
 
 
 if __name__ == "__main__":

@@ -50,12 +50,12 @@ class _LiveBar:
 
 
 class _PlainBar:
-    """A line at the start, then at most one every `PLAIN_INTERVAL_S` seconds, and one at the end."""
+    """At most one line every `PLAIN_INTERVAL_S` seconds, and one at the end; none where nothing was done."""
 
     def __init__(self, console: Console, title: str, total: int) -> None:
         self._console, self._title, self._total = console, title, total
         self._started = self._printed = time.monotonic()
-        self._last = (0, "")
+        self._last: tuple[int, str] | None = None
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         self._last = (done, note)
@@ -67,6 +67,8 @@ class _PlainBar:
         self._print()
 
     def _print(self) -> None:
+        if self._last is None:
+            return
         self._printed = time.monotonic()
         done, note = self._last
         self._console.print(
