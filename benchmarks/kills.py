@@ -3,10 +3,11 @@
     python benchmarks/kills.py --kills 20
 
 Kills five kinds of work, `--kills` times each: generating a world, indexing its tables, an experiment (teacher,
-pretraining of the student, student alone, student distilled; a checkpoint every few steps), scoring, and the report.
-A kill is SIGKILL, at a moment drawn from the life of the command. Exit code 1 if a byte of what was made differs, if
-a file is left over or missing, or if the experiment ends before all kills, does not go on from the newest checkpoint
-that a kill left, or finds that checkpoint further behind the last logged step than checkpoints are apart.
+pretraining, student alone, student distilled; a checkpoint every few steps), scoring, and the report. A kill
+is SIGKILL, at a moment drawn from the life of the command. Exit code 1 if a byte of what was made differs, if
+a file is left over or missing, or if the experiment ends before all kills, does not go on from the newest
+checkpoint that a kill left, or finds that checkpoint further behind the last logged step than checkpoints are
+apart.
 """
 
 import argparse
