@@ -208,12 +208,10 @@ class UniDistill(nn.Module):
         valid = batch.valid[0].nonzero()[:, 0]
         panels: list[Panel] = [_points_panel(points[0, valid])] if len(valid) else []
         if self.high is not None:
-            for model, samples in zip(
-                ("teacher", "student"),
-                self.high.samples(teacher, student, points[:1, valid[:DRAWN_BOXES]], transposed=self.transposed),
-                strict=True,
-            ):
-                panels += [_relation_panel(model, box, matrix) for box, matrix in enumerate(relations(samples[0]))]
+            both = self.high.samples(teacher, student, points, transposed=self.transposed)
+            for model, samples in zip(("teacher", "student"), both, strict=True):
+                matrices = relations(samples[0, valid[:DRAWN_BOXES]])
+                panels += [_relation_panel(model, box, matrix) for box, matrix in enumerate(matrices)]
         if self.response is not None:
             rules = self.response
             mask = response_mask(batch.boxes, batch.valid, rules.grid, overlap=rules.overlap)[0]
