@@ -48,7 +48,8 @@ EXPERIMENT = [
     "--gpus", "0", "--out", "runs/killed", *(part for value in OVERRIDES for part in ("--set", value)),
 ]  # fmt: skip
 RESUMED = re.compile(r"goes on from step (\d+)")
-UNSTABLE = {"trained.json", "metrics.jsonl", "environment.json", "run.json"}
+STAGES = ("runs/.stages",)
+UNSTABLE = {"trained.json", "manifest.json", "metrics.jsonl", "environment.json", "run.json"}
 """Files that hold times, or the plan of the machine."""
 
 
@@ -89,7 +90,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         peaceful, killed = Path(temporary, "peaceful"), Path(temporary, "killed")
         experiment = _experiment(peaceful, killed, arguments.kills, rng)
-        rows = [_work(work, peaceful, killed, arguments.kills, rng) for work in WORKS]
+        rows = [_work(work, killed, arguments.kills, rng) for work in WORKS]
     columns = ("kills", "files", "differ", "left_over", "missing")
     print("work".ljust(12), *(column.rjust(10) for column in columns))
     for row in (experiment["files"], *rows):
@@ -118,7 +119,7 @@ def _experiment(peaceful: Path, killed: Path, count: int, rng: random.Random) ->
     repeated = _to_the_end(EXPERIMENT, killed)
     resumed = [kill for kill in kills if kill["resumed"] is not None]
     return {
-        "files": _compared("experiment", len(kills), peaceful, killed, ("runs/.stages", "runs/killed")),
+        "files": _compared("experiment", len(kills), *(_digests(root, STAGES) for root in (peaceful, killed))),
         "stages_hit": sorted({kill["stage"] for kill in kills if kill["stage"]}),
         "most_steps_lost": max((kill["step"] - kill["newest"] for kill in kills if kill["stage"]), default=0),
         "steps_between_checkpoints": EVERY,
@@ -160,19 +161,19 @@ def _under_way(folder: Path) -> tuple[str, int, int]:
     return "", 0, 0
 
 
-def _work(work: Work, peaceful: Path, killed: Path, count: int, rng: random.Random) -> dict:
+def _work(work: Work, folder: Path, count: int, rng: random.Random) -> dict:
+    """Do the work in peace, kill it, end it, and compare what the folder holds."""
     if work.name == "index":
-        for folder in (peaceful, killed):
-            shutil.copytree(next((peaceful / "made").glob("*")), folder / "world")
-    seconds = _to_the_end(work.command, peaceful)
+        shutil.copytree(next((folder / "made").glob("*-*")), folder / "world")
+    seconds = _to_the_end(work.command, folder)
+    expected = _digests(folder, work.made)
     done = 0
     while done < count:
-        if _killed_after(work.command, killed, rng.uniform(0, seconds)) is not None:
-            done += 1
-        elif work.name == "data":
-            shutil.rmtree(killed / "made")  # it ended before the kill, and would have nothing to do
-    _to_the_end(work.command, killed)
-    return _compared(work.name, done, peaceful, killed, work.made)
+        if work.name == "data" and any(folder.glob("made/*/world.json")):
+            shutil.rmtree(folder / "made")  # a finished world is not generated again
+        done += _killed_after(work.command, folder, rng.uniform(0, seconds)) is not None
+    _to_the_end(work.command, folder)
+    return _compared(work.name, done, expected, _digests(folder, work.made))
 
 
 def _killed_after(command: list[str], folder: Path, seconds: float) -> str | None:
@@ -203,8 +204,7 @@ def _environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def _compared(work: str, kills: int, peaceful: Path, killed: Path, made: tuple[str, ...]) -> dict:
-    expected, found = _digests(peaceful, made), _digests(killed, made)
+def _compared(work: str, kills: int, expected: dict[str, str], found: dict[str, str]) -> dict:
     differ = [name for name in expected.keys() & found.keys() if expected[name] != found[name]]
     for name in (*differ, *(expected.keys() ^ found.keys())):
         print(f"{work}: {name}", file=sys.stderr)
