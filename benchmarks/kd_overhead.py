@@ -1,10 +1,10 @@
-"""What a distilled step costs beside a student step and a look of the teacher; with and without the cache.
+"""What a distilled step costs beside a student's step and the teacher's forward pass; with and without the cache.
 
     python benchmarks/kd_overhead.py --size tiny
-    python benchmarks/kd_overhead.py --size paper --steps 10
+    python benchmarks/kd_overhead.py --size paper --steps 10 --method unidistill
 
 Four kinds of step take turns in one process on one batch: the student alone (forward, losses, backward, AdamW), the
-frozen teacher's forward pass, the distilled student, and the distilled student with what the teacher saw on disk.
+frozen teacher's forward pass, the distilled student, and the distilled student with the teacher's maps on disk.
 Weights are random. "paper" is BEVDet with ResNet-50 at 256 x 704 under a pillar CenterPoint, batch 1, on six random
 images and 250 000 random points.
 """
@@ -33,8 +33,8 @@ from bevkd_common.geometry.boxes import Boxes
 from bevkd_common.geometry.transforms import rigid, rotation_z
 
 SIZES = {
-    "tiny": ("distillbev/centerpoint-bevdet.synthetic", 2, (64, 176), 12_000, 25.0),
-    "paper": ("distillbev/centerpoint-bevdet.nuscenes", 1, (256, 704), 250_000, 51.0),
+    "tiny": ("centerpoint-bevdet.synthetic", 2, (64, 176), 12_000, 25.0),
+    "paper": ("centerpoint-bevdet.nuscenes", 1, (256, 704), 250_000, 51.0),
 }
 WARM_UP = 2
 
@@ -43,11 +43,13 @@ def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--method", default="distillbev")
     parser.add_argument("--steps", type=int, default=50, help="of each kind")
     parser.add_argument("--precision", choices=AUTOCAST, help="the recipe's where not given")
     parser.add_argument("--output", type=Path, default=Path("kd-overhead-benchmark.json"))
     arguments = parser.parse_args()
-    name, samples, image_size, points, reach = SIZES[arguments.size]
+    pair, samples, image_size, points, reach = SIZES[arguments.size]
+    name = f"{arguments.method}/{pair}"
     # Times do not depend on what the weights are, and nothing need be fetched.
     recipe = load_named(name, ["student.image_backbone.weights=null"] if "nuscenes" in name else [])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -97,14 +99,14 @@ def _kinds(
     alone, distilled = build_detector(recipe.student, classes, seed=0).to(device), distillation(None)
     teacher, want = distilled.teacher, distilled.method.teacher_taps
 
-    def look() -> None:
+    def infer() -> None:
         # Voxels are kept with a batch; every step has a batch of its own.
         with torch.autocast(device.type, precision, enabled=precision is not None):
             teacher(batch.to(device), want)
 
     return {
         "student": _step(SupervisedTask(alone), recipe, batch, precision, device),
-        "teacher": look,
+        "teacher": infer,
         "distilled": _step(distilled, recipe, batch, precision, device),
         "cached": _step(distillation(TeacherCache(folder)), recipe, batch, precision, device),
     }

@@ -59,9 +59,8 @@ def softmax_depth_loss(logits: Tensor, hits: DepthHits, bins: DepthBins, image_s
 
     Source: BEVDepth (arXiv 2206.10092), section 4.1, and its released code.
     """
-    pixels = depth_map(
-        hits, logits.shape[0] * logits.shape[1], image_size, rounding="truncate", keep="last", inner=True
-    )
+    images = logits.shape[0] * logits.shape[1]
+    pixels = depth_map(hits, images, image_size, rounding="truncate", keep="last", inner=True)
     label = depth_labels(pool_nearest(pixels, image_size[0] // logits.shape[-2]), bins)
     known, wanted = _one_hot(label, bins)
     with torch.autocast(logits.device.type, enabled=False):
