@@ -79,7 +79,12 @@ def _pillars(config: PillarReaderConfig, spec: VoxelSpec, grid: Grid) -> nn.Modu
 def _voxels(config: VoxelReaderConfig, spec: VoxelSpec) -> nn.Module:
     features = VOXEL_FEATURES if config.painted else config.point_features
     encoder = SparseEncoder(
-        spec.cells, features, config.encoder_channels, config.encoder_blocks, config.norm_momentum
+        spec.cells,
+        features,
+        config.encoder_channels,
+        config.encoder_blocks,
+        config.norm_momentum,
+        biases=config.encoder_biases,
     )
     means = MixedMeans(config.scales) if config.painted else VoxelMeans(config.scales)
     return VoxelReader(means, encoder)

@@ -65,9 +65,7 @@ class SparseEncoder(nn.Module):
         channels: Of each stage.
         blocks: Residual blocks of each stage.
         norm_momentum: Of the batch norms.
-
-    Attributes:
-        out_channels: Of the map.
+        biases: Whether the convolutions of the residual blocks have biases.
 
     Source: SECOND's encoder with the residual blocks of CenterPoint; as in mmdet3d 1.4.
     """
@@ -79,6 +77,8 @@ class SparseEncoder(nn.Module):
         channels: Sequence[int],
         blocks: int,
         norm_momentum: float = NORM_MOMENTUM,
+        *,
+        biases: bool = False,
     ) -> None:
         super().__init__()
         nx, ny, nz = cells
@@ -86,7 +86,9 @@ class SparseEncoder(nn.Module):
         self.stem = SparseConvNorm(SubmanifoldConv3d(in_channels, channels[0], "stage0"), norm_momentum)
         self.stages = nn.ModuleList()
         for stage, width in enumerate(channels):
-            layers: list[nn.Module] = [SparseBlock(width, f"stage{stage}", norm_momentum) for _ in range(blocks)]
+            layers: list[nn.Module] = [
+                SparseBlock(width, f"stage{stage}", norm_momentum, biases=biases) for _ in range(blocks)
+            ]
             if stage + 1 < len(channels):
                 padding = (0 if stage + 2 == len(channels) else 1, 1, 1)
                 down = SparseConv3d(width, channels[stage + 1], (3, 3, 3), (2, 2, 2), padding)
@@ -115,13 +117,14 @@ class SparseBlock(nn.Module):
         channels: Of input and output.
         key: Shared by the convolutions over the same voxels.
         norm_momentum: Of the batch norms.
+        biases: Whether the convolutions have biases.
     """
 
-    def __init__(self, channels: int, key: str, norm_momentum: float) -> None:
+    def __init__(self, channels: int, key: str, norm_momentum: float, *, biases: bool = False) -> None:
         super().__init__()
-        self.conv1 = SubmanifoldConv3d(channels, channels, key)
+        self.conv1 = SubmanifoldConv3d(channels, channels, key, bias=biases)
         self.bn1 = nn.BatchNorm1d(channels, eps=NORM_EPS, momentum=norm_momentum)
-        self.conv2 = SubmanifoldConv3d(channels, channels, key)
+        self.conv2 = SubmanifoldConv3d(channels, channels, key, bias=biases)
         self.bn2 = nn.BatchNorm1d(channels, eps=NORM_EPS, momentum=norm_momentum)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
@@ -151,22 +154,24 @@ class SparseConvNorm(nn.Module):
 
 
 class SubmanifoldConv3d(nn.Module):
-    """A 3x3x3 convolution without bias that keeps the voxels as they are.
+    """A 3x3x3 convolution that keeps the voxels as they are.
 
     Args:
         in_channels: Of the input.
         out_channels: Of the output.
         key: Shared by the convolutions over the same voxels.
+        bias: Whether it has a bias, which starts at zero.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, key: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, key: str, *, bias: bool = False) -> None:
         super().__init__()
         self.key = key
         self.weight = _weight(in_channels, out_channels, (3, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """See `submanifold_conv`."""
-        return submanifold_conv(x, self.weight, None, self.key)
+        return submanifold_conv(x, self.weight, self.bias, self.key)
 
 
 class SparseConv3d(nn.Module):

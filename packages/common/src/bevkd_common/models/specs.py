@@ -21,6 +21,14 @@ from bevkd_common.config.detectors.megvii_bevdepth import describe as describe_m
 from bevkd_common.config.detectors.mmdet3d import Mmdet3dConfig
 from bevkd_common.config.detectors.mmdet3d import describe as describe_mmdet3d
 from bevkd_common.config.detectors.mmdet3d import files as files_of_mmdet3d
+from bevkd_common.config.detectors.modalities import (
+    CameraConfig,
+    FusionConfig,
+    LidarConfig,
+    describe_camera,
+    describe_fusion,
+    describe_lidar,
+)
 from bevkd_common.config.detectors.mvp import MvpConfig
 from bevkd_common.config.detectors.mvp import describe as describe_mvp
 from bevkd_common.config.plugins import DetectorSpec
@@ -119,4 +127,31 @@ MMDET3D = DetectorSpec(
     describe=describe_mmdet3d,
     clouds=lambda config: _LIDAR if config.sweeps else frozenset(),
     finished=files_of_mmdet3d,
+)
+CAMERA = DetectorSpec(
+    kind="camera",
+    config=CameraConfig,
+    build="bevkd_common.models.detectors.modalities:build_camera",
+    summary="UniDistill's detector of six cameras: lift-splat, SECOND, IoU-aware head.",
+    describe=describe_camera,
+    check="bevkd_common.config.detectors.bevdet:check",
+    pretraining="bevkd_common.models.image_pretraining:build",
+)
+LIDAR = DetectorSpec(
+    kind="lidar",
+    config=LidarConfig,
+    build="bevkd_common.models.detectors.modalities:build_lidar",
+    summary="UniDistill's detector of LiDAR points: voxels, sparse encoder, SECOND, IoU-aware head.",
+    describe=describe_lidar,
+    clouds=lambda config: _PAINTED if config.reader.painted else _LIDAR,
+)
+FUSION = DetectorSpec(
+    kind="fusion",
+    config=FusionConfig,
+    build="bevkd_common.models.detectors.modalities:build_fusion",
+    summary="UniDistill's detector of LiDAR and six cameras: both maps gated by channel, SECOND, IoU-aware head.",
+    describe=describe_fusion,
+    check="bevkd_common.config.detectors.bevdet:check",
+    clouds=lambda config: _PAINTED if config.reader.painted else _LIDAR,
+    pretraining="bevkd_common.models.image_pretraining:build",
 )

@@ -87,6 +87,8 @@ class VoxelReaderConfig(_ReaderConfig):
     """Channels of each stage of the sparse encoder; the edge of a voxel doubles from stage to stage."""
     encoder_blocks: PositiveInt = 2
     """Residual blocks of each stage."""
+    encoder_biases: bool = False
+    """Whether the convolutions of the residual blocks have biases, as those of UniDistill's released code."""
 
     @property
     def cell(self) -> float:

@@ -263,14 +263,7 @@ def build_center_head(
     Raises:
         UserError: If the tasks do not name every class of the data set once.
     """
-    named = [name for task in config.tasks for name in task]
-    if set(named) != set(classes):
-        missing = ", ".join(sorted(set(classes) - set(named))) or "none"
-        foreign = ", ".join(sorted(set(named) - set(classes))) or "none"
-        raise UserError(
-            f"the tasks of the centre-point head must name every class of the data set: missing are {missing}, "
-            f"unknown are {foreign}; change `head.tasks`"
-        )
+    check_tasks(config.tasks, classes)
     return CenterHead(
         in_channels,
         classes,
@@ -295,3 +288,19 @@ def build_center_head(
         deformable=config.deformable,
         motion=motion,
     )
+
+
+def check_tasks(tasks: Sequence[Sequence[str]], classes: Sequence[str]) -> None:
+    """Check that the tasks of a head name every class of the data set.
+
+    Raises:
+        UserError: If a class is missing or unknown.
+    """
+    named = {name for task in tasks for name in task}
+    if named != set(classes):
+        missing = ", ".join(sorted(set(classes) - named)) or "none"
+        foreign = ", ".join(sorted(named - set(classes))) or "none"
+        raise UserError(
+            f"the tasks of the centre-point head must name every class of the data set: missing are {missing}, "
+            f"unknown are {foreign}; change `head.tasks`"
+        )
