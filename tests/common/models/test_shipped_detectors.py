@@ -99,6 +99,27 @@ hidden_channels: 24
 frames: 2
 head: {queries: 10, layers: 2, attention_heads: 2, hidden_channels: 24}
 """
+MODALITY = """
+backbone_channels: [16, 24]
+backbone_layers: [1, 1]
+neck_channels: [16, 16]
+head: {channels: 16}
+"""
+IMAGES = """
+image_size: [32, 80]
+image_backbone: {kind: small_resnet, stem_channels: 8, channels: [8, 16, 24], blocks: [1, 1, 1], strides: [8, 16]}
+image_neck_channels: 16
+lift_stride: 8
+depth_bins: {start: 1, stop: 13, step: 1.0}
+lift_channels: 8
+grid: {x0: -12.8, y0: -6.4, cell: 0.8, nx: 32, ny: 16}
+"""
+POINTS = """
+sweeps: 1
+point_range: [-12.8, -6.4, -2, 12.8, 6.4, 2]
+reader:
+  {kind: voxels, voxel: 0.4, voxel_height: 0.4, encoder_channels: [8, 16], encoder_blocks: 1, encoder_biases: true}
+"""
 HEAD = frozenset({"head"})
 
 
@@ -122,6 +143,9 @@ SHIPPED: dict[str, tuple[DetectorSpec, dict[str, Any]]] = {
     "bevdet4d velocity": (specs.BEVDET4D, _read(CAMERA, bev_neck=BEV_NECK, motion="velocity", **CENTER)),
     "bevdepth": (specs.BEVDEPTH, _read(CAMERA, bev_neck=BEV_NECK, depth_channels=16, **CENTER)),
     "bevformer": (specs.BEVFORMER, _read(BEVFORMER)),
+    "camera": (specs.CAMERA, _read(MODALITY, IMAGES)),
+    "lidar": (specs.LIDAR, _read(MODALITY, POINTS)),
+    "fusion": (specs.FUSION, _read(MODALITY, IMAGES, POINTS)),
     "megvii_bevdepth": (specs.MEGVII_BEVDEPTH, _read(CAMERA, MEGVII, **CENTER)),
     "megvii_bevdepth in ego axes": (
         specs.MEGVII_BEVDEPTH,
@@ -198,7 +222,7 @@ def taps_of_all() -> Iterator[tuple[str, Any, str, TapSpec]]:
 def test_every_shipped_detector_is_here():
     shipped = {value for value in vars(specs).values() if isinstance(value, DetectorSpec)}
     assert shipped - {spec for spec, _ in SHIPPED.values()} == {specs.MMDET3D}  # needs mmdetection3d
-    assert (len(shipped), len(SHIPPED)) == (10, 15)
+    assert (len(shipped), len(SHIPPED)) == (13, 18)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -217,7 +241,7 @@ def test_every_tap_is_what_it_says(batch, training):
     assert checked == TAPS
 
 
-TAPS = 138
+TAPS = 166
 
 
 def test_a_wrong_value_is_found():
@@ -268,7 +292,7 @@ def test_the_head_announces_heat_maps(name, batch):
 
 def test_only_a_frame_before_makes_velocities_displacements():
     motions = {
-        name: build(name).taps["head"].branches[-1].meaning
+        name: next(branch.meaning for branch in build(name).taps["head"].branches if branch.name == "vel")
         for name in SHIPPED
         if isinstance(build(name).taps["head"], HeadMaps)
     }
@@ -276,7 +300,7 @@ def test_only_a_frame_before_makes_velocities_displacements():
         "bevdet4d",
         "bevdepth",
     }
-    assert len(motions) == 11
+    assert len(motions) == 14
 
 
 def test_parts_have_shared_names():
@@ -285,13 +309,14 @@ def test_parts_have_shared_names():
     lidar = {"reader", "backbone"}
     for name, parts in names.items():
         spec = SHIPPED[name][0]
-        points = spec in (specs.CENTERPOINT, specs.CENTERPOINT_VOXEL, specs.MVP, specs.LIDARFORMER)
+        points = spec in (specs.CENTERPOINT, specs.CENTERPOINT_VOXEL, specs.MVP, specs.LIDARFORMER, specs.LIDAR)
+        sensors = {specs.CAMERA: camera | {"backbone"}, specs.FUSION: camera | lidar}
         queries = spec in (specs.LIDARFORMER, specs.BEVFORMER)
         head = {"encoder", "encoder.bev_queries", "head.decoder"} if queries else {"bev_neck", "head.task_heads"}
         lift = set() if points or queries else {"depth_net"}
         learned = {"head.queries"} if queries and "from" not in name else set()
         assert {part for part in parts if "norm" not in part} == {
-            "head", *head, *(lidar if points else camera), *lift, *learned
+            "head", *head, *sensors.get(spec, lidar if points else camera), *lift, *learned
         }, name  # fmt: skip
 
 
@@ -323,7 +348,7 @@ def test_a_map_before_its_activation_becomes_the_map(batch):
     assert (compared, plain) == (PREACTIVATIONS, WITHOUT_SHORTCUT)
 
 
-PREACTIVATIONS, WITHOUT_SHORTCUT = 40, 23
+PREACTIVATIONS, WITHOUT_SHORTCUT = 49, 32
 
 
 def test_gradients_pass_a_map_before_its_activation(batch):
