@@ -41,7 +41,7 @@ def commands(command: Any, name: str = "bevkd") -> Iterator[tuple[str, Any]]:
 # Every flag is a promise: adding one is a decision, and everything else is `--set`.
 FLAGS = {
     "bevkd run": "METHOD --teacher --student --dataset --data-root --recipe --set"
-    " --out --seed --seeds --gpus --nodes --jobs --restart --no-baseline --plan",
+    " --out --seed --seeds --gpus --nodes --jobs --restart --no-baseline --verify-data --plan",
     "bevkd train": "METHOD --arm --teacher --student --dataset --data-root --recipe --set --out --seed --gpus"
     " --nodes",
     "bevkd eval": "RUN|FILE --gpus --submission --data-root --version --split --engine --results",
@@ -201,7 +201,7 @@ def test_a_broken_recipe_warns_in_the_listing(
     shutil.copytree(stand_in.parent, tmp_path / "copy")
     (tmp_path / "copy" / "stand_in_pairs" / "broken.yaml").write_text("summary: 3\n")
     monkeypatch.setattr("bevkd_common.config.recipes.files", lambda package: tmp_path / "copy" / package)
-    for package in ("bevkd_common.recipes", "distillbev.recipes"):
+    for package in ("bevkd_common.recipes", "distillbev.recipes", "unidistill.recipes"):
         (tmp_path / "copy" / package).mkdir()
     code, out, err = bevkd("recipes", "ls")
     assert code == 0
