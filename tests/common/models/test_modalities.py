@@ -104,6 +104,16 @@ def test_it_detects_and_learns(kind, make, both):
     assert len(detector.decode(detector.eval()(both, frozenset({"head"})), both)) == 2
 
 
+def test_pillars_of_half_a_cell_reach_the_same_map(make, both):
+    halved = {"kind": "pillars", "pillar": 0.4, "stride": 2, "channels": 8}
+    detector = make("lidar", reader=halved).train()
+    low = detector(both, frozenset({"bev_in"})).taps["bev_in"]
+    assert detector.taps["bev_in"].problem(low, 2) is None
+    assert detector.taps["bev_in"].grid == make("lidar").taps["bev_in"].grid
+    assert (low >= 0).all()
+    assert detector.points.spec.cells[:2] == (64, 32)
+
+
 @pytest.mark.parametrize(
     ("kind", "cameras", "clouds"),
     [("camera", True, set()), ("lidar", False, {"lidar"}), ("fusion", True, {"lidar"})],

@@ -17,9 +17,10 @@ from bevkd_common.data.virtual_points.lifting import PAINTED_CLOUD
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.painted_points import VOXEL_FEATURES, MixedMeans
 from bevkd_common.models.pillars import PillarFeatureNet, PillarReader
+from bevkd_common.models.second import Second
 from bevkd_common.models.sparse_encoder import SparseEncoder, VoxelMeans, VoxelReader
 from bevkd_common.models.taps import BevMap
-from bevkd_common.ops.voxelize import VoxelSpec
+from bevkd_common.ops.voxelize import Voxels, VoxelSpec
 
 
 class PointReader(nn.Module):
@@ -73,7 +74,30 @@ def build_point_reader(config: PointReaderConfig, point_range: Box6, sweeps: int
 
 def _pillars(config: PillarReaderConfig, spec: VoxelSpec, grid: Grid) -> nn.Module:
     pillars = PillarFeatureNet(spec, config.point_features, config.channels, config.scales, config.norm_momentum)
-    return PillarReader(pillars, grid.ny, grid.nx)
+    reader = PillarReader(pillars, grid.ny * config.stride, grid.nx * config.stride)
+    if config.stride == 1:
+        return reader
+    return StridedPillars(reader, config.channels, config.stride, config.norm_momentum)
+
+
+class StridedPillars(nn.Module):
+    """A map of pillars, and a strided 3x3 convolution to wider cells.
+
+    Args:
+        reader: Makes the map of pillars.
+        channels: Of both maps.
+        stride: Pillars per cell along each edge.
+        norm_momentum: Of the batch norm.
+    """
+
+    def __init__(self, reader: PillarReader, channels: int, stride: int, norm_momentum: float) -> None:
+        super().__init__()
+        self.reader = reader
+        self.down = Second(channels, [channels], [0], [stride], norm_momentum)
+
+    def forward(self, voxels: Voxels, batch: int) -> Tensor:
+        """The map [B, C, Y, X] of the pillars of `batch` samples, not negative."""
+        return self.down(self.reader(voxels, batch))[0]
 
 
 def _voxels(config: VoxelReaderConfig, spec: VoxelSpec) -> nn.Module:

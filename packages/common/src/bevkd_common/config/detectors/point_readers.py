@@ -58,12 +58,14 @@ class PillarReaderConfig(_ReaderConfig):
     max_pillars: PositiveInt | None = None
     """Pillars kept in a sample, the first ones, in training and evaluation alike."""
     channels: PositiveInt = 64
-    """Channels of a pillar."""
+    """Channels of a pillar, and of the map."""
+    stride: PositiveInt = 1
+    """Pillars per cell of the map along each edge; above 1, a strided convolution follows."""
 
     @property
     def cell(self) -> float:
         """Edge of a cell of the map in metres."""
-        return self.pillar
+        return self.pillar * self.stride
 
     @property
     def described(self) -> str:
