@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from bevkd_common.data.samples import Batch
 from bevkd_common.distill.method import ParamGroup
-from bevkd_common.distill.panels import MapPanel, MatrixPanel, Panel, PointPanel
+from bevkd_common.distill.panels import Extent, MapPanel, MatrixPanel, Panel, PointPanel
 from bevkd_common.geometry.bev import cell_centers
 from bevkd_common.geometry.grid import Grid
 from bevkd_common.models.detector import Deferred, Losses, Outputs, Term
@@ -206,7 +206,7 @@ class UniDistill(nn.Module):
         self.eval()
         points = crucial_points(batch.boxes)
         valid = batch.valid[0].nonzero()[:, 0]
-        panels: list[Panel] = [_points_panel(points[0, valid])] if len(valid) else []
+        panels: list[Panel] = [_points_panel(points[0, valid], self._extent)] if len(valid) else []
         if self.high is not None:
             both = self.high.samples(teacher, student, points, transposed=self.transposed)
             for model, samples in zip(("teacher", "student"), both, strict=True):
@@ -225,6 +225,12 @@ class UniDistill(nn.Module):
             )
         self.train(training)
         return panels
+
+    @property
+    def _extent(self) -> Extent:
+        """Of the student's maps."""
+        grids = [pair.student_grid for pair in (self.low, self.high) if pair is not None]
+        return _extent(grids[0] if self.response is None else self.response.grid)
 
     def _area_mask(self, batch: Batch) -> Tensor:
         """Weights [B, 1, Y·X] of the cells of the teacher's low-level map."""
@@ -287,10 +293,10 @@ def _metrics(compared: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
     return {"boxes": batch.valid.sum().float() / len(batch), **magnitudes}
 
 
-def _points_panel(points: Tensor) -> PointPanel:
+def _points_panel(points: Tensor, extent: Extent) -> PointPanel:
     kinds = torch.tensor(_KINDS).repeat(len(points))
     caption = "The nine points of each box at which both models are compared."
-    return PointPanel("crucial points", caption, points.flatten(0, 1).cpu(), kinds, "metres", legend=CORNERS)
+    return PointPanel("crucial points", caption, points.flatten(0, 1).cpu(), kinds, "metres", extent=extent, legend=CORNERS)
 
 
 def _relation_panel(model: str, box: int, matrix: Tensor) -> MatrixPanel:
@@ -298,6 +304,6 @@ def _relation_panel(model: str, box: int, matrix: Tensor) -> MatrixPanel:
     return MatrixPanel(f"relations of the {model}, box {box}", caption, matrix.cpu(), "points", "points")
 
 
-def _extent(grid: Grid) -> tuple[float, float, float, float]:
+def _extent(grid: Grid) -> Extent:
     x0, y0, x1, y1 = grid.extent
     return x0, x1, y0, y1
