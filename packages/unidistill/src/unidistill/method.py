@@ -296,7 +296,9 @@ def _metrics(compared: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
 def _points_panel(points: Tensor, extent: Extent) -> PointPanel:
     kinds = torch.tensor(_KINDS).repeat(len(points))
     caption = "The nine points of each box at which both models are compared."
-    return PointPanel("crucial points", caption, points.flatten(0, 1).cpu(), kinds, "metres", extent=extent, legend=CORNERS)
+    return PointPanel(
+        "crucial points", caption, points.flatten(0, 1).cpu(), kinds, "metres", extent=extent, legend=CORNERS
+    )
 
 
 def _relation_panel(model: str, box: int, matrix: Tensor) -> MatrixPanel:
