@@ -2,7 +2,7 @@
 
     python benchmarks/wheels.py
 
-Three environments in one: bevkd-common alone runs tests/common, with distillbev it runs tests/distillbev, with all
+Environments in one: bevkd-common alone runs tests/common, with each method it runs the method's tests, with all
 wheels the command starts. Third-party packages have the versions of the environment this runs in. Needs uv;
 the first time it downloads several gigabytes.
 """
@@ -44,9 +44,10 @@ def main() -> None:
         outside.install("bevkd-common", *TEST_PACKAGES)
         if not arguments.no_tests:
             figures["tests/common, bevkd-common alone"] = outside.test("tests/common")
-        outside.install("distillbev")
-        if not arguments.no_tests:
-            figures["tests/distillbev, with distillbev"] = outside.test("tests/distillbev")
+        for method in ("unidistill", "distillbev"):
+            outside.install(method)
+            if not arguments.no_tests:
+                figures[f"tests/{method}, with {method}"] = outside.test(f"tests/{method}")
         outside.install(*wheels)
         figures["recipes"] = len(outside.run("bevkd", "recipes", "ls").splitlines())
         figures["bevkd --help, median s"] = round(statistics.median(outside.starts()), 3)

@@ -17,7 +17,6 @@ from bevkd_common.config.detectors.modalities import (
 )
 from bevkd_common.data.samples import Cloud
 from bevkd_common.models.detectors.modalities import ChannelGate, build_camera, build_fusion, build_lidar
-from bevkd_common.models.taps import Taps
 from pydantic import ValidationError
 
 BEHIND = """
@@ -196,14 +195,3 @@ def test_descriptions(kind):
     description = BUILDS[kind][3](config_of(kind))
     assert ("images of 32 x 80" in description) == (kind != "lidar")
     assert ("pillars of 0.8 m" in description) == (kind != "camera")
-
-
-def test_unidistill_fits_all_routes(make):
-    from unidistill.build import build
-    from unidistill.config import UniDistillConfig
-
-    taps = {kind: Taps(kind, make(kind).taps) for kind in BUILDS}
-    routes = [("lidar", "camera"), ("camera", "lidar"), ("fusion", "camera"), ("fusion", "lidar")]
-    for teacher, student in routes:
-        method = build(UniDistillConfig(), taps[teacher], taps[student])
-        assert len(method.response.branches) == 6
