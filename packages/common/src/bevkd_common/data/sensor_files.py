@@ -65,14 +65,22 @@ class SensorFiles:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path} is not a complete image ({error}); unpack it again") from error
 
-    def _points(self, name: str) -> Points:
+    def content(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            UserError: If the file is missing or cannot be read.
+        """
         path = inside(self.root, name)
         try:
-            content = path.read_bytes()
+            return path.read_bytes()
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; unpack the archive that holds it again") from error
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); unpack it again") from error
+
+    def _points(self, name: str) -> Points:
+        path, content = inside(self.root, name), self.content(name)
         size = SWEEP_COLUMNS * 4
         if not content or len(content) % size:
             raise UserError(
