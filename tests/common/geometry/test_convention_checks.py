@@ -108,8 +108,17 @@ def test_every_yaw_is_undone(yaw):
     assert MISTAKEN_YAWS.keys() == YAWS.keys()
     assert POSES.lidar_yaw == pytest.approx(LIDAR_YAW)
     for name, mistaken in MISTAKEN_YAWS.items():
-        found = YAWS[name].repair(np.array([mistaken(yaw)]), np.array([LIDAR_YAW]))
+        given = mistaken(yaw) + LIDAR_YAW
+        heading = np.array([[math.cos(given), math.sin(given), 0.0]])
+        found = YAWS[name].yaw(heading, FRAMES[AS_IS].lidar_T_given(POSES))
         assert wrapped(found - yaw) == pytest.approx(0, abs=1e-9), name
+
+
+def test_yaws_in_global_axes_are_undone_before_boxes_are_moved():
+    """Clockwise in global axes, and moved with the pose of another key frame."""
+    given = -(0.4 + 0.6 - math.pi / 2)
+    heading = np.array([[math.cos(given), math.sin(given), 0.0]])
+    assert YAWS["global yaw"].yaw(heading, FRAMES["previous pose"].lidar_T_given(POSES)) == pytest.approx(0.4)
 
 
 def test_sizes_and_heights_are_undone():

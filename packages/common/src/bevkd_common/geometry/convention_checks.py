@@ -80,12 +80,28 @@ class YawReading:
 
     Attributes:
         sentence: The mistake, in words; empty for none.
-        repair: `repair(yaw, lidar_yaw)` returns our yaw [n], both yaws in LiDAR axes; `lidar_yaw` [n] is the
-            direction of the LiDAR's x axis in global axes.
+        repair: From the given yaws [n] to ours.
+        in_given_axes: Whether `repair` takes the yaw in the axes of the given boxes, before they are moved;
+            otherwise the yaw in LiDAR axes.
     """
 
     sentence: str
-    repair: Callable[[Floats, Floats], Floats]
+    repair: Callable[[Floats], Floats]
+    in_given_axes: bool = False
+
+    def yaw(self, heading: Floats, lidar_T_given: Floats) -> Floats:
+        """Our yaw [n] in LiDAR axes.
+
+        Args:
+            heading: [n, 3] in the axes of the given boxes.
+            lidar_T_given: [4, 4] moves the boxes to LiDAR axes.
+        """
+        if self.in_given_axes:
+            repaired = self.repair(np.arctan2(heading[:, 1], heading[:, 0]))
+            heading = np.stack([np.cos(repaired), np.sin(repaired), 0 * repaired], axis=-1)
+        moved = heading @ lidar_T_given[:3, :3].T
+        yaw = np.arctan2(moved[:, 1], moved[:, 0])
+        return yaw if self.in_given_axes else self.repair(yaw)
 
 
 @dataclass(frozen=True)
@@ -201,38 +217,32 @@ def _before(local: Floats, reading: FrameReading) -> Callable[[KeyFramePoses], F
     return lambda poses: local @ reading.lidar_T_given(poses)
 
 
-def _old(yaw: Floats, lidar_yaw: Floats) -> Floats:
-    return -yaw - math.pi / 2
-
-
-def _radians(yaw: Floats, lidar_yaw: Floats) -> Floats:
+def _degrees(yaw: Floats) -> Floats:
     return np.degrees(wrapped(yaw))
 
 
-def _global_radians(yaw: Floats, lidar_yaw: Floats) -> Floats:
-    return np.degrees(wrapped(yaw + lidar_yaw)) - lidar_yaw
-
-
 YAWS: Mapping[str, YawReading] = {
-    AS_IS: YawReading("", lambda yaw, _: yaw),
-    "heading": YawReading("the boxes point backwards", lambda yaw, _: yaw + math.pi),
-    "quarter left": YawReading(
-        "the boxes are turned a quarter counter-clockwise", lambda yaw, _: yaw - math.pi / 2
-    ),
-    "quarter right": YawReading("the boxes are turned a quarter clockwise", lambda yaw, _: yaw + math.pi / 2),
-    "yaw": YawReading("the yaw of the boxes runs clockwise instead of counter-clockwise", lambda yaw, _: -yaw),
+    AS_IS: YawReading("", lambda yaw: yaw),
+    "heading": YawReading("the boxes point backwards", lambda yaw: yaw + math.pi),
+    "quarter left": YawReading("the boxes are turned a quarter counter-clockwise", lambda yaw: yaw - math.pi / 2),
+    "quarter right": YawReading("the boxes are turned a quarter clockwise", lambda yaw: yaw + math.pi / 2),
+    "yaw": YawReading("the yaw of the boxes runs clockwise instead of counter-clockwise", lambda yaw: -yaw),
     "global yaw": YawReading(
         "the yaw of the boxes runs clockwise instead of counter-clockwise, in global axes",
-        lambda yaw, lidar_yaw: -yaw - 2 * lidar_yaw,
+        lambda yaw: -yaw,
+        in_given_axes=True,
     ),
     "old yaw": YawReading(
-        "the yaw of the boxes is that of mmdetection3d before 1.0, -yaw - pi/2, with length before width", _old
+        "the yaw of the boxes is that of mmdetection3d before 1.0, -yaw - pi/2, with length before width",
+        lambda yaw: -yaw - math.pi / 2,
     ),
-    "radians": YawReading("the yaw of the boxes was taken for degrees, it is in radians", _radians),
+    "radians": YawReading("the yaw of the boxes was taken for degrees, it is in radians", _degrees),
     "global radians": YawReading(
-        "the yaw of the boxes in global axes was taken for degrees, it is in radians", _global_radians
+        "the yaw of the boxes in global axes was taken for degrees, it is in radians", _degrees, in_given_axes=True
     ),
-}  # fmt: skip
+}
+NEVER_MOVED = ("lidar axes", "ego axes")
+"""Frames of boxes that are not in global axes: readings of yaw in given axes have no meaning there."""
 
 SIZES: Mapping[str, SizeReading] = {
     AS_IS: SizeReading("", lambda size: size),

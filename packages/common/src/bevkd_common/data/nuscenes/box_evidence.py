@@ -39,6 +39,8 @@ COUNTED = 5
 """Points that the tables must count in a box for it to be compared."""
 SAME_COUNT, SAME_SHARE = 2, 0.2
 """Counts agree within the sum of the first and the second times the count of the tables."""
+FARTHEST = 30.0
+"""Metres from the centre of a box beyond which no point is counted in it, of whatever size it is read."""
 MOST = 0.9
 """Share of the most points by any reading that a box must hold, where the tables count none."""
 
@@ -123,12 +125,12 @@ class AnnotatedSweep:
         given = np.zeros((0, 3)) if self.points is None else self.points
         moved = given @ point_matrix[:3, :3].T + point_matrix[:3, 3]
         centers = self.center[chosen] @ box_matrix[:3, :3].T + box_matrix[:3, 3]
-        yaws, sizes = self._yaw(box_matrix)[chosen], self.size[chosen]
+        sizes, heading = self.size[chosen], heading_of(self.rotation)[chosen]
         parts = [list(dict.fromkeys(names)) for names in zip(*readings, strict=True)]
-        turns = np.stack([YAWS[name].repair(yaws, self._lidar_yaw(len(yaws))) for name in parts[0]])
+        turns = np.stack([YAWS[name].yaw(heading, box_matrix) for name in parts[0]])
         meant = np.stack([SIZES[name].repair(sizes) for name in parts[1]])
         raised = np.array([HEIGHTS[name].raise_by for name in parts[2]])
-        reach = np.linalg.norm(meant[..., :2], axis=2).max(axis=0, initial=0.0) / 2
+        reach = np.minimum(np.linalg.norm(meant[..., :2], axis=2).max(axis=0, initial=0.0) / 2, FARTHEST)
         found = np.zeros((*map(len, parts), len(centers)), dtype=np.int64)
         for row, center in enumerate(centers):
             # One axis after the other: most points fail at the first.
@@ -146,18 +148,11 @@ class AnnotatedSweep:
         """By name of `YAWS`, which of the moving objects point where they go."""
         matrix = frame.lidar_T_given(self.poses)
         velocity = np.pad(self.velocity[self.moving], ((0, 0), (0, 1))) @ matrix[:3, :3].T
-        yaw, direction = self._yaw(matrix)[self.moving], np.arctan2(velocity[:, 1], velocity[:, 0])
+        heading, direction = heading_of(self.rotation)[self.moving], np.arctan2(velocity[:, 1], velocity[:, 0])
         return {
-            name: np.abs(wrapped(reading.repair(yaw, self._lidar_yaw(len(yaw))) - direction)) < SAME_YAW
+            name: np.abs(wrapped(reading.yaw(heading, matrix) - direction)) < SAME_YAW
             for name, reading in YAWS.items()
         }
-
-    def _yaw(self, matrix: Floats) -> Floats:
-        heading = heading_of(self.rotation) @ matrix[:3, :3].T
-        return np.arctan2(heading[:, 1], heading[:, 0])
-
-    def _lidar_yaw(self, count: int) -> Floats:
-        return np.full(count, self.poses.lidar_yaw)
 
 
 def explained(

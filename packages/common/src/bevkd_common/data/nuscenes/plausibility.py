@@ -24,6 +24,7 @@ from bevkd_common.geometry.convention_checks import (
     AS_IS,
     FRAMES,
     HEIGHTS,
+    NEVER_MOVED,
     OLD_CONVENTION,
     OLD_SENTENCE,
     QUATERNION,
@@ -270,8 +271,8 @@ def _few(sweeps: Sequence[AnnotatedSweep]) -> list[AnnotatedSweep]:
 def _searched(sweeps: Sequence[AnnotatedSweep]) -> list[Finding]:
     """Mistakes of files and frames, and several mistakes at once; the first search that finds any ends it.
 
-    A part of the best reading is named if that reading `beats` every other one in which the part is different and
-    that needs no more mistakes: two mistakes can always be replaced by three that cancel out.
+    A mistake of the best reading is named if that reading `beats` every other one without this mistake that needs
+    no more mistakes: two mistakes can always be replaced by three that cancel out.
     """
     others = [name for name in LAYOUTS if name != AS_IS]
     boxes = sum(int(sweep.compared.sum()) for sweep in sweeps)
@@ -289,13 +290,15 @@ def _searched(sweeps: Sequence[AnnotatedSweep]) -> list[Finding]:
         found = {AS_THEY_ARE: explained(sweeps, (PLAIN,), motion=motion)[PLAIN]}
         for layout, frame, axes in product(layouts, frames, points):
             given = sweeps if layout == AS_IS else [sweep.read_as(LAYOUTS[layout]) for sweep in sweeps]
-            how = {"frame": ALL_FRAMES[frame], "points": POINTS[axes]}
+            meaning = (ALL_FRAMES[frame], POINTS[axes])
+            never_moved = bool(set(frames_of(frame)) & set(NEVER_MOVED))
+            kept = [r for r in readings if not (never_moved and YAWS[r.yaw].in_given_axes)]
             # What explains little of a few key frames loses to any reading that may be named.
             first = [sweep for sweep in given[:: SEARCHED // 4] if sweep.compared.any()]
-            tried = explained(first, readings, motion=False, **how).values()
+            tried = explained(first, kept, *meaning, motion=False).values()
             if not first or max(float(agrees.mean()) for agrees in tried) < PROMISING:
                 continue
-            for reading, agrees in explained(given, readings, motion=motion, **how).items():
+            for reading, agrees in explained(given, kept, *meaning, motion=motion).items():
                 found[Whole(layout, frame, axes, *reading)] = agrees
         # Of equally good readings, the one of fewest mistakes.
         best = min(found, key=lambda whole: (-int(found[whole].sum()), len(whole.mistakes)))
@@ -303,9 +306,8 @@ def _searched(sweeps: Sequence[AnnotatedSweep]) -> list[Finding]:
             rivals = {w: other for w, other in found.items() if len(w.mistakes) <= len(best.mistakes)}
             mistakes = [
                 name
-                for part, name in enumerate(best)
-                if name != AS_IS
-                and all(beats(found[best], other) for whole, other in rivals.items() if whole[part] != name)
+                for name in best.mistakes
+                if all(beats(found[best], other) for whole, other in rivals.items() if name not in whole.mistakes)
             ]
             if mistakes:
                 return _named(best, mistakes, found)

@@ -22,6 +22,7 @@ from bevkd_common.geometry.convention_checks import (
     AS_IS,
     FRAMES,
     HEIGHTS,
+    NEVER_MOVED,
     OLD_CONVENTION,
     OLD_SENTENCE,
     QUATERNION,
@@ -96,9 +97,9 @@ class _Matches:
 
     Attributes:
         labels: [M] class.
-        lidar_yaw: [M] direction of the LiDAR's x axis in global axes.
         center: [M, 3] of the predictions.
-        yaw: [M] of the predictions, moved with the boxes.
+        given_yaw: [M] of the predictions, in the axes of the file.
+        yaw: [M] by its reading, moved with the boxes.
         unmoved_yaw: [M] as if only the centres were in the named frame.
         size: [M, 3] length, width, height.
         velocity: [M, 2] by its reading.
@@ -106,9 +107,9 @@ class _Matches:
     """
 
     labels: Ints
-    lidar_yaw: Floats
     center: Floats
-    yaw: Floats
+    given_yaw: Floats
+    yaw: Mapping[str, Floats]
     unmoved_yaw: Floats
     size: Floats
     velocity: Mapping[str, Floats]
@@ -243,12 +244,16 @@ def _matched(samples: Sequence[_Sample], name: str, reading: FrameReading) -> _M
     parts = [_matches_of(sample, name, reading) for sample in samples]
     joined = {
         column: np.concatenate([getattr(part, column) for part in parts])
-        for column in ("labels", "lidar_yaw", "center", "yaw", "unmoved_yaw", "size", "truth")
+        for column in ("labels", "center", "given_yaw", "unmoved_yaw", "size", "truth")
     }
-    velocity = {
-        key: np.concatenate([part.velocity[key] for part in parts]) for key in (parts[0].velocity if parts else ())
-    }
-    return _Matches(velocity=velocity, **joined)
+    yaw, velocity = (
+        {
+            name: np.concatenate([getattr(part, column)[name] for part in parts])
+            for name in getattr(parts[0], column)
+        }
+        for column in ("yaw", "velocity")
+    )
+    return _Matches(yaw=yaw, velocity=velocity, **joined)
 
 
 def _matches_of(sample: _Sample, name: str, reading: FrameReading) -> _Matches:
@@ -279,19 +284,18 @@ def _matches_of(sample: _Sample, name: str, reading: FrameReading) -> _Matches:
     velocity = {key: (upright_velocity @ matrix[:3, :3].T)[:, :2] for key, matrix in matrices.items()}
     return _Matches(
         labels=given.labels[ours],
-        lidar_yaw=np.full(len(ours), poses.lidar_yaw),
         center=center[ours],
-        yaw=_direction(direction, reading.lidar_T_given(poses)),
-        unmoved_yaw=_direction(direction, matrices[AS_IS]),
+        given_yaw=np.arctan2(direction[:, 1], direction[:, 0]),
+        yaw={
+            key: meaning.yaw(direction, reading.lidar_T_given(poses))
+            for key, meaning in YAWS.items()
+            if not (meaning.in_given_axes and set(frames_of(name)) & set(NEVER_MOVED))
+        },
+        unmoved_yaw=YAWS[AS_IS].yaw(direction, matrices[AS_IS]),
         size=np.stack([cuboids.length, cuboids.width, cuboids.height], axis=-1)[ours],
         velocity=velocity,
         truth=sample.truth[theirs],
     )
-
-
-def _direction(heading: Floats, matrix: Floats) -> Floats:
-    moved = heading @ matrix[:3, :3].T
-    return np.arctan2(moved[:, 1], moved[:, 0])
 
 
 def _without_scale(matrix: Floats) -> Floats:
@@ -305,19 +309,19 @@ def _headings(matches: _Matches) -> list[Finding]:
     """The heading by another reading, or headings that have nothing to do with those of the annotations."""
     known = matches.labels != CONE
     period = np.where(matches.labels[known] == BARRIER, np.pi, 2 * np.pi)
-    true, lidar_yaw = matches.truth[known, 6], matches.lidar_yaw[known]
+    true = matches.truth[known, 6]
 
     def agree(yaw: Floats) -> Booleans:
         return np.abs((yaw - true + period / 2) % period - period / 2) < SAME_YAW
 
-    yaw = matches.yaw[known]
-    explained = {name: agree(reading.repair(yaw, lidar_yaw)) for name, reading in YAWS.items()}
+    yaw, given = matches.yaw[AS_IS][known], matches.given_yaw[known]
+    explained = {name: agree(values[known]) for name, values in matches.yaw.items()}
     # Where only the centres are in another frame, the headings are right as given.
     explained[AS_IS] = explained[AS_IS] | agree(matches.unmoved_yaw[known])
     named = decided(explained, LEAST)
     if named is not None:
         return [] if named == AS_IS else [_finding(named, YAWS[named].sentence, explained, "headings agree")]
-    if len(yaw) >= SCATTERED and _scattered(yaw + lidar_yaw) and _scattered(yaw - true) and _scattered(yaw + true):
+    if len(yaw) >= SCATTERED and _scattered(given) and _scattered(yaw - true) and _scattered(yaw + true):
         return [
             Finding(
                 RANDOM_YAW,
