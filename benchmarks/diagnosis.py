@@ -62,8 +62,13 @@ SEEDS = (11, 12, 13)
 SUBMISSIONS = tuple(pairs(SUBMISSION_FAULTS))
 TABLES = tuple(pairs(TABLE_FAULTS))
 FILES = tuple((fault,) for fault in FILE_FAULTS)
-BOTH = tuple(product(TABLE_FAULTS, FILE_FAULTS))
-"""Faults alone and in pairs: in submissions, in tables, in files of points, and one in tables with one in files."""
+BOTH = tuple(
+    (fault, file)
+    for fault, file in product(TABLE_FAULTS, FILE_FAULTS)
+    if fault.part != "mirror" or not file.finding.startswith(("points turned", "points swapped"))
+)
+"""Faults alone and in pairs: in submissions, in tables, in files of points, and one in tables with one in files.
+Boxes that are mirrored and points that are turned are turned or mirrored otherwise against each other: a fault."""
 
 SWEEPS = DataNeeds(clouds=frozenset({LIDAR}), sweeps=10)
 VERDICTS = ("all", "one", "none", "wrong")
