@@ -4,7 +4,7 @@ import json
 
 import pytest
 from bevkd.app import main
-from bevkd_common.data.nuscenes.folder import foreign
+from bevkd_common.data.nuscenes.folder import diagnose, foreign
 
 TABLES = ("sample", "scene", "sensor")
 
@@ -95,6 +95,14 @@ def test_a_run_on_another_data_set_ends_before_its_models_are_built(bevkd, tmp_p
     code, err = bevkd(*RUN, "--data-root", root, "--out", tmp_path / "run")
     assert (code, f"{root} {FOREIGN[make]}" in err) == (2, True)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_doctor_names_it_too(tmp_path):
+    root = tmp_path / "data"
+    t4(root)
+    (found,) = diagnose(root)
+    assert (found.state, found.what) == ("red", str(root))
+    assert FOREIGN[t4] in found.found
 
 
 def test_nuscenes_is_not_accused(tmp_path):
