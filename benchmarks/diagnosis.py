@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the worlds")
     parser.add_argument("--draws", type=int, default=1000, help="of key frames of untouched data")
     parser.add_argument("--both", type=int, default=100, help="pairs of table and file drawn in each world")
+    parser.add_argument("--share", type=int, default=1, help="each world takes one of so many shares of the pairs")
     parser.add_argument("--output", type=Path, default=Path("diagnosis.json"))
     arguments = parser.parse_args()
     counts: dict[str, Counter[str]] = {}
@@ -93,8 +94,12 @@ def main() -> None:
         index, rng = open_index(root, VERSION), np.random.default_rng(seed)
         draws = arguments.draws // len(arguments.seeds) + (place < arguments.draws % len(arguments.seeds))
         untouched.update(_untouched_data(index, root, draws, rng))
-        untouched.update(_untouched_submissions(index, draws, rng))
-        for kind, faults, found in chain(_submissions(index, rng), _tables(root, arguments.both, rng)):
+        untouched.update(_untouched_submissions(index, draws // 5, rng))
+        first = SEEDS.index(seed) % arguments.share if seed in SEEDS else place % arguments.share
+        share = slice(first, None, arguments.share)
+        for kind, faults, found in chain(
+            _submissions(index, share, rng), _tables(root, share, arguments.both, rng)
+        ):
             name = f"{kind}, {'one fault' if len(faults) == 1 else 'two faults'}"
             what = verdict(faults, found)
             counts.setdefault(name, Counter())[what] += 1
@@ -132,19 +137,24 @@ def _share(count: Counter[str]) -> float:
     return (count["all"] + count["one"]) / count.total()
 
 
-def _submissions(index: NuScenesIndex, rng: np.random.Generator) -> Iterator[Case]:
+def _shared(cases: Sequence[tuple[Any, ...]], share: slice) -> list[tuple[Any, ...]]:
+    """All single faults, and a share of the pairs."""
+    return [*(case for case in cases if len(case) == 1), *[case for case in cases if len(case) == 2][share]]
+
+
+def _submissions(index: NuScenesIndex, share: slice, rng: np.random.Generator) -> Iterator[Case]:
     rows = index.split("synthetic_train").tolist()
-    for (kind, detector), faults in product(DETECTORS.items(), SUBMISSIONS):
+    for (kind, detector), faults in product(DETECTORS.items(), _shared(SUBMISSIONS, share)):
         found = convention_findings(index, rows, submission(index, detector, faults, rng))
         yield f"submission ({kind})", faults, [finding.name for finding in found]
 
 
-def _tables(root: Path, both: int, rng: np.random.Generator) -> Iterator[Case]:
+def _tables(root: Path, share: slice, both: int, rng: np.random.Generator) -> Iterator[Case]:
     drawn = [BOTH[place] for place in rng.choice(len(BOTH), min(both, len(BOTH)), replace=False)]
     with tempfile.TemporaryDirectory() as folder:
         tables = Tables(root, Path(folder))
         rows = np.arange(0, len(tables.index.key_frames.token), 2).tolist()
-        for kind, cases in (("tables", TABLES), ("points", FILES), ("tables and points", drawn)):
+        for kind, cases in (("tables", _shared(TABLES, share)), ("points", FILES), ("tables and points", drawn)):
             for faults in cases:
                 files = [fault for fault in faults if isinstance(fault, FileFault)]
                 try:

@@ -294,7 +294,7 @@ def _searched(sweeps: Sequence[AnnotatedSweep]) -> list[Finding]:
             never_moved = bool(set(frames_of(frame)) & set(NEVER_MOVED))
             kept = [r for r in readings if not (never_moved and YAWS[r.yaw].in_given_axes)]
             # What explains little of a few key frames loses to any reading that may be named.
-            first = [sweep for sweep in given[:: SEARCHED // 4] if sweep.compared.any()]
+            first = [sweep for sweep in given[:: SEARCHED // 2] if sweep.compared.any()]
             tried = explained(first, kept, *meaning, motion=False).values()
             if not first or max(float(agrees.mean()) for agrees in tried) < PROMISING:
                 continue
