@@ -14,7 +14,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.evaluation.nuscenes.foreign import devkit_headline, score_submission
 from bevkd_common.evaluation.nuscenes.submission import default_attributes
 from bevkd_common.geometry.boxes import Boxes
-from bevkd_common.geometry.conventions import to_devkit
+from bevkd_common.geometry.conventions import to_devkit, to_mmdet3d_old_info
 
 VERSION, SPLIT = "v1.0-synthetic", "synthetic_train"
 
@@ -73,6 +73,10 @@ def unmoved(boxes, pose):
     return boxes
 
 
+def old_mmdetection3d(boxes, pose):
+    return Boxes(to_mmdet3d_old_info(boxes))
+
+
 def write(path, submission):
     path.write_text(json.dumps(submission))
     return path
@@ -94,13 +98,13 @@ def test_a_sound_submission_is_scored_as_in_the_devkit_and_fails_no_convention_c
         assert ours[name] == pytest.approx(value, abs=1e-9), name
 
 
-def test_a_named_convention_stands_alone(index, tmp_path, wrong_conventions):
+def test_a_named_convention_stands_alone(index, tmp_path):
     """Advice about the scores would only add wrong causes."""
     path = write(tmp_path / "submission.json", detections(index, unmoved))
     (finding,) = score_submission(index, SPLIT, path).findings
     assert finding.startswith("the boxes are in LiDAR axes instead of global axes: read so, ")
     assert finding.endswith(" predictions lie at annotated boxes, as they are 0")
-    path = write(tmp_path / "submission.json", detections(index, wrong_conventions["old mmdetection3d"]))
+    path = write(tmp_path / "submission.json", detections(index, old_mmdetection3d))
     (finding,) = score_submission(index, SPLIT, path).findings
     assert finding.startswith("the boxes are in the convention of mmdetection3d before 1.0: ")
 
