@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bevkd.app import main
 from bevkd_common.data.nuscenes.index_file import index_paths
@@ -122,6 +123,28 @@ def test_sweeps_without_ego_motion_are_named(bevkd, world):
     code, _, err = bevkd("data", "check", world, "--samples", "25")
     assert code == 2
     assert "the ego-motion between sweeps is wrong" in err
+
+
+def test_points_of_another_type_are_named(bevkd, world):
+    """Files of float64: twice as many bytes, and no whole number of rows in some."""
+    original = (world / "samples").resolve()
+    (world / "samples").unlink()
+    shutil.copytree(original, world / "samples")
+    files = list((world / "samples" / "LIDAR_TOP").iterdir())
+    assert len(files) == 25
+    for path in files:
+        path.write_bytes(np.fromfile(path, dtype=np.float32).astype(np.float64).tobytes())
+    code, _, err = bevkd("data", "check", world, "--samples", "25")
+    assert code == 2
+    assert "the files of LiDAR points are float64 instead of float32 with five columns: read so, " in err
+    assert "unpack" not in err
+
+
+@pytest.mark.parametrize("samples", [1, 3, 5, 8])
+def test_few_samples_of_sound_data_accuse_nothing(bevkd, made, samples):
+    code, out, err = bevkd("data", "check", made, "--samples", samples)
+    assert (code, err.count("Traceback")) == (0, 0)
+    assert out.endswith("no problems found\n")
 
 
 def test_missing_files_are_one_message_and_may_be_allowed(bevkd, world):

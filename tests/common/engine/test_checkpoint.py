@@ -60,6 +60,24 @@ def test_damaged_weights_are_one_sentence(saved, damage):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4665", "is a Git-LFS pointer"),
+        (b"<!DOCTYPE html><html>", "is an HTML page"),
+        (b"PK\x03\x04archive/data.pkl", "is a checkpoint of PyTorch, not of safetensors: convert it with"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "is a checkpoint of PyTorch"),
+    ],
+)
+def test_weights_of_something_else_are_named_and_not_to_be_deleted(tmp_path, content, said):
+    path = tmp_path / "teacher.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        load_weights(path, nn.Linear(3, 2))
+    assert f"{path} {said}" in str(refusal.value)
+    assert "delete" not in str(refusal.value)
+
+
 @pytest.fixture
 def save(tmp_path):
     """Saves a model with a state, or as finished."""

@@ -136,3 +136,58 @@ def test_an_inert_call_hands_nothing_on(tmp_path):
     torch.save({"state_dict": WEIGHTS, "meta": Runs(Runs, 1)}, tmp_path / "model.pth")
     with pytest.raises(UserError, match="cannot be read safely"):
         read_content(tmp_path / "model.pth")
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 12345\n"
+PAGE = b"<!DOCTYPE html>\n<html><head><title>Virus scan warning</title></head></html>"
+NO_CHECKPOINTS = {
+    "page": (PAGE, "is an HTML page, which a server sent in place of the file"),
+    "upper-case page": (b"\n <HTML><BODY>404", "is an HTML page"),
+    "refused": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is an XML message"),
+    "pointer": (LFS, "is a Git-LFS pointer, the file itself was not fetched: run `git lfs pull`"),
+    "nothing": (b"", "is empty: the download did not finish"),
+    "results": (b'{"meta": {}}', "is text in JSON, it holds no weights"),
+    "compressed": (b"\x1f\x8b\x08\x00", "is compressed with gzip: decompress it first"),
+    "infos": (
+        pickle.dumps({"infos": [{"lidar_path": "a.bin"}], "metadata": {}}),
+        "is an info file of mmdetection3d with the annotations of a data set",
+    ),
+    "pickle": (pickle.dumps([{"a": 1}]), "is a pickle that `torch.save` did not write, it holds no weights"),
+}
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", NO_CHECKPOINTS)
+def test_files_of_something_else_are_named(tmp_path, name, ending):
+    content, said = NO_CHECKPOINTS[name]
+    path = tmp_path / f"model{ending}"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        read_checkpoint(path)
+    message = str(refusal.value)
+    if not (ending == ".safetensors" and name in ("infos", "pickle")):
+        assert said in message
+    assert "weights_only" not in message
+    assert "delete" not in message
+
+
+def test_switching_the_protection_off_is_never_the_advice(tmp_path):
+    (tmp_path / "noise.pth").write_bytes(bytes(range(7, 107)))
+    torch.save({"a": torch.ones(2)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "old.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
+    for name in ("noise", "cut"):
+        with pytest.raises(UserError, match="cannot be read safely") as refusal:
+            read_content(tmp_path / f"{name}.pth")
+        assert "weights_only" not in str(refusal.value)
+        assert "likely succeed" not in str(refusal.value)
+    # Files of old and new PyTorch are read.
+    assert read_checkpoint(tmp_path / "old.pth")["a"].tolist() == [1.0, 1.0]
+
+
+def test_an_info_file_is_named_without_being_unpickled(tmp_path):
+    path = tmp_path / "infos.pkl"
+    path.write_bytes(pickle.dumps({"lidar_path": Runs(os.system, f"touch {tmp_path / 'ran'}")}))
+    with pytest.raises(UserError, match="is an info file of mmdetection3d"):
+        read_content(path)
+    assert not (tmp_path / "ran").exists()

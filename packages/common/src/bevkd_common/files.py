@@ -40,6 +40,31 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def foreign_content(content: bytes) -> str | None:
+    """What a file is that is not what its name says, as a clause with the advice; None if it is none of these.
+
+    Args:
+        content: The first kilobyte, or more.
+    """
+    start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git-LFS pointer, the file itself was not fetched: run `git lfs pull` where it was cloned"
+    if start[:14].lower().startswith((b"<!doctype html", b"<html", b"<head")):
+        return "is an HTML page, which a server sent in place of the file: open the link in a browser to see why"
+    if start.startswith(b"<?xml"):
+        return "is an XML message, which a server sent in place of the file: read it to see why"
+    return None
+
+
+def start_of(path: Path) -> bytes:
+    """The first kilobyte of a file; empty if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(1024)
+    except OSError:
+        return b""
+
+
 @contextmanager
 def replaced_when_complete(path: Path) -> Iterator[Path]:
     """Give an empty temporary file beside `path`; move it there if the block succeeds, else remove it.

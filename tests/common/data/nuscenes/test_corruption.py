@@ -273,7 +273,15 @@ CONFIG = NuScenesConfig(
     val_split="small_val",
     images=ImageInputConfig(height=32, width=96),
 )
-WHAT_TO_DO = ("unpack", "check", "choose", "write it again", "must map each split", "must be width, length, height")
+WHAT_TO_DO = (
+    "unpack",
+    "check",
+    "choose",
+    "write it again",
+    "must map each split",
+    "must be width, length, height",
+    "write the",
+)
 
 
 def read_everything(root):

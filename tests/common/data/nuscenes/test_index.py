@@ -154,12 +154,68 @@ def test_labels_counts_and_attributes(index, small_world):
 
 
 def test_every_category_of_the_detection_task_has_its_class():
-    from bevkd_common.data.nuscenes.index_build import DETECTION_CLASS
+    from bevkd_common.data.nuscenes.categories import DETECTION_CLASS
 
     utils = pytest.importorskip("nuscenes.eval.detection.utils")
     assert len(DETECTION_CLASS) == 14
     assert {name: utils.category_to_detection_name(name) for name in DETECTION_CLASS} == DETECTION_CLASS
     assert utils.category_to_detection_name("animal") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "official"),
+    [
+        ("car", "vehicle.car"), ("Car", "vehicle.car"), ("traffic_cone", "movable_object.trafficcone"),
+        ("pedestrian", "human.pedestrian.adult"), ("bus", "vehicle.bus.rigid"), ("object.truck", "vehicle.truck"),
+        ("construction_vehicle", "vehicle.construction"),
+    ],
+)  # fmt: skip
+def test_a_detection_class_under_another_name_is_refused(own_world, name, official):
+    annotated = {record["instance_token"] for record in own_world.tables["sample_annotation"]}
+    used = {r["category_token"] for r in own_world.tables["instance"] if r["token"] in annotated}
+    # Another category keeps its name, so that the tables are not those of another data set altogether.
+    renamed = next(r for r in own_world.tables["category"] if r["token"] in used and r["name"] == "animal")
+    renamed["name"] = name
+    own_world.write("category")
+    with pytest.raises(
+        UserError, match=rf"names the category '{name}' of \d+ annotations, in nuScenes it is '{official}'"
+    ):
+        build_index(own_world.root, own_world.version)
+
+
+def test_other_categories_are_left_out_and_this_is_said(own_world, caplog):
+    renamed = next(record for record in own_world.tables["category"] if record["name"] == "animal")
+    build_index(own_world.root, own_world.version)
+    assert "left out" not in caplog.text
+    renamed["name"] = "vehicle.forklift"
+    own_world.write("category")
+    build_index(own_world.root, own_world.version)
+    assert "boxes of 'vehicle.forklift' are left out, it is no category of nuScenes" in caplog.text
+
+
+def test_counts_of_minus_one_are_of_another_tool(own_world):
+    for record in own_world.tables["sample_annotation"]:
+        record["num_lidar_pts"] = -1
+    own_world.write("sample_annotation")
+    with pytest.raises(
+        UserError, match=r"has -1 as num_lidar_pts, .* in tables of another tool: write the number of points"
+    ) as refusal:
+        build_index(own_world.root, own_world.version)
+    assert "unpack" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("<!DOCTYPE html><html>", "scene.json is an HTML page"),
+        ("version https://git-lfs.github.com/spec/v1", "scene.json is a Git-LFS pointer"),
+    ],
+)
+def test_a_table_that_was_not_fetched_is_named(own_world, content, said):
+    (own_world.root / own_world.version / "scene.json").write_text(content)
+    with pytest.raises(UserError, match=said) as refusal:
+        build_index(own_world.root, own_world.version)
+    assert "unpack" not in str(refusal.value)
 
 
 def test_official_splits_equal_the_devkits():

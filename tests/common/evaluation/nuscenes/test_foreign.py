@@ -14,8 +14,7 @@ from bevkd_common.errors import UserError
 from bevkd_common.evaluation.nuscenes.foreign import devkit_headline, score_submission
 from bevkd_common.evaluation.nuscenes.submission import default_attributes
 from bevkd_common.geometry.boxes import Boxes
-from bevkd_common.geometry.convention_checks import GLOBAL_CONVENTION_CHECKS
-from bevkd_common.geometry.conventions import to_devkit
+from bevkd_common.geometry.conventions import to_devkit, to_mmdet3d_old_info
 
 VERSION, SPLIT = "v1.0-synthetic", "synthetic_train"
 
@@ -74,6 +73,10 @@ def unmoved(boxes, pose):
     return boxes
 
 
+def old_mmdetection3d(boxes, pose):
+    return Boxes(to_mmdet3d_old_info(boxes))
+
+
 def write(path, submission):
     path.write_text(json.dumps(submission))
     return path
@@ -95,17 +98,36 @@ def test_a_sound_submission_is_scored_as_in_the_devkit_and_fails_no_convention_c
         assert ours[name] == pytest.approx(value, abs=1e-9), name
 
 
-def test_every_wrong_convention_is_named(index, tmp_path, wrong_conventions):
-    all_wrong = wrong_conventions | {"frame": unmoved}
-    # The metric does not read heights.
-    del all_wrong["bottom"]
-    assert all_wrong.keys() == GLOBAL_CONVENTION_CHECKS.keys()
-    assert len(all_wrong) == 11
-    for name, wrong in all_wrong.items():
-        path = write(tmp_path / "submission.json", detections(index, wrong))
-        findings = score_submission(index, SPLIT, path).findings
-        assert findings[-1].startswith(GLOBAL_CONVENTION_CHECKS[name].sentence), (name, findings)
-        assert "12 samples score" in findings[-1]
+def test_a_named_convention_stands_alone(index, tmp_path):
+    """Advice about the scores would only add wrong causes."""
+    path = write(tmp_path / "submission.json", detections(index, unmoved))
+    (finding,) = score_submission(index, SPLIT, path).findings
+    assert finding.startswith("the boxes are in LiDAR axes instead of global axes: read so, ")
+    assert finding.endswith(" predictions lie at annotated boxes, as they are 0")
+    path = write(tmp_path / "submission.json", detections(index, old_mmdetection3d))
+    (finding,) = score_submission(index, SPLIT, path).findings
+    assert finding.startswith("the boxes are in the convention of mmdetection3d before 1.0: ")
+
+
+def test_velocities_of_nan_are_counted(index, tmp_path):
+    submission = detections(index)
+    moving = [box for boxes in submission["results"].values() for box in boxes if box["attribute_name"]]
+    for box in moving[:7]:
+        box["velocity"] = [float("nan"), 0.0]
+    path = write(tmp_path / "submission.json", submission)
+    (finding,) = score_submission(index, SPLIT, path).findings
+    assert finding.startswith(
+        f"7 of {len(moving)} boxes have a velocity of NaN: the official metric leaves them out"
+    )
+
+
+def test_a_cone_needs_no_velocity(index, tmp_path):
+    submission = detections(index)
+    cones = [b for boxes in submission["results"].values() for b in boxes if b["detection_name"] == "traffic_cone"]
+    assert len(cones) > 10
+    for box in cones:
+        box["velocity"] = [float("nan"), float("nan")]
+    assert score_submission(index, SPLIT, write(tmp_path / "submission.json", submission)).findings == []
 
 
 def test_a_submission_of_another_split_is_refused_by_both(world, index, tmp_path):

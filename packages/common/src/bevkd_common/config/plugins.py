@@ -84,6 +84,8 @@ class FolderTools:
             returns one line; None where they read the files themselves.
         score_file: `score_file(path, root, *, version, split, engine, reporter) -> ScoredFile` scores a file of
             detections that any tool wrote; None where there is no format for it.
+        foreign: What a folder of other data is that may be taken for this kind, as a clause with the advice; it
+            returns None for data of this kind and for a folder that is not known. Torch-free and quick.
         virtual_points: `make(root, version, *, masks, weights, official, settings, out, sweeps, workers, reporter)
             -> Iterable[str]` makes virtual points, and returns lines; None where they cannot be made.
     """
@@ -94,6 +96,7 @@ class FolderTools:
     index: str | None = None
     score_file: str | None = None
     virtual_points: str | None = None
+    foreign: Callable[[Path], str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -278,10 +281,22 @@ def recognized(root: Path) -> FolderTools:
     """
     known = {kind: spec.folder for kind, spec in installed(DatasetSpec).found.items() if spec.folder is not None}
     for tools in known.values():
-        if tools.recognize(root):
+        if tools.recognize(root) and (tools.foreign is None or tools.foreign(root) is None):
             return tools
+    for tools in known.values():
+        refuse_foreign(tools, root)
     why = f"it holds no data of {one_of(known)}" if root.is_dir() else "the folder does not exist"
     raise UserError(f"no data set at {root}: {why}; name the folder that the archives were unpacked to")
+
+
+def refuse_foreign(tools: FolderTools | None, root: Path) -> None:
+    """Name a folder that holds other data.
+
+    Raises:
+        UserError: If the data set knows what it is.
+    """
+    if tools is not None and tools.foreign is not None and (known := tools.foreign(root)) is not None:
+        raise UserError(f"{root} {known}")
 
 
 def load(reference: str) -> Any:

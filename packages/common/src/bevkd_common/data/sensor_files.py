@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from bevkd_common.errors import UserError
-from bevkd_common.files import inside
+from bevkd_common.files import foreign_content, inside, start_of
 
 Points = npt.NDArray[np.float32]
 
@@ -63,16 +63,26 @@ class SensorFiles:
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; unpack the archive that holds it again") from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            _refuse_foreign(path, start_of(path))
             raise UserError(f"{path} is not a complete image ({error}); unpack it again") from error
 
-    def _points(self, name: str) -> Points:
+    def content(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            UserError: If the file is missing or cannot be read.
+        """
         path = inside(self.root, name)
         try:
-            content = path.read_bytes()
+            return path.read_bytes()
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; unpack the archive that holds it again") from error
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); unpack it again") from error
+
+    def _points(self, name: str) -> Points:
+        path, content = inside(self.root, name), self.content(name)
+        _refuse_foreign(path, content)
         size = SWEEP_COLUMNS * 4
         if not content or len(content) % size:
             raise UserError(
@@ -83,6 +93,21 @@ class SensorFiles:
             wrong = int((~np.isfinite(points)).any(axis=1).sum())
             raise UserError(f"{path} has {wrong} points of {len(points)} that are not finite; unpack it again")
         return points
+
+
+def _refuse_foreign(path: Path, content: bytes) -> None:
+    """Name a file that is something else.
+
+    Raises:
+        UserError: If it is known what it is.
+    """
+    if (known := foreign_content(content)) is not None:
+        raise UserError(f"{path} {known}")
+    if content[:64].lstrip(b"# ").upper().startswith((b".PCD", b"VERSION 0.7", b"VERSION .7")):
+        raise UserError(
+            f"{path} is a point cloud in the format of PCL (.pcd): convert it to rows of float32 x, y, z, intensity"
+            " and ring"
+        )
 
 
 def check_files(root: Path, names: Iterable[str], otherwise: str = "") -> None:

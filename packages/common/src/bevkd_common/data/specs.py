@@ -6,7 +6,7 @@ from bevkd_common.config.datasets.nuscenes import NuScenesConfig, like_nuscenes
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.config.datasets.synthetic import SyntheticConfig
 from bevkd_common.config.plugins import DatasetSpec, FolderTools
-from bevkd_common.data.nuscenes.folder import recognize
+from bevkd_common.data.nuscenes.folder import foreign, recognize
 
 NUSCENES = DatasetSpec(
     kind="nuscenes",
@@ -20,6 +20,7 @@ NUSCENES = DatasetSpec(
     stand_in=like_nuscenes,
     folder=FolderTools(
         recognize=recognize,
+        foreign=foreign,
         diagnose="bevkd_common.data.nuscenes.folder:diagnose",
         index="bevkd_common.data.nuscenes.folder:index",
         check="bevkd_common.data.nuscenes.check:check",

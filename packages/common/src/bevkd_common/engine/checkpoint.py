@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bevkd_common.errors import UserError
-from bevkd_common.files import folder_when_complete, replaced_when_complete
+from bevkd_common.files import folder_when_complete, foreign_content, replaced_when_complete, start_of
 from bevkd_common.models.state_dicts import mismatches
 
 STEP_NAME = re.compile(r"step-[0-9]+")
@@ -70,6 +70,13 @@ def _sort_metadata(path: Path) -> None:
         file.write(text)
 
 
+def _something_else(start: bytes) -> str | None:
+    """What a file is that is no file of safetensors, with the advice; None if that is not known."""
+    if start.startswith((b"PK", b"\x80")):
+        return "is a checkpoint of PyTorch, not of safetensors: convert it with `bevkd weights import`"
+    return foreign_content(start)
+
+
 def load_weights(path: Path, module: nn.Module, *, architecture: str | None = None) -> dict[str, str]:
     """Load weights strictly; returns the metadata.
 
@@ -83,6 +90,8 @@ def load_weights(path: Path, module: nn.Module, *, architecture: str | None = No
             metadata = dict(file.metadata() or {})
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
+        if (known := _something_else(start_of(path))) is not None:
+            raise UserError(f"{path} {known}") from None
         raise UserError(
             f"{path} is damaged ({error}): delete it, or train the stage again with --restart"
         ) from None

@@ -11,7 +11,7 @@ from torch import nn
 
 from bevkd_common.config.methods import parts_of
 from bevkd_common.config.model import Config
-from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, installed, load
+from bevkd_common.config.plugins import DatasetSpec, DetectorSpec, MethodSpec, installed, load, refuse_foreign
 from bevkd_common.config.recipe import Recipe
 from bevkd_common.data.dataset import Dataset, SplitName
 from bevkd_common.data.needs import DataNeeds
@@ -139,6 +139,8 @@ def check_data_root(config: Config, data_root: Path | None) -> None:
         raise UserError(f"the data set `{kind}` is read from a disk: name its folder with --data-root")
     if data_root is not None and not data_root.is_dir() and (data_root.exists() or not made):
         raise UserError(f"{data_root} is no folder: name that of the {kind} data with --data-root")
+    if data_root is not None and not made:
+        refuse_foreign(dataset_spec(config).folder, data_root)
 
 
 def build_submission(config: Config, dataset: Dataset, split: SplitName) -> Submission:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bevkd_common.errors import UserError
+from bevkd_common.files import foreign_content, start_of
 
 
 class Inert:
@@ -61,6 +62,11 @@ SECTIONS_BESIDE_WEIGHTS = (
 """The same for dictionaries of their own; each is read as an ordered one."""
 
 
+_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""Start of a file that `torch.save` wrote before PyTorch 1.6."""
+_INFO_WORDS = (b"lidar_path", b"lidar_points", b"gt_boxes", b"data_list")
+
+
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read the weights of a .pth or .safetensors file on the CPU; never runs code that the file may hold.
 
@@ -97,6 +103,8 @@ def read_content(path: Path) -> Any:
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; check the path")
+    if (known := _something_else(path)) is not None:
+        raise UserError(f"the checkpoint {path} {known}")
     try:
         return load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
     except (SafetensorError, OSError) as error:
@@ -113,8 +121,29 @@ def _load_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
+def _something_else(path: Path) -> str | None:
+    """What a file is that is no checkpoint, with the advice; None if it may be one. Nothing is unpickled."""
+    start = start_of(path)
+    if (known := foreign_content(start)) is not None:
+        return known
+    if not start:
+        return "is empty: the download did not finish; download it again"
+    if path.suffix != ".safetensors" and start[:1] == b"\x80" and not start.startswith(_MAGIC):
+        if any(word in path.read_bytes() for word in _INFO_WORDS):
+            return "is an info file of mmdetection3d with the annotations of a data set, it holds no weights"
+        return "is a pickle that `torch.save` did not write, it holds no weights"
+    if start.lstrip()[:1] in (b"{", b"["):
+        return "is text in JSON, it holds no weights"
+    if start.startswith(b"\x1f\x8b"):
+        return "is compressed with gzip: decompress it first"
+    return None
+
+
 def _unsafe(path: Path, reason: str) -> str:
     # PyTorch's own message speaks of switching its protection off.
     named = re.search(r"GLOBAL (\S+)", reason)
     why = f"it asks for {named[1]}" if named else reason.strip().partition("\n")[0]
+    if "weights_only" in why:
+        refused = re.search(r"WeightsUnpickler error: (.*)", reason)
+        why = refused[1].strip() if refused and refused[1].strip() else "it is no file that PyTorch writes today"
     return f"the checkpoint {path} cannot be read safely ({why}); download it again, or save its `state_dict` alone"

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from bevkd_common.data.nuscenes.index import Floats, Ints, NuScenesIndex
 from bevkd_common.data.sensor_files import check_files
 from bevkd_common.errors import UserError
-from bevkd_common.files import inside
+from bevkd_common.files import foreign_content, inside, start_of
 
 CHANNELS = 9
 """Acceleration, rotation rate, velocity: x, y, z of each."""
@@ -103,6 +103,8 @@ def _messages(path: Path) -> tuple[Ints, Floats]:
             dtype=np.float64,
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        if (known := foreign_content(start_of(path))) is not None:
+            raise UserError(f"{path} {known}") from error
         raise UserError(f"{path} is no list of CAN-bus poses ({error}); unpack it again, {OTHERWISE}") from error
     if values.shape != (len(time), CHANNELS) or not len(time) or not np.isfinite(values).all():
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,19 @@ from bevkd_common.data.assemble import FrameSource
 from bevkd_common.data.dataset import DataCheck, Picture
 from bevkd_common.data.frames import Ints
 from bevkd_common.data.needs import LIDAR, DataNeeds
+from bevkd_common.data.nuscenes.box_evidence import AnnotatedSweep
+from bevkd_common.data.nuscenes.index import NuScenesIndex
 from bevkd_common.data.nuscenes.index_file import open_index
 from bevkd_common.data.nuscenes.plausibility import Plausibility
+from bevkd_common.data.nuscenes.point_readings import LAYOUTS
+from bevkd_common.data.nuscenes.poses import key_frame_poses
 from bevkd_common.data.nuscenes.reader import NuScenesReader
 from bevkd_common.data.nuscenes.summary import summary_lines
 from bevkd_common.data.nuscenes.tables import only_version
 from bevkd_common.data.samples import collate
 from bevkd_common.data.sensor_files import SensorFiles
+from bevkd_common.geometry.convention_checks import AS_IS, Finding
+from bevkd_common.geometry.evidence import FEWEST
 from bevkd_common.progress import Reporter
 
 PICTURED = 3
@@ -42,12 +49,17 @@ def check(root: Path, version: str | None, *, samples: int, reporter: Reporter) 
     with reporter.bar(f"index of {config.version}", 1) as bar:
         index = open_index(root, config.version, bar.update)
     rows = _spread(len(index.key_frames.token), samples)
-    reader = NuScenesReader(index, rows, SensorFiles(index.root, cache=False), config, NEEDS)
-    source = FrameSource(reader, config, NEEDS)
+    files = SensorFiles(index.root, cache=False)
+    sweeps = [annotated_sweep(index, files, row) for row in rows.tolist()]
+    # Files in another layout cannot be read as samples.
+    if any(sweep.points is None for sweep in sweeps) and (named := Plausibility(sweeps).findings()):
+        return _checked(index, [], named)
+    source = FrameSource(NuScenesReader(index, rows, files, config, NEEDS), config, NEEDS)
     plausibility = Plausibility()
     with reporter.bar("key frames read", len(source)) as bar:
-        for place in range(len(source)):
-            plausibility.add(source.load(place, seed=None))
+        for place, sweep in enumerate(sweeps):
+            sample = source.load(place, seed=None)
+            plausibility.add(sweep, sample.boxes, sample.clouds[LIDAR].points)
             bar.update(place + 1)
     x0, y0, _, x1, y1, _ = config.point_range
     pictures = (
@@ -55,12 +67,43 @@ def check(root: Path, version: str | None, *, samples: int, reporter: Reporter) 
         for place in _spread(len(source), PICTURED).tolist()
         for name, seed in (("plain", None), ("augmented", place))
     )
+    return _checked(index, _scores(plausibility, len(source)), plausibility.findings(), pictures, (x0, x1, y0, y1))
+
+
+def annotated_sweep(index: NuScenesIndex, files: SensorFiles, row: int) -> AnnotatedSweep:
+    """The annotations and the own sweep of one key frame, in any layout that the file may have.
+
+    Raises:
+        UserError: If the file is missing or cannot be read.
+    """
+    annotations = index.annotations
+    rows = annotations.rows(row)
+    content = files.content(index.sweeps.path[row, 0].decode())
+    return AnnotatedSweep(
+        center=annotations.global_center[rows],
+        rotation=annotations.global_rotation[rows],
+        size=annotations.global_size[rows][:, [1, 0, 2]],
+        velocity=annotations.global_velocity[rows],
+        counted=annotations.lidar_points[rows],
+        poses=key_frame_poses(index, row),
+        points=LAYOUTS[AS_IS].read(content),
+        content=content,
+    )
+
+
+def _checked(
+    index: NuScenesIndex,
+    scores: Sequence[str],
+    findings: Sequence[Finding],
+    pictures: Iterable[Picture] = (),
+    extent: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+) -> DataCheck:
     return DataCheck(
-        lines=[*summary_lines(index), *_scores(plausibility, len(source))],
-        findings=plausibility.findings(),
+        lines=[*summary_lines(index), *scores],
+        findings=[finding.sentence for finding in findings],
         pictures=pictures,
         cameras=CAMERAS,
-        extent=(x0, x1, y0, y1),
+        extent=extent,
     )
 
 
@@ -69,11 +112,19 @@ def _spread(total: int, count: int) -> Ints:
 
 
 def _scores(found: Plausibility, samples: int) -> list[str]:
-    heading = "unknown, too few move" if found.heading is None else f"{found.heading:.3f}"
-    share = "unknown, too few stand" if found.standing_share is None else f"{found.standing_share:.2f}"
+    heading = "unknown, too few move" if found.heading is None else f"{found.heading:.1%} of the moving objects"
+    counts = found.counts
+    counted = (
+        "unknown, the tables count none"
+        if counts is None
+        else f"{counts[0]} of {counts[1]} boxes with five or more"
+    )
+    stand, displaced = len(found.displaced), int(found.displaced.sum())
+    share = f"{displaced} of {stand} standing objects" if stand >= FEWEST else "unknown, too few stand"
     return [
         f"read          {samples} key frames with ten sweeps and six images each",
-        f"points        {found.as_is.points_inside} of the newest sweeps lie in boxes",
-        f"heading       cosine to the motion {heading} (1 is right, -1 backwards)",
-        f"ego-motion    an older sweep has {share} of the newest's points in standing objects (1 is right)",
+        f"points        {found.points_inside} of the newest sweeps lie in boxes",
+        f"counts        as many points as in the tables: {counted}",
+        f"heading       in the direction of motion: {heading}",
+        f"ego-motion    out of place in older sweeps: {share}",
     ]

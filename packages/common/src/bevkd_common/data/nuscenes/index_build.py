@@ -15,9 +15,8 @@ import torch
 
 from bevkd_common.config.datasets.nuscenes_names import CAMERAS, CLASSES
 from bevkd_common.data.array_file import ArrayFileError, map_arrays, write_arrays
+from bevkd_common.data.nuscenes.categories import labels
 from bevkd_common.data.nuscenes.index import (
-    BICYCLE_RACK,
-    IGNORED,
     PREVIOUS_SWEEPS,
     Annotations,
     CameraMoments,
@@ -36,27 +35,6 @@ from bevkd_common.geometry.boxes import BOX_CHANNELS
 from bevkd_common.geometry.cameras import check_intrinsics
 from bevkd_common.geometry.conventions import DevkitBoxes, from_devkit
 from bevkd_common.geometry.transforms import inverse_rigid, quaternion_to_rotation, rigid
-
-DETECTION_CLASS = {
-    "vehicle.car": "car",
-    "vehicle.truck": "truck",
-    "vehicle.construction": "construction_vehicle",
-    "vehicle.bus.bendy": "bus",
-    "vehicle.bus.rigid": "bus",
-    "vehicle.trailer": "trailer",
-    "movable_object.barrier": "barrier",
-    "vehicle.motorcycle": "motorcycle",
-    "vehicle.bicycle": "bicycle",
-    "human.pedestrian.adult": "pedestrian",
-    "human.pedestrian.child": "pedestrian",
-    "human.pedestrian.construction_worker": "pedestrian",
-    "human.pedestrian.police_officer": "pedestrian",
-    "movable_object.trafficcone": "traffic_cone",
-}
-"""Detection class of a nuScenes category; other categories are neither trained nor evaluated.
-
-Source: the nuScenes detection task.
-"""
 
 _log = logging.getLogger(__name__)
 
@@ -375,7 +353,7 @@ def _annotations(tables: Mapping[str, Table], samples: Ints, key_frames: KeyFram
     offset = np.searchsorted(owner[order], np.arange(len(samples) + 1))
     center, size, rotation = (table[column][order] for column in ("translation", "size", "rotation"))
     velocity = _velocities(table, tables["sample"]["timestamp"][samples][owner])[order]
-    label = _labels(tables)[order]
+    label = labels(tables)[order]
     _check_sizes(table, size, label, order)
     return Annotations(
         offset=offset,
@@ -425,22 +403,6 @@ def _linked(table: Table, column: str) -> Ints:
     linked = np.flatnonzero(table[column] != b"")
     rows[linked] = table.rows(table[column][linked])
     return rows
-
-
-def _labels(tables: Mapping[str, Table]) -> Ints:
-    """Detection class of each annotation, in the order of the table."""
-    code = {name.encode(): CLASSES.index(label) for name, label in DETECTION_CLASS.items()}
-    code[b"static_object.bicycle_rack"] = BICYCLE_RACK
-    category, instance, table = (tables[name] for name in ("category", "instance", "sample_annotation"))
-    of_category = np.array([code.get(name, IGNORED) for name in category["name"].tolist()], dtype=np.int64)
-    of_instance = of_category[category.rows(instance["category_token"])]
-    labels = of_instance[instance.rows(table["instance_token"])]
-    if len(labels) and labels.max() < 0:
-        names = b", ".join(sorted(category["name"].tolist())[:5]).decode()
-        raise UserError(
-            f"{category.path} names none of the categories of the nuScenes detection task; it has {names}"
-        )
-    return labels
 
 
 def _attributes(tables: Mapping[str, Table], order: Ints, label: Ints) -> Strings:

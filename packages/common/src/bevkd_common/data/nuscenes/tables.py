@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bevkd_common.errors import UserError
-from bevkd_common.files import stays_inside
+from bevkd_common.files import foreign_content, stays_inside
 
 Column = npt.NDArray[Any]
 
@@ -213,6 +213,8 @@ def _parse(content: bytes, path: Path, wanted: Sequence[str]) -> list[tuple[Any,
         record = dict(pairs)
         return tuple([record.get(key, _ABSENT) for key in wanted])
 
+    if (known := foreign_content(content)) is not None:
+        raise UserError(f"{path} {known}")
     try:
         records = json.loads(content, object_pairs_hook=values)
     except (ValueError, RecursionError) as error:
@@ -234,6 +236,11 @@ def _column(path: Path, column: str, kind: str, values: list[Any], records: list
     for row, value in enumerate(values):
         if not fits(value):
             lacks = f"lacks `{column}`" if value is _ABSENT else f"has a {column} that is not {meaning}"
+            if value == -1 and column.startswith("num_"):
+                raise UserError(
+                    f"record {records[row][0]} in {path} has -1 as {column}, which stands for unknown in"
+                    " tables of another tool: write the number of points, as nuScenes has it"
+                )
             raise UserError(f"record {records[row][0]} in {path} {lacks}; unpack it again")
     return convert(values)
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from bevkd_common.config.datasets.masks import ALIKE, MaskErrorsConfig
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
+from bevkd_common.data.nuscenes.categories import DETECTION_CLASS
 from bevkd_common.data.nuscenes.index import Ints
-from bevkd_common.data.nuscenes.index_build import DETECTION_CLASS
 from bevkd_common.data.nuscenes.tables import read_table
 from bevkd_common.data.virtual_points.instances import Instances, Masks, named_rng
 from bevkd_common.errors import UserError

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.data.frames import Floats, Ints
 from bevkd_common.errors import UserError
-from bevkd_common.files import inside
+from bevkd_common.files import foreign_content, inside, start_of
 
 Masks = npt.NDArray[np.bool_]
 
@@ -117,6 +117,8 @@ class MaskFolder:
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; predict the masks of every image, none found too") from error
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            if (known := foreign_content(start_of(path))) is not None:
+                raise UserError(f"{path} {known}") from error
             raise UserError(
                 f"{path} is not a file of masks ({str(error).splitlines()[0]}); it must hold the arrays `masks`, "
                 "`classes` and `scores`, and no pickles"

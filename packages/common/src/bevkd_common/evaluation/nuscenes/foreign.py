@@ -6,41 +6,28 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from bevkd_common.data.nuscenes.index import NuScenesIndex
 from bevkd_common.data.nuscenes.index_file import open_index
 from bevkd_common.data.nuscenes.tables import only_version
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import ScoredFile
-from bevkd_common.evaluation.nuscenes.metric import (
-    AVERAGE_PRECISION,
-    ERRORS_BY_CLASS,
-    DetectionArrays,
-    NuScenesEvaluator,
-)
+from bevkd_common.evaluation.nuscenes.metric import AVERAGE_PRECISION, DetectionArrays, NuScenesEvaluator
 from bevkd_common.evaluation.nuscenes.score_checks import findings
-from bevkd_common.evaluation.nuscenes.split import cuboids, truth_arrays
+from bevkd_common.evaluation.nuscenes.split import truth_arrays
 from bevkd_common.evaluation.nuscenes.submission import read_submission
+from bevkd_common.evaluation.nuscenes.submission_checks import convention_findings, unknown_velocities
 from bevkd_common.evaluation.results import Results
-from bevkd_common.geometry.convention_checks import GLOBAL_CONVENTION_CHECKS, ConventionCheck
-from bevkd_common.geometry.conventions import DevkitBoxes, from_devkit, to_devkit
 from bevkd_common.progress import Reporter
 
-RESCORED = 200
+LOOKED_AT = 200
 """Samples on which other conventions are tried."""
-BETTER = 0.02
-"""By how much another convention must raise the score, a number from 0 to 1, to be named."""
 
 _DEVKIT_ERRORS = {
     "ATE": "trans_err", "ASE": "scale_err", "AOE": "orient_err", "AVE": "vel_err", "AAE": "attr_err"
 }  # fmt: skip
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -59,7 +46,7 @@ class ScoredSubmission:
 def score_submission(
     index: NuScenesIndex, split: str, path: Path, progress: Callable[[int, int], None] | None = None
 ) -> ScoredSubmission:
-    """Read, check and score a submission; where another convention would score clearly better, name it.
+    """Read, check and score a submission, and name the conventions that it confuses.
 
     Args:
         index: Of the version with the split's annotations.
@@ -74,8 +61,11 @@ def score_submission(
     tokens = [token.decode() for token in index.key_frames.token[rows].tolist()]
     predictions = read_submission(path, tokens).predictions
     results = _score(index, rows, predictions, progress)
-    few = rows[np.unique(np.linspace(0, len(rows) - 1, min(RESCORED, len(rows))).round().astype(np.int64))]
-    return ScoredSubmission(results, [*findings(results), *_conventions(index, few, predictions)])
+    few = rows[np.unique(np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).round().astype(np.int64))]
+    named = convention_findings(index, few.tolist(), predictions)
+    # A mistake that is named explains the scores; general advice about them would only add wrong causes.
+    said = [finding.sentence for finding in named] or findings(results)
+    return ScoredSubmission(results, said + [finding.sentence for finding in unknown_velocities(predictions)])
 
 
 def score_file(
@@ -153,59 +143,3 @@ def _score(
         if progress is not None:
             progress(done, len(chosen))
     return metric.compute()
-
-
-def _conventions(index: NuScenesIndex, rows: Rows, predictions: Mapping[str, DetectionArrays]) -> list[str]:
-    """The convention, if any, in which the predictions of some samples score clearly better than as they are."""
-    poses = {
-        index.key_frames.token[row].decode(): torch.tensor(index.key_frames.global_T_lidar[row]) for row in rows
-    }
-    as_is = _quality(_score(index, rows, predictions))
-    scores = {}
-    for name, check in GLOBAL_CONVENTION_CHECKS.items():
-        repaired = {token: _repaired(predictions[token], check, pose) for token, pose in poses.items()}
-        scores[name] = _quality(_score(index, rows, repaired))
-    best = max(scores, key=lambda name: scores[name])
-    if scores[best] < as_is + BETTER:
-        return []
-    return [
-        f"{GLOBAL_CONVENTION_CHECKS[best].sentence}: read so, {len(rows)} samples score {scores[best]:.3f}"
-        f" instead of {as_is:.3f}"
-    ]
-
-
-def _quality(results: Results) -> float:
-    """Like the NDS, over the classes that were found at all: a detector of cars must not be judged by its cones."""
-    precision, errors = results.table(AVERAGE_PRECISION), results.table(ERRORS_BY_CLASS)
-    found = [name for name in precision.rows if (precision.at(name, "mean") or 0.0) > 0]
-    if not found:
-        return 0.0
-    average = fmean(precision.at(name, "mean") or 0.0 for name in found)
-    goodness = []
-    for kind in errors.columns:
-        known = [error for error in (errors.at(name, kind) for name in found) if error is not None]
-        goodness.append(max(0.0, 1.0 - fmean(known)) if known else 0.0)
-    return (5 * average + sum(goodness)) / 10
-
-
-def _repaired(
-    predictions: DetectionArrays, check: ConventionCheck, global_T_lidar: torch.Tensor
-) -> DetectionArrays:
-    given = predictions.cuboids
-    boxes = from_devkit(
-        DevkitBoxes(
-            translation=torch.from_numpy(given.translation),
-            size=torch.from_numpy(np.stack([given.width, given.length, given.height], axis=-1)),
-            rotation=torch.from_numpy(given.rotation / np.linalg.norm(given.rotation, axis=1, keepdims=True)),
-            velocity=torch.from_numpy(np.pad(predictions.velocity, ((0, 0), (0, 1)))),
-        ),
-        global_T_lidar,
-    )
-    moved = to_devkit(check.repair(boxes, global_T_lidar), global_T_lidar)
-    return DetectionArrays(
-        cuboids=cuboids(moved.translation.numpy(), moved.size.numpy(), moved.rotation.numpy()),
-        labels=predictions.labels,
-        velocity=moved.velocity[:, :2].numpy(),
-        attributes=predictions.attributes,
-        scores=predictions.scores,
-    )

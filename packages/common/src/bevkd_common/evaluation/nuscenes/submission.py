@@ -21,7 +21,8 @@ from bevkd_common.evaluation.nuscenes.global_boxes import (
     FloatArray,
     IntArray,
 )
-from bevkd_common.files import replaced_when_complete
+from bevkd_common.evaluation.nuscenes.other_results import not_json, other_task
+from bevkd_common.files import replaced_when_complete, start_of
 
 MOVING_SPEED = 0.2
 """Metres per second; a faster box is moving."""
@@ -150,7 +151,11 @@ def read_submission(path: Path, sample_tokens: Collection[str]) -> Submission:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        if (known := not_json(start_of(path))) is not None:
+            raise UserError(f"{path} {known}.") from error
         raise UserError(f"{path} cannot be read as JSON ({error}).") from error
+    if (task := other_task(content)) is not None:
+        raise UserError(f"{path} holds {task}; the detection metric scores results of 3D detection.")
     if not isinstance(content, dict) or not {"meta", "results"} <= content.keys():
         raise UserError(f"{path} must hold one JSON object with the fields 'meta' and 'results'.")
     flags, results = content["meta"], content["results"]
