@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -38,6 +40,22 @@ def inside(folder: Path, name: str) -> Path:
             f"{name[:80]!r} leads out of {folder}: the file that names it is damaged, or not to be trusted"
         )
     return folder / name
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Raises:
+        ValueError: If it is no JSON, is nested too deeply, or holds half a surrogate pair, which no file stores.
+    """
+    try:
+        parsed = json.loads(content)
+    except RecursionError:
+        raise ValueError("its lists and objects are nested too deeply") from None
+    # An escape is the only way to write half a pair.
+    if (b"\\ud" in content.lower()) if isinstance(content, bytes) else ("\\ud" in content.lower()):
+        json.dumps(parsed, ensure_ascii=False).encode()
+    return parsed
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bevkd_common.experiment.stages import STAGES
+from bevkd_common.errors import UserError
+from bevkd_common.experiment.stages import STAGES, read_trained
 
 UNKNOWN_MEMORY = 4 << 30
 """Expected peak in bytes of a stage of which none was recorded: a small recipe takes one to three gigabytes."""
@@ -125,5 +126,9 @@ def expected_memory(root: Path, kind: str) -> int:
         root: The folder that holds `.stages`.
         kind: Of the stage: "teacher", "pretraining", "baseline" or "distilled".
     """
-    records = (json.loads(path.read_text()) for path in (root / STAGES).glob(f"{kind}-*/trained.json"))
-    return max((record.get("memory", 0) for record in records), default=0) or UNKNOWN_MEMORY
+    recorded = []
+    for path in (root / STAGES).glob(f"{kind}-*/trained.json"):
+        # A damaged file of another run does not stop this one.
+        with suppress(UserError):
+            recorded.append(int(read_trained(path).get("memory", 0)))
+    return max(recorded, default=0) or UNKNOWN_MEMORY

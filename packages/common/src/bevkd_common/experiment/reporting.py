@@ -17,7 +17,6 @@ from bevkd_common.config.recipes import Choice, catalogue
 from bevkd_common.data.dataset import Dataset
 from bevkd_common.data.samples import Batch, collate
 from bevkd_common.distill.panels import Panel
-from bevkd_common.engine.checkpoint import read_json
 from bevkd_common.engine.metrics_log import read_metrics
 from bevkd_common.engine.tasks import HEAD
 from bevkd_common.errors import UserError
@@ -29,6 +28,7 @@ from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.scenes import scene_of
 from bevkd_common.experiment.scoring import Scores, evidence_file, score
+from bevkd_common.experiment.stages import read_trained
 from bevkd_common.progress import Reporter
 from bevkd_common.report import inputs
 
@@ -122,7 +122,7 @@ def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.ArmReport:
     parameters = 0
     for seed, stages in run.stages.items():
         path = stages[arm.name]
-        trained = read_json(path / "trained.json")
+        trained = read_trained(path / "trained.json")
         scores = score(run.laboratories[seed], arm, path)
         results = scores.results[scores.primary]
         evidence = evidence_file(path, scores.primary)

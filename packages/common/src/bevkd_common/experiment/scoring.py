@@ -6,13 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError, model_validator
 
 from bevkd_common.config.model import Config
+from bevkd_common.config.records import Record, first_problem, read_record
 from bevkd_common.data.dataset import Dataset, SampleSource
-from bevkd_common.engine.checkpoint import read_json, write_atomically
+from bevkd_common.engine.checkpoint import write_atomically
 from bevkd_common.engine.evaluate import evaluate
 from bevkd_common.engine.train import AUTOCAST
+from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.evaluation.results import Results, show
 from bevkd_common.experiment.arms import Arm
@@ -25,6 +29,23 @@ if TYPE_CHECKING:
     from bevkd_common.models.detector import DetectorModule
 
 WEIGHT_KINDS = ("raw", "ema")
+WeightKind = Literal["raw", "ema"]
+SCORE_AGAIN = "delete it and run the same command again, the model is scored again"
+
+
+class _ScoresRecord(Record):
+    """The content of results.json."""
+
+    evaluation: str
+    primary: WeightKind
+    results: dict[WeightKind, dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _ScoresRecord:
+        if self.primary not in self.results:
+            raise ValueError(f"there are no results of the {self.primary} weights")
+        return self
 
 
 @dataclass(frozen=True)
@@ -89,14 +110,19 @@ def score_line(arm: Arm, scores: Scores) -> str:
 def kept_scores(lab: Laboratory, folder: Path) -> Scores | None:
     """The scores that a stage keeps; None where there are none of the present evaluation."""
     path = folder / "results.json"
-    saved = read_json(path) if path.is_file() else None
-    if saved is None or saved["evaluation"] != evaluation_fingerprint(lab):
+    if not path.is_file():
         return None
-    read = {kind: Results.of_this_version(value) for kind, value in saved["results"].items()}
+    saved = read_record(path, _ScoresRecord, SCORE_AGAIN)
+    if saved.evaluation != evaluation_fingerprint(lab):
+        return None
+    try:
+        read = {kind: Results.of_this_version(value) for kind, value in saved.results.items()}
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged ({first_problem(error)}): {SCORE_AGAIN}") from None
     results = {kind: result for kind, result in read.items() if result is not None}
     if len(results) < len(read):
         return None
-    return Scores(saved["primary"], results, tuple(saved.get("notes", ())))
+    return Scores(saved.primary, results, saved.notes)
 
 
 def _score(lab: Laboratory, arm: Arm, folder: Path) -> Scores:

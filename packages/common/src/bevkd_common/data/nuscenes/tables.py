@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bevkd_common.errors import UserError
-from bevkd_common.files import stays_inside
+from bevkd_common.files import parse_json, stays_inside
 
 Column = npt.NDArray[Any]
 
@@ -185,7 +185,9 @@ def scene_names(root: Path, version: str, split: str) -> list[str]:
 
 def _read_splits(path: Path) -> dict[str, list[str]]:
     try:
-        splits = json.loads(path.read_bytes())
+        splits = parse_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); write it again") from error
     named = isinstance(splits, dict) and all(
@@ -243,7 +245,16 @@ def _texts(values: list[str]) -> Column:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
+    # Half a surrogate pair is no character: no file can store it.
+    return isinstance(value, str) and "\0" not in value and (value.isascii() or _is_unicode(value))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_count(value: object) -> bool:

@@ -21,7 +21,7 @@ from bevkd_common.evaluation.nuscenes.global_boxes import (
     FloatArray,
     IntArray,
 )
-from bevkd_common.files import replaced_when_complete
+from bevkd_common.files import parse_json, replaced_when_complete
 
 MOVING_SPEED = 0.2
 """Metres per second; a faster box is moving."""
@@ -148,8 +148,8 @@ def read_submission(path: Path, sample_tokens: Collection[str]) -> Submission:
         UserError: If the file is invalid; the message names the file, the sample and the field.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict) or not {"meta", "results"} <= content.keys():
         raise UserError(f"{path} must hold one JSON object with the fields 'meta' and 'results'.")
