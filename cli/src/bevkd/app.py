@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 from bevkd_common.config.wording import shorten
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Read by libgomp when torch is imported. Waiting threads that spin occupy cores that other processes need.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        _check_names(sys.argv[1:] if arguments is None else arguments)
         app(arguments, prog_name="bevkd")
     except UserError as error:
         typer.secho(str(error), fg="red", err=True)
@@ -62,3 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         typer.secho(f"{where}{error.strerror}; correct that and run the same command again", fg="red", err=True)
         raise SystemExit(2) from None
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    """Refuse text that no file of a run could store, and a folder that is gone.
+
+    Raises:
+        UserError: If an argument or the current folder is not Unicode text, or the folder does not exist.
+    """
+    try:
+        names = [*arguments, str(Path.cwd())]
+    except FileNotFoundError:
+        raise UserError("the current folder has been removed: change to another one") from None
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = shorten(name)
+            raise UserError(f"{shown} is not Unicode text: rename the file, or write the value in UTF-8") from None

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import reprlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,20 +43,35 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def parse_json(content: bytes | str) -> Any:
+def parse_json(content: bytes | str, *, unique: bool = False) -> Any:
     """Parse JSON that somebody else may have written.
+
+    Args:
+        content: The text.
+        unique: Whether to refuse an object that holds a key twice; otherwise the last one counts.
 
     Raises:
         ValueError: If it is no JSON, is nested too deeply, or holds half a surrogate pair, which no file stores.
     """
     try:
-        parsed = json.loads(content)
+        parsed = json.loads(content, object_pairs_hook=_once if unique else None)
     except RecursionError:
         raise ValueError("its lists and objects are nested too deeply") from None
     # An escape is the only way to write half a pair.
     if (b"\\ud" in content.lower()) if isinstance(content, bytes) else ("\\ud" in content.lower()):
-        json.dumps(parsed, ensure_ascii=False).encode()
+        try:
+            json.dumps(parsed, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half a surrogate pair, which is no character") from None
     return parsed
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{reprlib.repr(next(key for key in keys if keys.count(key) > 1))} is there twice")
+    return found
 
 
 @contextmanager

@@ -60,5 +60,5 @@ class MetricsLog:
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record."""
         if self._writes:
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")

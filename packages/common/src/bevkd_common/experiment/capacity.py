@@ -103,7 +103,7 @@ def fits(memory: int, available: int | None, running: Sequence[tuple[int, int]])
 def available_memory() -> int | None:
     """`MemAvailable` in bytes; None where the system has no /proc/meminfo."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return None
     found = next((line for line in lines if line.startswith("MemAvailable:")), None)
@@ -113,7 +113,7 @@ def available_memory() -> int | None:
 def resident_memory(pid: int) -> int:
     """Bytes that a process holds now; 0 where it has ended or the system does not say."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -14,7 +14,7 @@ from bevkd_common.config.model import Config
 from bevkd_common.config.records import Record, first_problem, read_record
 from bevkd_common.data.dataset import Dataset, SampleSource
 from bevkd_common.engine.checkpoint import write_atomically
-from bevkd_common.engine.evaluate import evaluate
+from bevkd_common.engine.evaluate import DROPPED, evaluate
 from bevkd_common.engine.train import AUTOCAST
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
@@ -55,7 +55,7 @@ class Scores:
     Attributes:
         primary: The weights that the arm is judged by: "ema" where an average is kept, else "raw".
         results: By kind of weights.
-        notes: What was read otherwise than asked for, see `SampleSource.notes`.
+        notes: What was read otherwise than asked for, see `SampleSource.notes`, and boxes that were dropped.
     """
 
     primary: str
@@ -142,14 +142,15 @@ def _score(lab: Laboratory, arm: Arm, folder: Path) -> Scores:
 
 
 def _evaluate(lab: Laboratory, arm: Arm, folder: Path, kind: str) -> tuple[Results, tuple[str, ...]]:
-    """The scores, and what the source has to say in the report."""
+    """The scores, and what the report says about the samples and the boxes."""
     evaluator = build_evaluator(lab.recipe.dataset, lab.dataset, "val")
     detector = lab.detector(arm.detector, folder, kind)
-    source = _run(lab, arm, detector, kind, lab.dataset, evaluator)
+    source, dropped = _run(lab, arm, detector, kind, lab.dataset, evaluator)
     results = evaluator.compute(detector.needs)
     if results.groups is not None and lab.accelerator.is_main_process:
         evaluator.evidence().save(evidence_file(folder, kind))
-    return results, tuple(source.notes)
+    notes = (*source.notes, f"{dropped} {DROPPED}") if dropped else tuple(source.notes)
+    return results, notes
 
 
 def evidence_file(folder: Path, kind: str) -> Path:
@@ -164,9 +165,10 @@ def _run(
     kind: str | None,
     dataset: Dataset,
     evaluator: Evaluator | Submission,
-) -> SampleSource:
+) -> tuple[SampleSource, int]:
+    """What was read, and the number of predicted boxes that were dropped."""
     source = dataset.source("val", detector.needs.at_test)
-    evaluate(
+    dropped = evaluate(
         detector,
         source,
         evaluator,
@@ -177,4 +179,4 @@ def _run(
         title=f"scoring {arm.title}, seed {lab.seed}" + (f" ({kind})" if kind == "ema" else ""),
         reporter=lab.reporter,
     )
-    return source
+    return source, dropped

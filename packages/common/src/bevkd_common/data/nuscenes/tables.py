@@ -170,7 +170,7 @@ def scene_names(root: Path, version: str, split: str) -> list[str]:
     Raises:
         UserError: If the split is not defined.
     """
-    official: dict[str, list[int]] = json.loads(files(__package__).joinpath("splits.json").read_text())
+    official: dict[str, list[int]] = json.loads(files(__package__).joinpath("splits.json").read_text("utf-8"))
     if split in official:
         return [f"scene-{number:04d}" for number in official[split]]
     path = version_folder(root, version) / "splits.json"
