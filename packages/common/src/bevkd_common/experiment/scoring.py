@@ -119,7 +119,7 @@ def kept_scores(lab: Laboratory, folder: Path) -> Scores | None:
         read = {kind: Results.of_this_version(value) for kind, value in saved.results.items()}
     except ValidationError as error:
         raise UserError(f"{path} is damaged ({first_problem(error)}): {SCORE_AGAIN}") from None
-    results = {kind: result for kind, result in read.items() if result is not None}
+    results: dict[str, Results] = {kind: result for kind, result in read.items() if result is not None}
     if len(results) < len(read):
         return None
     return Scores(saved.primary, results, saved.notes)
