@@ -17,6 +17,7 @@ from bevkd_common.errors import TrainingStoppedError, UserError
 from bevkd_common.files import DISK_TROUBLE, NAME_TROUBLE
 
 from bevkd import config, data, doctor, plugins, recipes, run, sweep, weights
+from bevkd.launcher import end
 
 app = typer.Typer(
     name="bevkd",
@@ -49,22 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _check_names(sys.argv[1:] if arguments is None else arguments)
         app(arguments, prog_name="bevkd")
     except UserError as error:
-        typer.secho(str(error), fg="red", err=True)
-        raise SystemExit(2) from None
+        raise end(str(error), 2, "red") from None
     except TrainingStoppedError as stopped:
-        typer.secho(str(stopped), fg="yellow", err=True)
         # The exit code that a shell reports for a process ended by a signal.
-        raise SystemExit(128 + (stopped.signal or signal.SIGINT)) from None
+        raise end(str(stopped), 128 + (stopped.signal or signal.SIGINT), "yellow") from None
     except OSError as error:
         if error.errno in NAME_TROUBLE:
             path = shorten(str(error.filename))
-            typer.secho(f"{path}: {error.strerror}; choose another path", fg="red", err=True)
-            raise SystemExit(2) from None
+            raise end(f"{path}: {error.strerror}; choose another path", 2, "red") from None
         if error.errno not in DISK_TROUBLE:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        typer.secho(f"{where}{error.strerror}; correct that and run the same command again", fg="red", err=True)
-        raise SystemExit(2) from None
+        raise end(f"{where}{error.strerror}; correct that and run the same command again", 2, "red") from None
 
 
 def _check_names(arguments: Sequence[str]) -> None:

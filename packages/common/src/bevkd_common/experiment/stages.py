@@ -40,7 +40,10 @@ def stage_weights(folder: Path) -> dict[str, Path]:
     found = latest(folder / "checkpoints")
     if found is None:
         raise UserError(f"{folder} holds no checkpoint: run the experiment again, finished stages are reused")
-    return {path.stem: path for path in sorted(found.folder.glob("*.safetensors"))}
+    weights = {path.stem: path for path in sorted(found.folder.glob("*.safetensors"))}
+    if "raw" not in weights:
+        raise UserError(f"{found.folder} lacks raw.safetensors: restore it, or train the stage again with --restart")
+    return weights
 
 
 class TrainedRecord(Record):

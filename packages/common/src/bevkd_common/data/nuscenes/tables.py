@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bevkd_common.config.wording import shorten
 from bevkd_common.errors import UserError
 from bevkd_common.files import parse_json, stays_inside
 
 Column = npt.NDArray[Any]
+LARGEST = 1e12
+"""Metres and other numbers of the tables are smaller; products of larger ones would overflow."""
 
 SCHEMA: Mapping[str, Mapping[str, str]] = {
     "scene": {"token": "text", "name": "text"},
@@ -84,7 +87,7 @@ class Table:
         for row in np.flatnonzero(lacking)[:1]:
             raise UserError(
                 f"the tables in {self.path.parent} contradict each other: {self.path.name} has no"
-                f" {tokens[row].decode()!r}, which another names; unpack them again"
+                f" {shorten(tokens[row].decode())!r}, which another names; unpack them again"
             )
         return order[place] if len(known) else place
 
@@ -93,7 +96,9 @@ class Table:
         order = np.argsort(self["token"], kind="stable")
         known = self["token"][order]
         for row in np.flatnonzero(known[1:] == known[:-1])[:1]:
-            raise UserError(f"{self.path} holds the token {known[row].decode()!r} twice; unpack the tables again")
+            raise UserError(
+                f"{self.path} holds the token {shorten(known[row].decode())!r} twice; unpack the tables again"
+            )
         return order, known
 
 
@@ -236,7 +241,7 @@ def _column(path: Path, column: str, kind: str, values: list[Any], records: list
     for row, value in enumerate(values):
         if not fits(value):
             lacks = f"lacks `{column}`" if value is _ABSENT else f"has a {column} that is not {meaning}"
-            raise UserError(f"record {records[row][0]} in {path} {lacks}; unpack it again")
+            raise UserError(f"record {shorten(records[row][0])} in {path} {lacks}; unpack it again")
     return convert(values)
 
 
@@ -266,7 +271,7 @@ def _numbers(count: int) -> tuple[Callable[[object], bool], Callable[[list[Any]]
         return (
             isinstance(value, list)
             and len(value) == count
-            and all(type(number) in (int, float) and abs(number) < 1e300 for number in value)
+            and all(type(number) in (int, float) and abs(number) < LARGEST for number in value)
         )
 
     def convert(values: list[Any]) -> Column:
@@ -291,7 +296,7 @@ _KINDS: Mapping[str, tuple[Callable[[object], bool], Callable[[list[Any]], Colum
     "flag": (lambda value: type(value) is bool, lambda values: np.array(values, dtype=np.bool_), "true or false"),
     "json": (
         lambda value: isinstance(value, list),
-        lambda values: _texts([json.dumps(value) for value in values]),
+        lambda values: _texts([json.dumps(value, default=str) for value in values]),
         "a list",
     ),
     "3 numbers": _numbers(3),
