@@ -42,7 +42,7 @@ def stage_weights(folder: Path) -> dict[str, Path]:
         raise UserError(f"{folder} holds no checkpoint: run the experiment again, finished stages are reused")
     weights = {path.stem: path for path in sorted(found.folder.glob("*.safetensors"))}
     if "raw" not in weights:
-        raise UserError(f"{found.folder} lacks raw.safetensors: restore it, or train the stage again with --restart")
+        raise UserError(f"{found.folder} lacks raw.safetensors: restore it, or repeat the run with --restart")
     return weights
 
 
