@@ -147,7 +147,7 @@ def _outcome(trial: Callable[[], str | None]) -> tuple[str, str]:
         with redirect_stdout(out), redirect_stderr(err):
             return trial() or "accepted", err.getvalue()
     except SystemExit as ended:
-        said = err.getvalue().strip()
+        said = err.getvalue().strip() or out.getvalue().strip()
         if ended.code in (0, None):
             return "accepted", said
         if ended.code == 2 and said and "Traceback" not in said and max(map(len, said.splitlines())) < 4000:
