@@ -118,7 +118,7 @@ class MaskFolder:
             raise UserError(f"{path} is missing; predict the masks of every image, none found too") from error
         except Exception as error:  # zipfile has errors of many types for a damaged file
             raise UserError(
-                f"{path} is not a file of masks ({shorten(f'{type(error).__name__}: {error}', 160)}); it must hold the arrays `masks`, "
+                f"{path} is not a file of masks ({shorten(str(error), 160)}); it must hold the arrays `masks`, "
                 "`classes` and `scores`, and no pickles"
             ) from error
         return checked_instances(path, size, masks, names, scores)
