@@ -12,6 +12,7 @@ a traceback, with `--keep FOLDER`.
 """
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -46,7 +47,7 @@ FAULTS = OUTCOMES[3:]
 
 
 class Watch:
-    """Reports changes of files outside some folders, while it is on.
+    """Reports and prevents changes of files outside some folders, while it is on.
 
     Args:
         allowed: Folders in which anything may be written.
@@ -80,6 +81,7 @@ class Watch:
             return
         if name != os.devnull and not any(real.is_relative_to(folder) for folder in self.allowed):
             self.outside.append(f"{event} {name}")
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
 
 
 def main() -> None:

@@ -159,8 +159,9 @@ def test_a_damaged_record_is_one_sentence(folder):
         run_record(plan=["\ud800"]),
     ]
     assert len(damages) == 26
+    folder.path.mkdir(parents=True)
     for content in damages:
-        folder.write(content)
+        (folder.path / "run.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match=r"run\.json is damaged \(.*\): restore it") as error:
             folder.read()
         assert "\n" not in str(error.value)
@@ -217,3 +218,15 @@ def test_a_commit_is_told_from_one_with_changes(monkeypatch):
 def test_without_git_there_is_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert record._git_state() == "not a checkout"
+
+
+def test_a_record_that_was_changed_is_refused_unless_the_change_is_meant(folder):
+    folder.write(run_record(data_root="/data"))
+    path = folder.path / "run.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "data_root": "/"}))
+    with pytest.raises(UserError, match=r"run\.json was changed after it was written: restore it, or remove"):
+        folder.read()
+    del content["checksum"]
+    path.write_text(json.dumps({**content, "data_root": "/moved"}))
+    assert folder.read() == run_record(data_root="/moved")

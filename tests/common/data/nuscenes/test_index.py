@@ -404,6 +404,8 @@ def _no_height(tables):
          r"rotation of rig-LIDAR_TOP in .*calibrated_sensor\.json is a quaternion of length 0"),
         ("calibrated_sensor", _change("calibrated_sensor", 0, rotation=[1e200, 0, 0, 0]),
          r"rig-LIDAR_TOP in .* has a rotation that is not a list of 4 finite numbers"),
+        ("calibrated_sensor", _change("calibrated_sensor", 2, camera_intrinsic=[[10**400]]),
+         r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .*calibrated_sensor\.json is not a matrix of numbers"),
         ("calibrated_sensor", _change("calibrated_sensor", 2, camera_intrinsic=[[{}]]),
          r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .*calibrated_sensor\.json is not a matrix of numbers"),
         ("ego_pose", _change("ego_pose", 3, rotation=[0, 0, 0, 0]),

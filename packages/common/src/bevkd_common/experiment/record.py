@@ -23,7 +23,7 @@ from bevkd_common.config.records import Record, read_record
 from bevkd_common.config.wording import shorten
 from bevkd_common.engine.checkpoint import write_atomically
 from bevkd_common.errors import UserError
-from bevkd_common.experiment.stages import LOCK, STAGE_NAME, STAGES, alone_in
+from bevkd_common.experiment.stages import LOCK, STAGE_NAME, STAGES, alone_in, fingerprint
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -69,6 +69,7 @@ class RunRecord(Record):
         seeds: Of the experiment.
         data: Seed to fingerprint of the data.
         stages: Seed and name of the arm to name of the stage.
+        checksum: Of the rest; None in a run of an earlier version.
     """
 
     method: str
@@ -80,6 +81,7 @@ class RunRecord(Record):
     seeds: tuple[Seed, ...] = Field(min_length=1)
     data: dict[Seed, str]
     stages: dict[Seed, dict[str, Annotated[str, AfterValidator(_stage_name)]]]
+    checksum: str | None = None
 
 
 def named(path: Path) -> Path:
@@ -143,7 +145,8 @@ class RunFolder:
 
     def write(self, record: dict[str, Any]) -> None:
         """Write run.json."""
-        write_atomically(self.path / RECORD, json.dumps(record, indent=2) + "\n")
+        sealed = {**record, "checksum": fingerprint(record)}
+        write_atomically(self.path / RECORD, json.dumps(sealed, indent=2) + "\n")
 
     def read(self) -> dict[str, Any]:
         """Read run.json.
@@ -154,7 +157,14 @@ class RunFolder:
         path = self.path / RECORD
         if not path.is_file():
             raise UserError(f"{self.path} is not a run: it has no run.json; `bevkd run` creates one")
-        return read_record(path, RunRecord, "restore it, or choose another --out").model_dump(mode="json")
+        record = read_record(path, RunRecord, "restore it, or choose another --out")
+        content = record.model_dump(mode="json", exclude={"checksum"})
+        # It names folders: a damaged name may be that of another folder.
+        if record.checksum not in (None, fingerprint(content)):
+            raise UserError(
+                f"{path} was changed after it was written: restore it, or remove `checksum` if the change is meant"
+            )
+        return content
 
     def write_environment(self, environment: dict[str, str]) -> None:
         """Write environment.json."""

@@ -351,7 +351,7 @@ def _intrinsics(tables: Mapping[str, Table]) -> Floats:
         what = f"camera_intrinsic of {rigs['token'][row].decode()} in {rigs.path}"
         try:
             matrix = np.array(json.loads(rigs["camera_intrinsic"][row]), dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"{what} is not a matrix of numbers; unpack it again") from None
         check_intrinsics(torch.from_numpy(matrix), what)
         matrices[row] = matrix
