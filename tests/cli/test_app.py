@@ -281,6 +281,20 @@ def test_a_terminal_gets_a_table(
     assert "\t" not in out
 
 
+@pytest.mark.parametrize("width", [1, 20, 60])
+def test_a_narrow_terminal_gets_lines_in_which_no_word_is_cut_off(
+    stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with pytest.raises(SystemExit):
+        main(["recipes", "ls"])
+    blocks = capsys.readouterr().out.strip().split("\n\n")
+    assert len(blocks) >= 21
+    assert all(block.splitlines()[0].startswith("recipe: ") for block in blocks)
+    assert "recipe: centerpoint-bevdepth-r101.nuscenes\n--teacher: centerpoint\n" in "\n".join(blocks)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -202,7 +202,7 @@ def test_several_gpus_start_the_command_once_each(bevkd, monkeypatch, command):
     with pytest.raises(StartedError) as started:
         main((*command, "--gpus", "2"))
     started_with = started.value.args[0]
-    assert started_with[:2] == ["-m", "torch.distributed.run"]
+    assert started_with[:2] == ["-m", "bevkd.launcher"]
     assert "--nproc-per-node=2" in started_with
     assert started_with[-2 - len(command) :] == ["-m", "bevkd", *command]
 

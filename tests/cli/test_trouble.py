@@ -179,3 +179,53 @@ def test_a_sweep_ends_in_a_table(bevkd, tmp_path, monkeypatch):
     jobs = (tmp_path / "runs" / "t" / "submit.sh").read_text()
     assert jobs.count("$(sbatch ") == 1
     assert "--gpus 0" in jobs
+
+
+def test_damaged_files_of_a_run_are_one_sentence_of_every_command(bevkd, tmp_path):
+    assert bevkd(*RUN)[0] == 0
+    run, stage = tmp_path / "runs" / "x", _stage(tmp_path, "baseline")
+    again = ("run", "--from", "runs/x/config.yaml", *ALONE)
+    report, score = ("report", "runs/x", "--gpus", "0"), ("eval", "runs/x", "--gpus", "0")
+    commands = {
+        run / "run.json": (again, report, score),
+        run / "config.yaml": (again, report, score),
+        run / "environment.json": (report,),
+        stage / "results.json": (again, report),
+        stage / "trained.json": (again, report),
+    }
+    refused, record = 0, (run / "run.json").read_bytes()
+    for path, affected in commands.items():
+        sound = path.read_bytes()
+        for damage in (
+            b"",
+            sound[: len(sound) // 2],
+            b"\xff\xfe\x00" * 9,
+            b"[" * 50_000,
+            b'{"a": "\\ud800"}',
+            b"[1]",
+        ):
+            for command in affected:
+                # `run` writes it again, stage by stage.
+                (run / "run.json").write_bytes(record)
+                path.write_bytes(damage)
+                code, _, err = bevkd(*command)
+                assert code == 2, (path, damage[:9], command)
+                # Of a recipe all problems are listed.
+                said = err.splitlines()[0] if path.suffix == ".yaml" else one_sentence(err)
+                assert str(path.relative_to(tmp_path)) in said
+                assert path.read_bytes() == damage
+                refused += 1
+        path.write_bytes(sound)
+    (run / "run.json").write_bytes(record)
+    assert refused == 66
+    (stage / "metrics.jsonl").write_bytes(b'{"step": null}\n[1]\n\xff\n{"step": 1, "terms": 3}\n')
+    for command in (again, report, score):
+        assert bevkd(*command)[0] == 0
+
+
+def test_a_checkpoint_without_weights_is_one_sentence(bevkd, tmp_path):
+    assert bevkd(*RUN)[0] == 0
+    _weights(tmp_path, "teacher").unlink()
+    code, _, err = bevkd("eval", "runs/x", "--gpus", "0")
+    assert code == 2
+    assert "lacks raw.safetensors: restore it" in one_sentence(err)

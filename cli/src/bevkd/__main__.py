@@ -1,5 +1,6 @@
 """`python -m bevkd`, which torchrun starts in each process."""
 
-from bevkd.app import main
+from bevkd.start import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 from bevkd_common.config.wording import shorten
@@ -15,6 +17,7 @@ from bevkd_common.errors import TrainingStoppedError, UserError
 from bevkd_common.files import DISK_TROUBLE, NAME_TROUBLE
 
 from bevkd import config, data, doctor, plugins, recipes, run, sweep, weights
+from bevkd.launcher import end
 
 app = typer.Typer(
     name="bevkd",
@@ -44,21 +47,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Read by libgomp when torch is imported. Waiting threads that spin occupy cores that other processes need.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        _check_names(sys.argv[1:] if arguments is None else arguments)
         app(arguments, prog_name="bevkd")
     except UserError as error:
-        typer.secho(str(error), fg="red", err=True)
-        raise SystemExit(2) from None
+        raise end(str(error), 2, "red") from None
     except TrainingStoppedError as stopped:
-        typer.secho(str(stopped), fg="yellow", err=True)
         # The exit code that a shell reports for a process ended by a signal.
-        raise SystemExit(128 + (stopped.signal or signal.SIGINT)) from None
+        raise end(str(stopped), 128 + (stopped.signal or signal.SIGINT), "yellow") from None
     except OSError as error:
         if error.errno in NAME_TROUBLE:
             path = shorten(str(error.filename))
-            typer.secho(f"{path}: {error.strerror}; choose another path", fg="red", err=True)
-            raise SystemExit(2) from None
+            raise end(f"{path}: {error.strerror}; choose another path", 2, "red") from None
         if error.errno not in DISK_TROUBLE:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        typer.secho(f"{where}{error.strerror}; correct that and run the same command again", fg="red", err=True)
-        raise SystemExit(2) from None
+        raise end(f"{where}{error.strerror}; correct that and run the same command again", 2, "red") from None
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    """Refuse text that no file of a run could store, and a folder that is gone.
+
+    Raises:
+        UserError: If an argument or the current folder is not Unicode text, or the folder does not exist.
+    """
+    try:
+        names = [*arguments, str(Path.cwd())]
+    except FileNotFoundError:
+        raise UserError("the current folder has been removed: change to another one") from None
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = shorten(name)
+            raise UserError(f"{shown} is not Unicode text: rename the file, or write the value in UTF-8") from None

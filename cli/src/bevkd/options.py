@@ -68,7 +68,7 @@ def launch(gpus: int | None, nodes: int | None = None) -> None:
     processes, machines = gpus or 1, nodes or 1
     if "LOCAL_RANK" in os.environ or processes * machines == 1:
         return
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    launcher = ["-m", "bevkd.launcher", f"--nproc-per-node={processes}"]
     if machines == 1:
         launcher.append("--standalone")
     else:

@@ -272,7 +272,9 @@ def _evaluate_submission(
     if scored.rows:
         print_table(scored.columns, scored.rows)
     if results is not None and scored.results is not None:
-        results.write_text(scored.results.to_json())
+        from bevkd_common.engine.checkpoint import write_atomically
+
+        write_atomically(results, scored.results.to_json())
     if scored.findings:
         raise UserError("\n".join(scored.findings))
 

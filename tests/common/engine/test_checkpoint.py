@@ -1,3 +1,4 @@
+import json
 import resource
 
 import pytest
@@ -8,7 +9,6 @@ from bevkd_common.engine.checkpoint import (
     latest,
     load_weights,
     newest_sound,
-    read_json,
     save_checkpoint,
     save_weights,
     write_atomically,
@@ -169,14 +169,56 @@ def test_a_disk_without_room_leaves_what_was_there(tmp_path, save):
     assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]
 
 
-def test_json_is_replaced_whole_and_damage_is_one_sentence(tmp_path):
+def test_text_is_replaced_whole(tmp_path):
     path = tmp_path / "deep" / "run.json"
-    write_atomically(path, '{"a": 1}')
-    assert read_json(path) == {"a": 1}
+    write_atomically(path, '{"a": "é"}')
+    assert path.read_bytes() == '{"a": "é"}'.encode()
     assert [entry.name for entry in path.parent.iterdir()] == ["run.json"]
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"run\.json is not readable as JSON"):
-        read_json(path)
-    path.unlink()
-    with pytest.raises(UserError, match=r"run\.json does not exist"):
-        read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda manifest: manifest["progress"].update(seconds=2.0), "manifest.json has changed"),
+        (lambda manifest: manifest["files"].clear(), "files: Dictionary should have at least 1 item"),
+        (lambda manifest: manifest["files"].pop("state.pt"), "manifest.json has changed"),
+        (lambda manifest: manifest.update(files=["raw.safetensors"]), "files: Input should be an object"),
+        (lambda manifest: manifest.pop("progress"), "progress: Field required"),
+    ],
+)
+def test_a_manifest_that_was_changed_is_damage(tmp_path, save, change, why):
+    path = save(20, STATE, {"seconds": 1.0}).folder / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    said = []
+    assert newest_sound(tmp_path, said.append) is None
+    assert why in said[0]
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksum(tmp_path, save):
+    found = save(20, STATE, {"seconds": 1.0})
+    path = found.folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "checksum": None}))
+    assert newest_sound(tmp_path, pytest.fail) == found
+    (found.folder / "ema.safetensors").touch()
+    said = []
+    assert newest_sound(tmp_path, said.append) is None
+    assert "ema.safetensors is not in its manifest" in said[0]
+
+
+class _Canary:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_state_that_holds_code_is_refused_and_not_executed(tmp_path, save):
+    found = save(20, STATE)
+    for content in ({"optimizer": _Canary(tmp_path / "canary"), "rng": 0}, {"rng": 0}, [1]):
+        torch.save(content, found.folder / "state.pt")
+        with pytest.raises(UserError, match=r"state\.pt is no state of a training.*: remove the folder"):
+            found.state()
+    assert not (tmp_path / "canary").exists()

@@ -101,6 +101,9 @@ def test_the_largest_peak_of_a_kind_is_expected(tmp_path):
     for name, memory in (("teacher-a", 5), ("teacher-b", 7), ("distilled-a", 9)):
         folder = tmp_path / ".stages" / name
         folder.mkdir(parents=True)
-        (folder / "trained.json").write_text(json.dumps({"memory": memory}))
+        (folder / "trained.json").write_text(
+            json.dumps({"steps": 1, "seconds": 1.0, "step_s": 1.0, "parameters": 1, "memory": memory})
+        )
+    (tmp_path / ".stages" / "teacher-a" / "trained.json").write_text("{")
     assert expected_memory(tmp_path, "teacher") == 7
     assert expected_memory(tmp_path, "baseline") == UNKNOWN_MEMORY

@@ -7,6 +7,7 @@ import pytest
 import torch
 from bevkd_common.config.detectors.bevdet import BevDetConfig
 from bevkd_common.config.reading.loading import load_recipe
+from bevkd_common.data.needs import DataNeeds
 from bevkd_common.engine.checkpoint import load_file, save_weights
 from bevkd_common.errors import UserError
 from bevkd_common.experiment import identity, scoring, training
@@ -18,6 +19,9 @@ from bevkd_common.experiment.plan import plan_lines
 from bevkd_common.experiment.scoring import score
 from bevkd_common.experiment.stages import stage_weights
 from bevkd_common.experiment.training import adopt, train_arm
+from bevkd_common.geometry.boxes import Boxes
+from bevkd_common.models.detector import Detections
+from torch.nn.functional import pad
 
 
 def baseline_fingerprint(lab):
@@ -118,6 +122,35 @@ def test_of_two_experiments_that_need_a_stage_one_trains_and_scores_it(make_lab,
         assert first.result() == second.result()
         assert len(calls) == {"train": 1, "evaluate": 2}[name]  # raw weights, and averaged ones
         assert f"another process works in {stage.folder}: waiting until it is done" in reporter.said
+
+
+def test_boxes_of_impossible_size_are_dropped_counted_and_their_detector_is_named(make_lab, reporter, monkeypatch):
+    lab = make_lab()
+    arm = baseline_arm(lab.recipe)
+    stage = arm_stage(lab, arm, None)
+    train_arm(lab, arm, stage, None)
+    from bevkd_toy.detector import ToyDetector
+
+    original = ToyDetector.decode
+
+    def diverged(self, outputs, batch):
+        found = original(self, outputs, batch)
+        row = torch.tensor([[0.0, 0, 0, 1, 0, 1, 0, 0, 0]])[:, : found[0].boxes.tensor.shape[1]]
+        return [
+            Detections(Boxes(torch.cat([row, one.boxes.tensor])), pad(one.scores, (1, 0)), pad(one.labels, (1, 0)))
+            for one in found
+        ]
+
+    sound = score(lab, arm, stage.folder)
+    monkeypatch.setattr(ToyDetector, "decode", diverged)
+    scores = score(lab, arm, stage.folder, again=True)
+    samples = len(lab.dataset.source("val", DataNeeds()))
+    assert scores.results == sound.results
+    assert scores.notes == (
+        f"{samples} predicted boxes without a finite position and a positive size were dropped",
+    )
+    assert f"scoring student alone, seed 0: {scores.notes[0]}" in reporter.said
+    assert score(lab, arm, stage.folder).notes == scores.notes
 
 
 def test_scores_are_kept_until_the_evaluation_changes(make_lab, monkeypatch):

@@ -11,6 +11,12 @@ from bevkd_common.experiment.request import Request, repeated
 from bevkd_common.experiment.stages import alone_in
 
 
+def run_record(**changes):
+    """The content of run.json."""
+    asked = {"method": "toy", "data_root": None, "plan": ["seeds 0"], "controls": False, "ablations": []}
+    return {**asked, "baseline": True, "seeds": [0], "data": {"0": "abc"}, "stages": {}, **changes}
+
+
 @pytest.fixture
 def folder(tmp_path):
     return RunFolder(tmp_path / "runs" / "try")
@@ -34,8 +40,7 @@ def test_a_run_is_named_from_inside(folder, monkeypatch, name):
 
 def test_the_config_of_a_run_repeats_it_from_inside(folder, monkeypatch):
     folder.open("a: 1\n", restart=False)
-    asked = {"data_root": None, "seeds": [0], "controls": False, "ablations": [], "baseline": True}
-    folder.write({"stages": {}} | asked)
+    folder.write(run_record())
     monkeypatch.chdir(folder.path)
     again = repeated(Path("config.yaml"))
     assert again.out == folder.path
@@ -63,7 +68,7 @@ def stages(folder):
     folder.open("a: 1\n", restart=False)
     folder.write_environment({})
     named = {"teacher": stage_name("teacher", 1), "baseline": stage_name("baseline", 1)}
-    folder.write({"method": "toy", "stages": {"0": named}})
+    folder.write(run_record(stages={"0": named}))
     return root
 
 
@@ -116,10 +121,10 @@ def test_a_run_may_start_beside_its_own_recipe(folder):
     ["/elsewhere", "../..", "..", ".", "teacher-1", "teacher-00000000000g", "a/teacher-000000000001", 3, None],
 )
 def test_a_stage_that_no_run_writes_is_refused_and_removes_nothing(folder, stages, name):
-    folder.write({"method": "toy", "stages": {"0": {"teacher": name}}})
+    folder.write(run_record(stages={"0": {"teacher": name}}))
     before = contents(folder.root)
     for restart in (False, True):
-        with pytest.raises(UserError, match="which is no name of a stage"):
+        with pytest.raises(UserError, match=r"run\.json is damaged \(stages\.0\.teacher: "):
             folder.open("a: 1\n", restart=restart) if restart else folder.read()
     assert contents(folder.root) == before
 
@@ -145,10 +150,32 @@ def test_restart_waits_for_nobody_and_takes_nothing_that_is_in_use(folder, stage
 
 
 def test_a_damaged_record_is_one_sentence(folder):
-    for content in ({}, [], {"stages": []}):
-        folder.write(content)
-        with pytest.raises(UserError, match=r"run\.json lists no stages"):
+    damages = [{}, [], None, "text", *({**run_record(), key: 3.5} for key in run_record())]
+    damages += [{name: value for name, value in run_record().items() if name != key} for key in run_record()]
+    damages += [
+        run_record(seeds=[]),
+        run_record(seeds=[-1]),
+        run_record(data={"x": "abc"}),
+        run_record(plan=["\ud800"]),
+    ]
+    assert len(damages) == 26
+    folder.path.mkdir(parents=True)
+    for content in damages:
+        (folder.path / "run.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"run\.json is damaged \(.*\): restore it") as error:
             folder.read()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[" * 100_000, b"\xff\xfe", '{"torch": 2}', '{"torch": "\\ud800"}', "[]"]
+)
+def test_a_damaged_environment_is_one_sentence(folder, content):
+    folder.open("a: 1\n", restart=False)
+    (folder.path / "environment.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r"environment\.json is damaged .*: run the experiment again") as error:
+        folder.read_environment()
+    assert "\n" not in str(error.value)
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(folder):
@@ -158,9 +185,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(folder):
 
 
 def test_records_round_trip(folder):
-    folder.write({"stages": {}})
+    folder.write(run_record())
     folder.write_environment({"torch": "2"})
-    assert folder.read() == {"stages": {}}
+    assert folder.read() == run_record()
     assert folder.read_environment() == {"torch": "2"}
     assert json.loads((folder.path / "environment.json").read_text()) == {"torch": "2"}
 
@@ -191,3 +218,15 @@ def test_a_commit_is_told_from_one_with_changes(monkeypatch):
 def test_without_git_there_is_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert record._git_state() == "not a checkout"
+
+
+def test_a_record_that_was_changed_is_refused_unless_the_change_is_meant(folder):
+    folder.write(run_record(data_root="/data"))
+    path = folder.path / "run.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "data_root": "/"}))
+    with pytest.raises(UserError, match=r"run\.json was changed after it was written: restore it, or remove"):
+        folder.read()
+    del content["checksum"]
+    path.write_text(json.dumps({**content, "data_root": "/moved"}))
+    assert folder.read() == run_record(data_root="/moved")

@@ -143,7 +143,7 @@ def test_impossible_kernels_are_refused():
         sparse_conv(x, layer(4, (6, 1, 1))[0], None, (1, 1, 1), (0, 0, 0))
 
 
-def test_a_voxel_that_is_there_twice_is_refused(pure_torch):
+def test_a_voxel_that_is_there_twice_is_refused(backend):
     x = SparseTensor(torch.ones(3, 1), torch.tensor([[0, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 1]]), SHAPE, 1)
     with pytest.raises(ValueError, match="a voxel is there twice"):
         submanifold_conv(x, torch.ones(1, 3, 3, 3, 1), None, "a")
@@ -263,6 +263,24 @@ def test_autocast_leaves_the_precision_of_the_weight(backend):
         assert torch.equal(ours, expected)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, plain, rtol=0.05, atol=0.2)
+
+
+@needs_spconv
+def test_bfloat16_is_computed_alike_and_beside_other_types(monkeypatch):
+    """What spconv does not support is computed without it, from and to its results."""
+    results = {}
+    for installed in (False, True):
+        monkeypatch.setattr(ops, "spconv_is_installed", lambda installed=installed: installed)
+        x = voxels(4, dtype=torch.float32)
+        small, large = (layer(4, (3, 3, 3), 4, seed, torch.float32)[0].detach() for seed in (1, 2))
+        out = submanifold_conv(x, small, None, "a")
+        out = submanifold_conv(out, large.bfloat16(), None, "a")
+        assert out.features.dtype == torch.bfloat16
+        out = submanifold_conv(out, small, None, "a")
+        out = sparse_conv(out, large.bfloat16(), None, (2, 2, 2), (1, 1, 1))
+        results[installed] = out.to_dense().float()
+    torch.testing.assert_close(results[True], results[False], rtol=2e-2, atol=1.0)
+    assert results[True].abs().max() > 100
 
 
 def cloud() -> SparseTensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
+import reprlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -63,6 +66,37 @@ def start_of(path: Path) -> bytes:
             return stream.read(1024)
     except OSError:
         return b""
+
+
+def parse_json(content: bytes | str, *, unique: bool = False) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Args:
+        content: The text.
+        unique: Whether to refuse an object that holds a key twice; otherwise the last one counts.
+
+    Raises:
+        ValueError: If it is no JSON, is nested too deeply, or holds half a surrogate pair, which no file stores.
+    """
+    try:
+        parsed = json.loads(content, object_pairs_hook=_once if unique else None)
+    except RecursionError:
+        raise ValueError("its lists and objects are nested too deeply") from None
+    # An escape is the only way to write half a pair.
+    if (b"\\ud" in content.lower()) if isinstance(content, bytes) else ("\\ud" in content.lower()):
+        try:
+            json.dumps(parsed, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half a surrogate pair, which is no character") from None
+    return parsed
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{reprlib.repr(next(key for key in keys if keys.count(key) > 1))} is there twice")
+    return found
 
 
 @contextmanager

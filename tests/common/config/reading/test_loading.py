@@ -183,7 +183,7 @@ def test_overrides_set_values_items_and_absent_sections(stand_in: Path) -> None:
         (
             "teacher.channels.0=1",
             "--set teacher.channels.0=1: teacher.channels.0:"
-            " `teacher.channels` is not written in the file, so it has no item `0`; set the whole list",
+            " `teacher.channels` is not in the file, so it has no item `0`; set the whole list",
         ),
         (
             "teacher.cell.x=1",
@@ -262,3 +262,14 @@ def test_the_schema_describes_every_installed_kind(stand_in: Path) -> None:
     kinds = described["properties"]["student"]["discriminator"]["mapping"]
     assert {"pillars", "lift"} <= set(kinds)
     assert set(described["required"]) >= {"summary", "selects", "dataset", "teacher", "student", "method"}
+
+
+@pytest.mark.parametrize(
+    "key", ["seeds.{}", "method.taps.{}.weight", "student.{}", "{}.a", "student_training.{}.b"]
+)
+def test_a_key_of_thousands_of_digits_is_one_short_sentence(stand_in: Path, key: str) -> None:
+    for long in ("9" * 5_000, "x" * 1_000_000):
+        text = message(stand_in, f"{key.format(long)}=1")
+        assert text.startswith("--set ")
+        assert len(text) < 600
+        assert "\n" not in text

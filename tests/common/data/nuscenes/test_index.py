@@ -437,6 +437,10 @@ def _change(table, row, **values):
     return lambda tables: tables[table][row].update(values)
 
 
+def _no_height(tables):
+    next(record for record in tables["sample_data"] if record["token"].startswith("CAM_FRONT-")).update(height=0)
+
+
 @pytest.mark.parametrize(
     ("table", "change", "message"),
     [
@@ -452,6 +456,21 @@ def _change(table, row, **values):
          r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .* has shape \(0,\), expected 3x3"),
         ("ego_pose", _change("ego_pose", 3, translation=[float("nan"), 0, 0]),
          r"pose-LIDAR_TOP-scene-9001-150 in .*ego_pose\.json has a translation that is not a list of 3 finite"),
+        ("calibrated_sensor", _change("calibrated_sensor", 0, rotation=[0, 0, 0, 0]),
+         r"rotation of rig-LIDAR_TOP in .*calibrated_sensor\.json is a quaternion of length 0"),
+        ("calibrated_sensor", _change("calibrated_sensor", 0, rotation=[1e200, 0, 0, 0]),
+         r"rig-LIDAR_TOP in .* has a rotation that is not a list of 4 finite numbers"),
+        ("calibrated_sensor", _change("calibrated_sensor", 2, camera_intrinsic=[[10**400]]),
+         r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .*calibrated_sensor\.json is not a matrix of numbers"),
+        ("calibrated_sensor", _change("calibrated_sensor", 2, camera_intrinsic=[[{}]]),
+         r"camera_intrinsic of rig-CAM_FRONT_RIGHT in .*calibrated_sensor\.json is not a matrix of numbers"),
+        ("ego_pose", _change("ego_pose", 3, rotation=[0, 0, 0, 0]),
+         r"rotation of pose-LIDAR_TOP-scene-9001-150 in .*ego_pose\.json is a quaternion of length 0"),
+        ("sample_annotation", _change("sample_annotation", 1, rotation=[0, 0, 0, 0]),
+         r"rotation of car-scene-9001-1 in .*sample_annotation\.json is a quaternion of length 0"),
+        ("sample_data", _no_height, r"the image CAM_FRONT-\S+ in .*sample_data\.json has the height 0"),
+        ("scene", _change("scene", 0, name="\ud800"), r"scene\.json has a name that is not text"),
+        ("scene", _change("scene", 0, token="x" * 10**6), r"scene\.json has no 'token-scene-9001"),
         ("sample_data", lambda tables: tables["sample_data"].pop(23),
          r"key frame scene-9001-key1 has no CAM_FRONT in .*sample_data\.json"),
         ("sample", lambda tables: tables["sample"].clear(), r"sample\.json holds no key frame"),

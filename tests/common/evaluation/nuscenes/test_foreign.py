@@ -82,7 +82,7 @@ def write(path, submission):
     return path
 
 
-def test_a_sound_submission_is_scored_as_in_the_devkit_and_fails_no_convention_check(world, index, tmp_path):
+def test_a_sound_submission_is_scored_as_in_the_devkit_and_fails_no_convention_check(index, tmp_path):
     pytest.importorskip("nuscenes")
     path = write(tmp_path / "submission.json", detections(index))
     steps = []
@@ -91,7 +91,7 @@ def test_a_sound_submission_is_scored_as_in_the_devkit_and_fails_no_convention_c
     assert scored.findings == []
     ours = {name: metric.value for name, metric in scored.results.headline.items()}
     assert ours["mAP"] > 0.7
-    theirs = devkit_headline(world, VERSION, SPLIT, path)
+    theirs = devkit_headline(index, SPLIT, path)
     assert set(ours) == set(theirs)
     assert len(theirs) == 7
     for name, value in theirs.items():
@@ -130,16 +130,111 @@ def test_a_cone_needs_no_velocity(index, tmp_path):
     assert score_submission(index, SPLIT, write(tmp_path / "submission.json", submission)).findings == []
 
 
-def test_a_submission_of_another_split_is_refused_by_both(world, index, tmp_path):
+def test_a_submission_of_another_split_is_refused_by_both(index, tmp_path):
     pytest.importorskip("nuscenes")
     path = write(tmp_path / "submission.json", detections(index))
     with pytest.raises(UserError, match="lacks 3 samples of the split"):
         score_submission(index, "synthetic_val", path)
-    with pytest.raises(UserError, match="nuscenes-devkit refuses it"):
-        devkit_headline(world, VERSION, "synthetic_val", path)
+    with pytest.raises(UserError, match="lacks 3 samples of the split"):
+        devkit_headline(index, "synthetic_val", path)
 
 
-def test_without_the_devkit_its_engine_is_refused(world, tmp_path, monkeypatch):
+def test_without_the_devkit_its_engine_is_refused(index, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nuscenes", None)
     with pytest.raises(UserError, match="nuscenes-devkit is not installed"):
-        devkit_headline(world, VERSION, SPLIT, tmp_path / "submission.json")
+        devkit_headline(index, SPLIT, tmp_path / "submission.json")
+
+
+def _first_box(submission):
+    return next(box for boxes in submission["results"].values() for box in boxes)
+
+
+FAULTS = {
+    "no file": (None, "cannot be read as JSON"),
+    "binary": (b"\xff\xfe\x00" * 99, "cannot be read as JSON"),
+    "cut off": (lambda text: text[: len(text) // 2], "cannot be read as JSON"),
+    "size 0": (lambda text: _changed(text, size=[0, 1, 1]), "size of prediction 0 must be 3 numbers above 0"),
+    "negative size": (
+        lambda text: _changed(text, size=[1, -1, 1]),
+        "size of prediction 0 must be 3 numbers above 0",
+    ),
+    "no velocity": (lambda text: _changed(text, velocity=None), "field 'velocity' of box 0 must be a list of 2"),
+    "rotation that cannot be normalised": (lambda text: _changed(text, rotation=[1e-200, 0, 0, 0]), "not all 0"),
+    "number without a square": (
+        lambda text: _changed(text, translation=[1e200, 0, 0]),
+        "translation of prediction 0",
+    ),
+    "a class of a megabyte": (
+        lambda text: _changed(text, detection_name="x" * 10**6),
+        "of box 0 is 'xxxxxxxxxxxx...",
+    ),
+    "half a surrogate pair": (
+        lambda text: _changed(text, attribute_name="\ud800"),
+        "it holds half a surrogate pair",
+    ),
+    "a surplus sample": (lambda text: text.replace('"results": {', '"results": {"other": [],', 1), "such as other"),
+    "a token of a megabyte": (
+        lambda text: text.replace('"results": {', '"results": {"' + "y" * 10**6 + '": [],', 1),
+        "has 1 samples that are not in the split, such as yyyyyyyyyyyyyyyyyyyyy",
+    ),
+    "a sample twice": (
+        lambda text: text.replace(
+            '"results": {', f'"results": {{"{next(iter(json.loads(text)["results"]))}": [],', 1
+        ),
+        "is there twice",
+    ),
+}
+
+
+def _changed(text, **fields):
+    submission = json.loads(text)
+    _first_box(submission).update(fields)
+    return json.dumps(submission)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_both_engines_refuse_a_damaged_submission_by_the_same_short_sentence(index, tmp_path, fault):
+    pytest.importorskip("nuscenes")
+    change, message = FAULTS[fault]
+    path = tmp_path / "submission.json"
+    content = change(json.dumps(detections(index))) if callable(change) else change
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    said = []
+    for score in (score_submission, devkit_headline):
+        with pytest.raises(UserError) as caught:
+            score(index, SPLIT, path)
+        said.append(str(caught.value))
+    assert message in said[0]
+    assert said[0] == said[1]
+    assert len(said[0]) < len(str(path)) + 400
+    assert "\n" not in said[0]
+
+
+@pytest.mark.parametrize("content", ["[]", "", "null", None])
+def test_tables_that_only_the_devkit_reads_are_one_sentence_without_its_bars(
+    world, index, tmp_path, content, capsys
+):
+    pytest.importorskip("nuscenes")
+    path = write(tmp_path / "submission.json", detections(index))
+    table = world / VERSION / "map.json"
+    before = table.read_bytes()
+    try:
+        table.unlink() if content is None else table.write_text(content)
+        with pytest.raises(UserError, match=r"nuscenes-devkit cannot use the tables in .*: choose --engine ours"):
+            devkit_headline(index, SPLIT, path)
+    finally:
+        table.write_bytes(before)
+    assert devkit_headline(index, SPLIT, path)["mAP"] > 0.7
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_submission_without_boxes_is_one_sentence_of_each_engine(index, tmp_path):
+    pytest.importorskip("nuscenes")
+    submission = detections(index)
+    submission["results"] = {token: [] for token in submission["results"]}
+    path = write(tmp_path / "submission.json", submission)
+    (finding,) = score_submission(index, SPLIT, path).findings
+    assert finding.startswith("No prediction is left to score")
+    with pytest.raises(UserError, match=r"nuscenes-devkit cannot use .*submission\.json .*: choose --engine ours"):
+        devkit_headline(index, SPLIT, path)

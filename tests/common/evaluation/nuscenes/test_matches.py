@@ -127,6 +127,9 @@ def test_damaged_files_are_refused(table, tmp_path: Path) -> None:
     table.save(path)
     whole = path.read_bytes()
     damaged = [b"", b"hello", whole[:-40], whole[:200], whole[:700] + bytes(100) + whole[800:]]
+    # The version of zip that the first entry of the directory asks for, and its method of compression.
+    directory = whole.index(b"PK\x01\x02")
+    damaged += [whole[: directory + at] + b"m" + whole[directory + at + 1 :] for at in (6, 10)]
     for content in damaged:
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"matches\.npz cannot be read as a table of matches"):

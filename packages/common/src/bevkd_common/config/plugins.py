@@ -6,17 +6,23 @@ refers to a config class, and to functions as `"module:function"`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast, get_type_hints
 
 from bevkd_common.config.model import Config
-from bevkd_common.config.wording import did_you_mean, one_of
+from bevkd_common.config.wording import did_you_mean, one_of, shorten
 from bevkd_common.errors import UserError
+
+LONGEST_NAME = 200
+UNNAMED = "an unnamed distribution"
+_log = logging.getLogger(__name__)
 
 
 def _none(config: Any) -> frozenset[str]:
@@ -221,6 +227,8 @@ class Installed(Generic[Spec]):
 
     def why_not(self, kind: str) -> str:
         """Why a kind was not found: the cause of its failure, or the installed choices."""
+        if len(kind) > LONGEST_NAME:
+            return f"no {self.noun} `{shorten(kind)}` is installed"
         if kind in self.broken:
             return f"the {self.noun} `{kind}` cannot be used: {self.broken[kind]}"
         choices = f", only {one_of(self.found)}" if self.found else ""
@@ -237,12 +245,24 @@ def installed(spec_type: type[Spec]) -> Installed[Spec]:
     return cast("Installed[Spec]", _discovered(spec_type))  # type: ignore[arg-type]
 
 
+def entry_points_of(group: str) -> list[EntryPoint]:
+    """The entry points of a group by name; a distribution whose list cannot be parsed has none."""
+    try:
+        points = list(entry_points(group=group))
+    except Exception:  # one damaged distribution must not hide the others
+        points = []
+        for distribution in distributions():
+            with suppress(Exception):
+                points += distribution.entry_points.select(group=group)
+    return sorted(points, key=lambda point: (point.name, point.value))
+
+
 @cache
 def _discovered(spec_type: type[PluginSpec]) -> Installed[PluginSpec]:
     group, noun = GROUPS[spec_type]
     points: dict[str, list[EntryPoint]] = {}
-    for point in sorted(entry_points(group=group), key=lambda point: point.name):
-        points.setdefault(point.name, []).append(point)
+    for point in entry_points_of(group):
+        points.setdefault(shorten(point.name), []).append(point)
 
     found: dict[str, PluginSpec] = {}
     broken: dict[str, str] = {}
@@ -254,13 +274,25 @@ def _discovered(spec_type: type[PluginSpec]) -> Installed[PluginSpec]:
             continue
         try:
             found[kind] = _checked(rivals[0].load(), spec_type, kind)
-        except Exception as error:  # a plug-in can fail in any way, and the others stay usable
-            broken[kind] = f"{origin[kind]} fails with {type(error).__name__}: {error}"
+        except BaseException as error:  # a plug-in can fail in any way, or exit, and the others stay usable
+            broken[kind] = f"{origin[kind]} fails with {cause(error)}"
     return Installed(noun, found, broken, origin)
 
 
+def cause(error: BaseException) -> str:
+    """Type and message of an error of foreign code, on one line."""
+    try:
+        message = str(error)
+    except Exception:  # foreign code again
+        message = ""
+    return shorten(f"{type(error).__name__}: {message}".rstrip(": "), 200)
+
+
 def _distribution(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
+    try:
+        return shorten(f"{point.dist.name} {point.dist.version}") if point.dist else UNNAMED
+    except Exception:  # its metadata are missing or damaged
+        return UNNAMED
 
 
 def _checked(spec: Any, spec_type: type[PluginSpec], kind: str) -> PluginSpec:
@@ -268,8 +300,19 @@ def _checked(spec: Any, spec_type: type[PluginSpec], kind: str) -> PluginSpec:
         raise TypeError(f"its entry point gives {type(spec).__name__}, not {spec_type.__name__}")
     if spec.kind != kind:
         raise ValueError(f"its entry point is called `{kind}` but its spec `{spec.kind}`")
-    if "kind" not in spec.config.model_fields:
-        raise TypeError(f"its configuration {spec.config.__name__} has no field `kind`")
+    config: Any = spec.config
+    if not isinstance(config, type) or not issubclass(config, Config):
+        raise TypeError(f"its configuration is {type(config).__name__} {config!r:.60}, not a subclass of Config")
+    if "kind" not in config.model_fields:
+        raise TypeError(f"its configuration {config.__name__} has no field `kind`")
+    # A type that does not exist; raises NameError.
+    get_type_hints(config)
+    if not config.model_config.get("defer_build"):
+        config.model_rebuild()
+    if not isinstance(spec.summary, str) or not spec.summary.strip():
+        raise TypeError("it has no summary")
+    if not isinstance(spec.build, str) or ":" not in spec.build:
+        raise TypeError("its `build` does not name a function as `module:function`")
     return spec
 
 
@@ -280,8 +323,13 @@ def recognized(root: Path) -> FolderTools:
         UserError: If no installed data set recognises the folder.
     """
     known = {kind: spec.folder for kind, spec in installed(DatasetSpec).found.items() if spec.folder is not None}
-    for tools in known.values():
-        if tools.recognize(root) and (tools.foreign is None or tools.foreign(root) is None):
+    for kind, tools in known.items():
+        try:
+            found = tools.recognize(root) and (tools.foreign is None or tools.foreign(root) is None)
+        except (Exception, SystemExit) as error:  # the others stay usable
+            _log.warning("the data set `%s` fails to look at %s: %s", kind, root, cause(error))
+            continue
+        if found:
             return tools
     for tools in known.values():
         refuse_foreign(tools, root)
@@ -300,6 +348,16 @@ def refuse_foreign(tools: FolderTools | None, root: Path) -> None:
 
 
 def load(reference: str) -> Any:
-    """Import `"module:attribute"`."""
+    """Import `"module:attribute"`.
+
+    Raises:
+        UserError: If the module cannot be imported or lacks the attribute.
+    """
     module, _, attribute = reference.partition(":")
-    return getattr(import_module(module), attribute)
+    try:
+        return getattr(import_module(module), attribute)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a plug-in can fail in any way
+        name = shorten(reference)
+        raise UserError(f"{name} cannot be loaded ({cause(error)}): repair or reinstall its package") from error

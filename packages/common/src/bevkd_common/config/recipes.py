@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from bevkd_common.config.model import Config
-from bevkd_common.config.plugins import DatasetSpec, MethodSpec, installed
+from bevkd_common.config.plugins import DatasetSpec, MethodSpec, cause, entry_points_of, installed
 from bevkd_common.config.reading.composition import Part, compose, flat_text, header
 from bevkd_common.config.reading.loading import load_recipe, one_message, read_text, sections_of
 from bevkd_common.config.reading.problems import explain
@@ -192,7 +191,7 @@ def catalogue() -> Catalogue:
         for path in _resources(spec.recipes, kind, broken):
             sections.setdefault(_stem(path), {})[kind] = path
     paths: dict[str, list[tuple[str, Traversable]]] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.value):
+    for point in sorted(entry_points_of(GROUP), key=lambda point: point.value):
         for path in _resources(point.value, point.value, broken):
             paths.setdefault(_stem(path), []).append((point.value, path))
     pairs = []
@@ -215,11 +214,11 @@ def _resources(package: str | None, owner: str, broken: dict[str, str]) -> list[
     if package is None:
         return []
     try:
-        folder = files(package)
-    except ModuleNotFoundError as error:
-        broken[owner] = f"its package of recipes is missing: {error}"
+        found = [path for path in files(package).iterdir() if path.name.endswith(".yaml")]
+    except BaseException as error:  # the package is imported, and may fail in any way
+        broken[owner] = f"its package of recipes cannot be read: {cause(error)}"
         return []
-    return sorted((path for path in folder.iterdir() if path.name.endswith(".yaml")), key=lambda path: path.name)
+    return sorted(found, key=lambda path: path.name)
 
 
 def _stem(path: Traversable) -> str:

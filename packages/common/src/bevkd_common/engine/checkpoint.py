@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bevkd_common.config.records import Record, read_record
+from bevkd_common.config.wording import shorten
 from bevkd_common.errors import UserError
 from bevkd_common.files import folder_when_complete, foreign_content, replaced_when_complete, start_of
 from bevkd_common.models.state_dicts import mismatches
@@ -23,6 +26,7 @@ from bevkd_common.models.state_dicts import mismatches
 STEP_NAME = re.compile(r"step-[0-9]+")
 STATE_FILE = "state.pt"
 MANIFEST = "manifest.json"
+REMOVE = "remove the folder of this checkpoint, and run the same command again"
 KEPT = 2
 """Number of checkpoints kept during a training: the newest, and the previous one as a fallback."""
 
@@ -30,7 +34,7 @@ KEPT = 2
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file atomically: a reader gets the old content or the complete new content."""
     with replaced_when_complete(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
 
 
 def save_weights(
@@ -107,6 +111,25 @@ def load_weights(path: Path, module: nn.Module, *, architecture: str | None = No
     return metadata
 
 
+class _Manifest(Record):
+    """What a checkpoint consists of.
+
+    Attributes:
+        progress: Values that the training stored.
+        files: Name to SHA-256.
+        checksum: Of both; None in a checkpoint of an earlier version.
+    """
+
+    progress: dict[str, Any]
+    files: dict[str, str] = Field(min_length=1)
+    checksum: str | None = None
+
+    def expected(self) -> str:
+        """The checksum of the content."""
+        content = json.dumps([self.progress, self.files], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One folder `step-000600` with weights and, until the training is finished, the state to resume from."""
@@ -126,25 +149,43 @@ class Checkpoint:
     @property
     def progress(self) -> dict[str, Any]:
         """Values that the training stored: seconds, names of frozen parameters and others."""
-        return dict(self._manifest["progress"])
+        return dict(self._manifest.progress)
 
     def state(self) -> dict[str, Any]:
-        """Optimizer state, random state and EMA counter: tensors and plain values; nothing is unpickled."""
-        return torch.load(self.folder / STATE_FILE, weights_only=True, map_location="cpu")
+        """Optimizer state, random state and EMA counter: tensors and plain values; nothing is unpickled.
+
+        Raises:
+            UserError: If the file is not one that `save_checkpoint` wrote.
+        """
+        path = self.folder / STATE_FILE
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # the errors of a foreign file are not documented
+            raise UserError(f"{path} is no state of a training ({type(error).__name__}): {REMOVE}") from None
+        if not isinstance(state, dict) or not {"optimizer", "rng"} <= state.keys():
+            raise UserError(f"{path} is no state of a training: {REMOVE}")
+        return state
 
     def damage(self) -> str | None:
         """A short description of the damage to the files; None if the files are unchanged."""
         try:
-            for name, digest in self._manifest["files"].items():
-                if _sha256(self.folder / name) != digest:
+            manifest = self._manifest
+            if manifest.checksum not in (None, manifest.expected()):
+                return f"{MANIFEST} has changed"
+            digests = manifest.files
+            found = {path.name for path in self.folder.iterdir()} - {MANIFEST}
+            if other := sorted(found ^ digests.keys()):
+                return f"{shorten(other[0])} is {'not in its manifest' if other[0] in found else 'missing'}"
+            for name in digests:
+                if _sha256(self.folder / name) != digests[name]:
                     return f"{name} has changed"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, UserError) as error:
             return str(error)
         return None
 
     @property
-    def _manifest(self) -> Any:
-        return json.loads((self.folder / MANIFEST).read_text())
+    def _manifest(self) -> _Manifest:
+        return read_record(self.folder / MANIFEST, _Manifest, REMOVE)
 
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
@@ -203,8 +244,9 @@ def save_checkpoint(
             if state is not None:
                 torch.save(dict(state), partial / STATE_FILE)
             digests = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-            manifest = {"progress": dict(progress or {}), "files": digests}
-            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            manifest = _Manifest(progress=dict(progress or {}), files=digests)
+            sealed = manifest.model_copy(update={"checksum": manifest.expected()})
+            (partial / MANIFEST).write_text(sealed.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(
             f"the checkpoint of step {step} cannot be written to {folder} ({error}): free disk space or repair the"
@@ -219,19 +261,3 @@ def save_checkpoint(
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file that a stage wrote.
-
-    Raises:
-        UserError: If it is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run the experiment again, finished stages are reused") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not readable as JSON ({error}): delete it and run the experiment again"
-        ) from None

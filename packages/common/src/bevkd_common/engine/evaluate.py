@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Detected = tuple[Batch, Detections]
 
+DROPPED = "predicted boxes without a finite position and a positive size were dropped"
+
 
 @torch.no_grad()
 def evaluate(
@@ -35,7 +37,7 @@ def evaluate(
     precision: torch.dtype | None,
     title: str,
     reporter: Reporter,
-) -> None:
+) -> int:
     """Feed the detections of every sample to the evaluator, on every process alike.
 
     Processes share the scenes and exchange what they found, so that each of them ends with all of it. A detector
@@ -51,6 +53,9 @@ def evaluate(
         precision: Autocast to this type; None computes in float32.
         title: Shown in the progress bar.
         reporter: Where progress goes.
+
+    Returns:
+        The number of predicted boxes that were dropped, see `usable`.
     """
     detector.to(accelerator.device).eval()
     rank, ranks = accelerator.process_index, accelerator.num_processes
@@ -58,21 +63,40 @@ def evaluate(
     samples = evaluation_batches(source, batch=batch, workers=workers, rank=rank, ranks=ranks)
     theirs: list[Detected] = []
     state: object | None = None
-    done = 0
+    done = dropped = 0
     with reporter.bar(title, len(source)) as bar:
         for loaded in samples:
             found, state = _detect(detector, loaded.to(accelerator.device), state, precision)
+            kept = [usable(one) for one in found]
+            dropped += sum(len(one.scores) for one in found) - sum(len(one.scores) for one in kept)
             if ranks == 1:
-                evaluator.update(loaded, found)
+                evaluator.update(loaded, kept)
             else:
-                theirs += [(_alone(loaded, place), one.to("cpu")) for place, one in enumerate(found)]
+                theirs += [(_alone(loaded, place), one.to("cpu")) for place, one in enumerate(kept)]
             done += len(loaded) * ranks
             bar.update(min(done, len(source)))
-    if ranks == 1:
-        return
-    place = {token: number for number, token in enumerate(source.tokens)}
-    for sample, one in sorted(gather_object(theirs), key=lambda detected: place[detected[0].tokens[0]]):
-        evaluator.update(sample, [one])
+    if ranks > 1:
+        place = {token: number for number, token in enumerate(source.tokens)}
+        for sample, one in sorted(gather_object(theirs), key=lambda detected: place[detected[0].tokens[0]]):
+            evaluator.update(sample, [one])
+        dropped = sum(gather_object([dropped]))
+    if dropped:
+        reporter.say(f"{title}: {dropped} {DROPPED}")
+    return dropped
+
+
+def usable(found: Detections) -> Detections:
+    """The detections that can be scored: centre, size, yaw and score are finite, and the size is positive.
+
+    A head whose size is an exponential predicts 0 or infinity when its training diverges. A velocity may be NaN,
+    which means unknown.
+    """
+    boxes = found.boxes.tensor
+    good = boxes[:, :7].isfinite().all(dim=1) & (boxes[:, 3:6] > 0).all(dim=1) & found.scores.isfinite()
+    good &= ~boxes[:, 7:].isinf().any(dim=1)
+    if good.all():
+        return found
+    return Detections(Boxes(boxes[good]), found.scores[good], found.labels[good])
 
 
 def _detect(

@@ -8,18 +8,36 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, Field, ValidationError
+
+from bevkd_common.config.records import Record
 from bevkd_common.engine.checkpoint import write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, empty without a file; lines a power cut left incomplete are dropped."""
+    """The records of a `metrics.jsonl`, empty without a file; lines that a power cut damaged are dropped."""
     records = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
-        with suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict) and "step" in record:
-                records.append(record)
+        with suppress(ValidationError):
+            _Line.model_validate_json(line)
+            records.append(json.loads(line))
     return records
+
+
+class _Term(Record):
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+
+    value: float
+    weight: float
+
+
+class _Line(Record):
+    """One logged step, as far as it is read again; other keys are kept."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+
+    step: int = Field(ge=0)
+    terms: dict[str, _Term] = Field(default_factory=dict)
 
 
 class MetricsLog:
@@ -42,5 +60,5 @@ class MetricsLog:
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record."""
         if self._writes:
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")

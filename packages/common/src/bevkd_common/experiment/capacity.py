@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bevkd_common.experiment.stages import STAGES
+from bevkd_common.errors import UserError
+from bevkd_common.experiment.stages import STAGES, read_trained
 
 UNKNOWN_MEMORY = 4 << 30
 """Expected peak in bytes of a stage of which none was recorded: a small recipe takes one to three gigabytes."""
@@ -102,7 +103,7 @@ def fits(memory: int, available: int | None, running: Sequence[tuple[int, int]])
 def available_memory() -> int | None:
     """`MemAvailable` in bytes; None where the system has no /proc/meminfo."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return None
     found = next((line for line in lines if line.startswith("MemAvailable:")), None)
@@ -112,7 +113,7 @@ def available_memory() -> int | None:
 def resident_memory(pid: int) -> int:
     """Bytes that a process holds now; 0 where it has ended or the system does not say."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
@@ -125,5 +126,9 @@ def expected_memory(root: Path, kind: str) -> int:
         root: The folder that holds `.stages`.
         kind: Of the stage: "teacher", "pretraining", "baseline" or "distilled".
     """
-    records = (json.loads(path.read_text()) for path in (root / STAGES).glob(f"{kind}-*/trained.json"))
-    return max((record.get("memory", 0) for record in records), default=0) or UNKNOWN_MEMORY
+    recorded = []
+    for path in (root / STAGES).glob(f"{kind}-*/trained.json"):
+        # A damaged file of another run does not stop this one.
+        with suppress(UserError):
+            recorded.append(int(read_trained(path).get("memory", 0)))
+    return max(recorded, default=0) or UNKNOWN_MEMORY

@@ -58,6 +58,8 @@ def open_run(folder: RunFolder, reporter: Reporter, accelerator: Accelerator) ->
     record = folder.read()
     recipe = load_recipe(folder.path / "config.yaml")
     seeds = tuple(int(seed) for seed in record["stages"])
+    if not seeds:
+        raise UserError(f"{folder.path} is not finished: run it again, finished stages are reused")
     data_root = Path(record["data_root"]) if record["data_root"] else None
     request = Request(
         out=folder.path,

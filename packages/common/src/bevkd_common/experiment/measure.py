@@ -90,13 +90,13 @@ def estimate(recipe: Recipe, request: Request, reporter: Reporter, *, cpu: bool)
 
 def _in_a_process(recipe: Recipe, request: Request, name: str, *, cpu: bool) -> Rehearsal | None:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "recipe.yaml").write_text(dump(recipe))
+        (Path(folder) / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
         process = multiprocessing.get_context("spawn").Process(target=_measure, args=(folder, request, name, cpu))
         process.start()
         process.join()
         answer = Path(folder) / "answer.json"
         if answer.is_file():
-            content = json.loads(answer.read_text())
+            content = json.loads(answer.read_text(encoding="utf-8"))
             if "error" in content:
                 raise UserError(f"{name}: {content['error']}")
             return Rehearsal(**content) if content else None
@@ -114,7 +114,7 @@ def _measure(folder: str, request: Request, name: str, cpu: bool) -> None:
         answer = {"error": str(error)}
     except torch.OutOfMemoryError:
         pass
-    (Path(folder) / "answer.json").write_text(json.dumps(answer))
+    (Path(folder) / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
 def _rehearsal(recipe: Recipe, request: Request, name: str, *, cpu: bool) -> Rehearsal:

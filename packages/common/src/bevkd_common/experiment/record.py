@@ -13,15 +13,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import AfterValidator, Field
 
+from bevkd_common.config.records import Record, read_record
 from bevkd_common.config.wording import shorten
-from bevkd_common.engine.checkpoint import read_json, write_atomically
+from bevkd_common.engine.checkpoint import write_atomically
 from bevkd_common.errors import UserError
-from bevkd_common.experiment.stages import LOCK, STAGE_NAME, STAGES, alone_in
+from bevkd_common.experiment.stages import LOCK, STAGE_NAME, STAGES, alone_in, fingerprint
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -42,6 +44,44 @@ OWN_FILES = (
 )
 """Patterns of the files that a run writes into its folder, and the only ones that it removes."""
 REPORTED_PACKAGES = ("bevkd-common", "torch", "torchvision", "timm", "accelerate", "numpy")
+
+
+def _stage_name(name: str) -> str:
+    # The name becomes a part of a path.
+    if STAGE_NAME.fullmatch(name) is None:
+        raise ValueError(f"{shorten(name)} is no name of a stage")
+    return name
+
+
+Seed = Annotated[int, Field(ge=0)]
+
+
+class RunRecord(Record):
+    """The content of run.json.
+
+    Attributes:
+        method: Kind of the method.
+        data_root: Folder of the data set; None where the data are generated.
+        plan: Lines, as printed.
+        controls: Whether controls were asked for.
+        ablations: Names.
+        baseline: Whether the student is trained alone.
+        seeds: Of the experiment.
+        data: Seed to fingerprint of the data.
+        stages: Seed and name of the arm to name of the stage.
+        checksum: Of the rest; None in a run of an earlier version.
+    """
+
+    method: str
+    data_root: str | None
+    plan: tuple[str, ...]
+    controls: bool
+    ablations: tuple[str, ...]
+    baseline: bool
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+    data: dict[Seed, str]
+    stages: dict[Seed, dict[str, Annotated[str, AfterValidator(_stage_name)]]]
+    checksum: str | None = None
 
 
 def named(path: Path) -> Path:
@@ -105,45 +145,48 @@ class RunFolder:
 
     def write(self, record: dict[str, Any]) -> None:
         """Write run.json."""
-        write_atomically(self.path / RECORD, json.dumps(record, indent=2) + "\n")
+        sealed = {**record, "checksum": fingerprint(record)}
+        write_atomically(self.path / RECORD, json.dumps(sealed, indent=2) + "\n")
 
     def read(self) -> dict[str, Any]:
         """Read run.json.
 
         Raises:
-            UserError: If the folder is not a run, or a stage has an invalid name.
+            UserError: If the folder is not a run, or the file is damaged, such as by an invalid name of a stage.
         """
         path = self.path / RECORD
         if not path.is_file():
             raise UserError(f"{self.path} is not a run: it has no run.json; `bevkd run` creates one")
-        record = read_json(path)
-        if not isinstance(record, dict) or not isinstance(record.get("stages"), dict):
-            raise UserError(f"{path} lists no stages: it is damaged, or does not belong to a run")
-        for stages in record["stages"].values():
-            names = stages.values() if isinstance(stages, dict) else [stages]
-            for name in names:
-                # The name becomes a part of a path.
-                if not isinstance(name, str) or STAGE_NAME.fullmatch(name) is None:
-                    raise UserError(
-                        f"{path} names the stage {shorten(str(name))}, which is no name of a stage: restore it"
-                    )
-        return record
+        record = read_record(path, RunRecord, "restore it, or choose another --out")
+        content = record.model_dump(mode="json", exclude={"checksum"})
+        # It names folders: a damaged name may be that of another folder.
+        if record.checksum not in (None, fingerprint(content)):
+            raise UserError(
+                f"{path} was changed after it was written: restore it, or remove `checksum` if the change is meant"
+            )
+        return content
 
     def write_environment(self, environment: dict[str, str]) -> None:
         """Write environment.json."""
         write_atomically(self.path / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def read_environment(self) -> dict[str, str]:
-        """Read environment.json."""
-        return read_json(self.path / ENVIRONMENT)
+        """Read environment.json.
+
+        Raises:
+            UserError: If it is missing or damaged.
+        """
+        mend = "run the experiment again to write it, finished stages are reused"
+        return read_record(self.path / ENVIRONMENT, dict[str, str], mend)
 
     def _is_run(self) -> bool:
         if (self.path / MARKER).is_file():
             return True
         try:
-            return "method" in self.read()
+            self.read()
         except UserError:
             return False
+        return True
 
     def _discard(self) -> None:
         """Remove the files of this run and its stages, all or nothing."""

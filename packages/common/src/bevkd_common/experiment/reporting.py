@@ -17,7 +17,7 @@ from bevkd_common.config.recipes import Choice, catalogue
 from bevkd_common.data.dataset import Dataset
 from bevkd_common.data.samples import Batch, collate
 from bevkd_common.distill.panels import Panel
-from bevkd_common.engine.checkpoint import read_json
+from bevkd_common.engine.evaluate import usable
 from bevkd_common.engine.metrics_log import read_metrics
 from bevkd_common.engine.tasks import HEAD
 from bevkd_common.errors import UserError
@@ -29,6 +29,7 @@ from bevkd_common.experiment.laboratory import Laboratory
 from bevkd_common.experiment.record import RunFolder
 from bevkd_common.experiment.scenes import scene_of
 from bevkd_common.experiment.scoring import Scores, evidence_file, score
+from bevkd_common.experiment.stages import read_trained
 from bevkd_common.progress import Reporter
 from bevkd_common.report import inputs
 
@@ -122,7 +123,7 @@ def _arm(arm: Arm, run: FinishedRun, evaluator: Evaluator) -> inputs.ArmReport:
     parameters = 0
     for seed, stages in run.stages.items():
         path = stages[arm.name]
-        trained = read_json(path / "trained.json")
+        trained = read_trained(path / "trained.json")
         scores = score(run.laboratories[seed], arm, path)
         results = scores.results[scores.primary]
         evidence = evidence_file(path, scores.primary)
@@ -176,7 +177,9 @@ def _pictures(
     for picture in range(PICTURED_SAMPLES):
         sample = source.load((2 * picture + 1) * len(source) // (2 * PICTURED_SAMPLES), seed=None)
         batch = collate([sample]).to(device)
-        found = {name: detector.decode(detector(batch, HEAD), batch)[0] for name, detector in detectors.items()}
+        found = {
+            name: usable(detector.decode(detector(batch, HEAD), batch)[0]) for name, detector in detectors.items()
+        }
         scenes.append(scene_of(batch, found, lab.dataset.cameras, _extent(detectors["teacher"], batch)))
         if not picture:
             panels = _panels(lab, shown, stages, detectors, batch)

@@ -6,13 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError, model_validator
 
 from bevkd_common.config.model import Config
+from bevkd_common.config.records import Record, first_problem, read_record
 from bevkd_common.data.dataset import Dataset, SampleSource
-from bevkd_common.engine.checkpoint import read_json, write_atomically
-from bevkd_common.engine.evaluate import evaluate
+from bevkd_common.engine.checkpoint import write_atomically
+from bevkd_common.engine.evaluate import DROPPED, evaluate
 from bevkd_common.engine.train import AUTOCAST
+from bevkd_common.errors import UserError
 from bevkd_common.evaluation.evaluator import Evaluator, Submission
 from bevkd_common.evaluation.results import Results, show
 from bevkd_common.experiment.arms import Arm
@@ -25,6 +29,23 @@ if TYPE_CHECKING:
     from bevkd_common.models.detector import DetectorModule
 
 WEIGHT_KINDS = ("raw", "ema")
+WeightKind = Literal["raw", "ema"]
+SCORE_AGAIN = "delete it and run the same command again, the model is scored again"
+
+
+class _ScoresRecord(Record):
+    """The content of results.json."""
+
+    evaluation: str
+    primary: WeightKind
+    results: dict[WeightKind, dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _ScoresRecord:
+        if self.primary not in self.results:
+            raise ValueError(f"there are no results of the {self.primary} weights")
+        return self
 
 
 @dataclass(frozen=True)
@@ -34,7 +55,7 @@ class Scores:
     Attributes:
         primary: The weights that the arm is judged by: "ema" where an average is kept, else "raw".
         results: By kind of weights.
-        notes: What was read otherwise than asked for, see `SampleSource.notes`.
+        notes: What was read otherwise than asked for, see `SampleSource.notes`, and boxes that were dropped.
     """
 
     primary: str
@@ -89,14 +110,19 @@ def score_line(arm: Arm, scores: Scores) -> str:
 def kept_scores(lab: Laboratory, folder: Path) -> Scores | None:
     """The scores that a stage keeps; None where there are none of the present evaluation."""
     path = folder / "results.json"
-    saved = read_json(path) if path.is_file() else None
-    if saved is None or saved["evaluation"] != evaluation_fingerprint(lab):
+    if not path.is_file():
         return None
-    read = {kind: Results.of_this_version(value) for kind, value in saved["results"].items()}
-    results = {kind: result for kind, result in read.items() if result is not None}
+    saved = read_record(path, _ScoresRecord, SCORE_AGAIN)
+    if saved.evaluation != evaluation_fingerprint(lab):
+        return None
+    try:
+        read = {kind: Results.of_this_version(value) for kind, value in saved.results.items()}
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged ({first_problem(error)}): {SCORE_AGAIN}") from None
+    results: dict[str, Results] = {kind: result for kind, result in read.items() if result is not None}
     if len(results) < len(read):
         return None
-    return Scores(saved["primary"], results, tuple(saved.get("notes", ())))
+    return Scores(saved.primary, results, saved.notes)
 
 
 def _score(lab: Laboratory, arm: Arm, folder: Path) -> Scores:
@@ -116,14 +142,15 @@ def _score(lab: Laboratory, arm: Arm, folder: Path) -> Scores:
 
 
 def _evaluate(lab: Laboratory, arm: Arm, folder: Path, kind: str) -> tuple[Results, tuple[str, ...]]:
-    """The scores, and what the source has to say in the report."""
+    """The scores, and what the report says about the samples and the boxes."""
     evaluator = build_evaluator(lab.recipe.dataset, lab.dataset, "val")
     detector = lab.detector(arm.detector, folder, kind)
-    source = _run(lab, arm, detector, kind, lab.dataset, evaluator)
+    source, dropped = _run(lab, arm, detector, kind, lab.dataset, evaluator)
     results = evaluator.compute(detector.needs)
     if results.groups is not None and lab.accelerator.is_main_process:
         evaluator.evidence().save(evidence_file(folder, kind))
-    return results, tuple(source.notes)
+    notes = (*source.notes, f"{dropped} {DROPPED}") if dropped else tuple(source.notes)
+    return results, notes
 
 
 def evidence_file(folder: Path, kind: str) -> Path:
@@ -138,9 +165,10 @@ def _run(
     kind: str | None,
     dataset: Dataset,
     evaluator: Evaluator | Submission,
-) -> SampleSource:
+) -> tuple[SampleSource, int]:
+    """What was read, and the number of predicted boxes that were dropped."""
     source = dataset.source("val", detector.needs.at_test)
-    evaluate(
+    dropped = evaluate(
         detector,
         source,
         evaluator,
@@ -151,4 +179,4 @@ def _run(
         title=f"scoring {arm.title}, seed {lab.seed}" + (f" ({kind})" if kind == "ema" else ""),
         reporter=lab.reporter,
     )
-    return source
+    return source, dropped

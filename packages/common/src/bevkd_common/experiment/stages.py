@@ -9,15 +9,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
+from pydantic import Field
 
-from bevkd_common.engine.checkpoint import latest, read_json, write_atomically
+from bevkd_common.config.records import Record, read_record
+from bevkd_common.engine.checkpoint import latest, write_atomically
 from bevkd_common.errors import UserError
 
 STAGES = ".stages"
 LOCK = ".lock"
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
 STAGE_NAME = re.compile(r"[a-z]+-[0-9a-f]{12}")
 """Name of a stage's folder: its kind and the start of its fingerprint."""
 
@@ -36,7 +40,46 @@ def stage_weights(folder: Path) -> dict[str, Path]:
     found = latest(folder / "checkpoints")
     if found is None:
         raise UserError(f"{folder} holds no checkpoint: run the experiment again, finished stages are reused")
-    return {path.stem: path for path in sorted(found.folder.glob("*.safetensors"))}
+    weights = {path.stem: path for path in sorted(found.folder.glob("*.safetensors"))}
+    if "raw" not in weights:
+        raise UserError(f"{found.folder} lacks raw.safetensors: restore it, or repeat the run with --restart")
+    return weights
+
+
+class TrainedRecord(Record):
+    """What a finished training recorded, in trained.json.
+
+    Attributes:
+        steps: Optimizer steps.
+        seconds: Of all steps.
+        step_s: Median seconds per step.
+        parameters: Of the detector.
+        memory: Peak in bytes.
+        threads: Of torch.
+        side_by_side: Stages that were trained at the same time.
+        skipped: Damaged samples.
+        notes: See `SampleSource.notes`.
+    """
+
+    steps: Count
+    seconds: Seconds
+    step_s: Seconds
+    parameters: Count
+    memory: Count = 0
+    threads: Count = 0
+    side_by_side: Count = 1
+    skipped: Count = 0
+    notes: tuple[str, ...] = ()
+
+
+def read_trained(path: Path) -> dict[str, Any]:
+    """Read a trained.json.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    mend = "delete it and run the same command again, the training is not repeated"
+    return read_record(path, TrainedRecord, mend).model_dump(exclude_unset=True)
 
 
 @dataclass(frozen=True)
@@ -67,7 +110,7 @@ class Stage:
     def trained(self) -> dict[str, Any] | None:
         """What the finished training recorded, or None while it is not finished."""
         path = self.folder / "trained.json"
-        return read_json(path) if path.is_file() else None
+        return read_trained(path) if path.is_file() else None
 
     def finish_training(self, record: Mapping[str, Any]) -> None:
         """Mark the training as finished."""

@@ -36,7 +36,7 @@ def submanifold_conv(x: SparseTensor, weight: Tensor, bias: Tensor | None, key: 
         key: Convolutions with equal keys must see the same voxels with kernels of one size.
 
     Raises:
-        ValueError: If an edge of the kernel is even.
+        ValueError: If an edge of the kernel is even, or a voxel is there twice.
 
     Source: Submanifold Sparse Convolutional Networks, arXiv 1706.01307.
     """
@@ -45,12 +45,16 @@ def submanifold_conv(x: SparseTensor, weight: Tensor, bias: Tensor | None, key: 
         raise ValueError(f"a submanifold convolution needs a kernel with a centre, got {kernel}")
     with torch.autocast(weight.device.type, enabled=False):
         x = x.with_features(x.features.to(weight.dtype))
+        known = x.rulebooks.get(key)
         if uses_spconv(x, kernel):
             from bevkd_common.ops import spconv_runtime
 
+            if known is None:
+                _refuse_repeats(linear_index(x.coordinates, x.shape).sort()[0])
             out = spconv_runtime.submanifold_conv(x, weight, key)
         else:
-            rulebook = x.rulebooks.get(key) or submanifold_rulebook(x.coordinates, x.shape, kernel)
+            ours = isinstance(known, Rulebook)
+            rulebook = known if ours else submanifold_rulebook(x.coordinates, x.shape, kernel)
             features: Tensor = _Convolution.apply(x.features, weight, rulebook)
             out = replace(x, features=features, rulebooks={**x.rulebooks, key: rulebook})
         return _biased(out, bias)
@@ -103,9 +107,11 @@ def output_shape(shape: Triple, kernel: Triple, stride: Triple, padding: Triple)
 def uses_spconv(x: SparseTensor, kernel: Triple) -> bool:
     """Whether spconv computes this: wherever it is installed.
 
-    It does not support an empty tensor, and release 2.3.6 reads the weight of a kernel of one cell transposed.
+    It does not support an empty tensor and bfloat16, and release 2.3.6 reads the weight of a kernel of one cell
+    transposed.
     """
-    return spconv_is_installed() and len(x.features) > 0 and prod(kernel) > 1
+    supported = x.features.dtype != torch.bfloat16 and len(x.features) > 0 and prod(kernel) > 1
+    return supported and spconv_is_installed()
 
 
 @cache
@@ -157,8 +163,7 @@ def submanifold_rulebook(coordinates: Tensor, shape: Triple, kernel: Triple) -> 
     # As many empty cells behind each line and each plane as keep a kernel from seeing the next one.
     plane, line = shape[1] + height, shape[2] + width
     key, order = linear_index(coordinates, (shape[0] + depth, plane, line)).sort()
-    if bool((key[1:] == key[:-1]).any()):
-        raise ValueError("a voxel is there twice; a sparse tensor has each once")
+    _refuse_repeats(key)
     before: list[Pairs] = []
     for dz, dy in product(range(-depth, depth + 1), range(-height, height + 1)):
         if (dz, dy) > (0, 0):
@@ -171,6 +176,12 @@ def submanifold_rulebook(coordinates: Tensor, shape: Triple, kernel: Triple) -> 
             place, wanted = place + found, wanted + 1
     after = [(outputs, inputs) for inputs, outputs in reversed(before)]
     return Rulebook((*before, None, *after), rows=len(key))
+
+
+def _refuse_repeats(key: Tensor) -> None:
+    """Raise for sorted indices of voxels [V] of which two are equal."""
+    if bool((key[1:] == key[:-1]).any()):
+        raise ValueError("a voxel is there twice; a sparse tensor has each once")
 
 
 def strided_rulebook(

@@ -17,6 +17,7 @@ with warnings.catch_warnings():
     from spconv.core import ConvAlgo
     from spconv.pytorch import SparseConvTensor
     from spconv.pytorch.conv import SparseConvolution
+    from spconv.pytorch.core import ImplicitGemmIndiceData, IndiceData
 
 
 def submanifold_conv(x: SparseTensor, weight: Tensor, key: str) -> SparseTensor:
@@ -31,9 +32,11 @@ def sparse_conv(x: SparseTensor, weight: Tensor, stride: Triple, padding: Triple
 
 def _run(x: SparseTensor, weight: Tensor, settings: Mapping[str, Any]) -> SparseTensor:
     layer = _layer(tuple(weight.shape), weight.is_cuda, **settings)
-    voxels = SparseConvTensor(
-        x.features, x.coordinates.int(), list(x.shape), x.batch, indice_dict=dict(x.rulebooks)
-    )
+    # Those of the pure-torch convolution, which computes what spconv does not support, are of another type.
+    known = {
+        key: book for key, book in x.rulebooks.items() if isinstance(book, IndiceData | ImplicitGemmIndiceData)
+    }
+    voxels = SparseConvTensor(x.features, x.coordinates.int(), list(x.shape), x.batch, indice_dict=known)
     out = functional_call(layer, {"weight": weight}, (voxels,))
     z, y, x_ = out.spatial_shape
     return SparseTensor(out.features, out.indices.long(), (z, y, x_), x.batch, out.indice_dict)

@@ -205,7 +205,7 @@ def _label(axes: Axes, colors: Sequence[str], legend: Sequence[str]) -> None:
 
 
 def _terms(curve: Sequence[Mapping[str, object]]) -> Mapping[str, Mapping[str, float]]:
-    terms = curve[-1]["terms"] if curve else {}
+    terms = curve[-1].get("terms", {}) if curve else {}
     assert isinstance(terms, Mapping)
     return terms
 
@@ -213,7 +213,7 @@ def _terms(curve: Sequence[Mapping[str, object]]) -> Mapping[str, Mapping[str, f
 def _weighted_sum(curve: Sequence[Mapping[str, object]], group: str) -> tuple[list[int], list[float]]:
     steps, values = [], []
     for line in curve:
-        terms, step = line["terms"], line["step"]
+        terms, step = line.get("terms", {}), line["step"]
         assert isinstance(terms, Mapping)
         assert isinstance(step, int)
         chosen = [term["value"] * term["weight"] for name, term in terms.items() if name.partition("/")[0] == group]

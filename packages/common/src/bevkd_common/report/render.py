@@ -60,9 +60,10 @@ def write_report(report: ReportInput, folder: Path) -> Path:
             for section, name, caption, figure in _figures(report)
         ]
         page = folder / "index.html"
-        page.write_text(_html(report, pictures))
-        (folder / "report.md").write_text(_markdown(report, pictures, folder))
-        (folder / "report.json").write_text(json.dumps(numbers(report), indent=1, ensure_ascii=False) + "\n")
+        page.write_text(_html(report, pictures), encoding="utf-8")
+        (folder / "report.md").write_text(_markdown(report, pictures, folder), encoding="utf-8")
+        content = json.dumps(numbers(report), indent=1, ensure_ascii=False)
+        (folder / "report.json").write_text(f"{content}\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report cannot be written to {folder}: {error.strerror}") from None
     return page

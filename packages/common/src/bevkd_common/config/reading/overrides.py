@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from bevkd_common.config.reading.yaml_tree import MAX_DEPTH, Node, Place, Problem, Problems, parse
 from bevkd_common.config.wording import shorten
 
+LONGEST_PLACE = 9
+"""Digits of the place of an item of a list; Python refuses to convert thousands."""
+
 
 @dataclass(frozen=True)
 class Override:
@@ -54,24 +57,30 @@ class _NoSuchItemError(Exception):
     """Names the part of a dotted key that does not exist."""
 
 
+def _place(step: str) -> int | None:
+    """The number that a part of a key is; None where it is none, or longer than any list."""
+    return int(step) if step.isdecimal() and len(step) <= LONGEST_PLACE else None
+
+
 def _set(node: Node, path: Sequence[str], override: Override, above: str) -> Node:
     if not path:
         return override.value
     step, *rest = path
     here = f"{above}.{step}" if above else step
     if isinstance(node.value, list):
-        if not step.isdecimal() or int(step) >= len(node.value):
+        place = _place(step)
+        if place is None or place >= len(node.value):
             raise _NoSuchItemError(
-                f"`{above}` is a list of {len(node.value)}, counted from 0; it has no item `{step}`"
+                f"`{above}` is a list of {len(node.value)}, counted from 0; it has no item `{shorten(step)}`"
             )
         items = list(node.value)
-        items[int(step)] = _set(items[int(step)], rest, override, here)
+        items[place] = _set(items[place], rest, override, here)
         return replace(node, value=items)
     if node.value is not None and not isinstance(node.value, dict):
-        raise _NoSuchItemError(f"`{above}` is a single value; it has no key `{step}`")
+        raise _NoSuchItemError(f"`{shorten(above)}` is a single value; it has no key `{shorten(step)}`")
     if node.value is None and step.isdecimal():
         raise _NoSuchItemError(
-            f"`{above}` is not written in the file, so it has no item `{step}`; set the whole list"
+            f"`{shorten(above)}` is not in the file, so it has no item `{shorten(step)}`; set the whole list"
         )
     sections = dict(node.value or {})
     sections[step] = _set(sections.get(step, Node(None, override.value.place)), rest, override, here)

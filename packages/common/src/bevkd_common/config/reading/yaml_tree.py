@@ -46,6 +46,10 @@ class Place:
         return self.source if self.line is None else f"{self.source}, line {self.line}"
 
 
+LONGEST_KEY = 160
+"""Characters of a key in a message; longer ones are shortened."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One error: its place, dotted key and reason."""
@@ -55,7 +59,8 @@ class Problem:
     reason: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.place), self.key, self.reason) if part)
+        shown = (str(self.place), shorten(self.key, LONGEST_KEY), self.reason)
+        return ": ".join(part for part in shown if part)
 
 
 class Problems(Exception):  # noqa: N818 - a bundle of problems, which `loading` turns into one UserError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from bevkd_common.data.nuscenes.index import Floats, Ints, NuScenesIndex
 from bevkd_common.data.sensor_files import check_files
 from bevkd_common.errors import UserError
-from bevkd_common.files import foreign_content, inside, start_of
+from bevkd_common.files import foreign_content, inside, parse_json, start_of
 
 CHANNELS = 9
 """Acceleration, rotation rate, velocity: x, y, z of each."""
@@ -96,7 +95,7 @@ def derived_motion(index: NuScenesIndex) -> Floats:
 def _messages(path: Path) -> tuple[Ints, Floats]:
     """Microseconds [K] and values [K, 9] of the `pose` messages of a scene, in time order."""
     try:
-        messages = json.loads(path.read_bytes())
+        messages = parse_json(path.read_bytes())
         time = np.array([message["utime"] for message in messages], dtype=np.int64)
         values = np.array(
             [[*message["accel"], *message["rotation_rate"], *message["vel"]] for message in messages],

@@ -42,6 +42,8 @@ LIDAR = "LIDAR_TOP"
 VELOCITY_WINDOW = 1.5
 """Longest time in seconds for a velocity from one neighbour; twice that for a velocity from both neighbours."""
 QUATERNION_TOLERANCE = 1e-3
+LARGEST_IMAGE = 100_000
+"""Pixels of a side."""
 INCOMPLETE = "or index what is there with `bevkd data index --allow-missing`"
 SMALL_TABLES = ("scene", "sample", "sensor", "calibrated_sensor")
 """Tables that are needed in addition to `sample_data` to list the required files."""
@@ -239,6 +241,7 @@ def _sensors(
     path = frames["filename"][used][place]
     timestamp = frames["timestamp"][used][place]
     size = np.stack([frames["height"][used], frames["width"][used]], axis=-1)[place]
+    _check_images(frames, cameras.ravel())
     intrinsics = _intrinsics(tables)[rig_row]
     split = sweeps.shape[1]
     known = sweeps >= 0
@@ -279,6 +282,7 @@ def _moments(
     """
     frames, rigs, egos = (tables[name] for name in ("sample_data", "calibrated_sensor", "ego_pose"))
     rows = _nearest_images(frames["timestamp"], channel, scene)
+    _check_images(frames, rows.ravel())
     front = rows[:, CAMERAS.index("CAM_FRONT")]
     begin, end = (np.searchsorted(scene[front], scene_of, side=side) for side in ("left", "right"))
     rig_rows = _rigs(tables)
@@ -325,7 +329,7 @@ def _intrinsics(tables: Mapping[str, Table]) -> Floats:
         what = f"camera_intrinsic of {rigs['token'][row].decode()} in {rigs.path}"
         try:
             matrix = np.array(json.loads(rigs["camera_intrinsic"][row]), dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"{what} is not a matrix of numbers; unpack it again") from None
         check_intrinsics(torch.from_numpy(matrix), what)
         matrices[row] = matrix
@@ -334,14 +338,26 @@ def _intrinsics(tables: Mapping[str, Table]) -> Floats:
 
 def _poses(table: Table, rows: Ints) -> torch.Tensor:
     """Matrices [n, 4, 4] of some rows of a table with translations and quaternions w, x, y, z."""
-    quaternion = table["rotation"][rows]
-    length = np.linalg.norm(quaternion, axis=1)
+    _check_rotations(table, rows)
+    rotation = quaternion_to_rotation(torch.from_numpy(table["rotation"][rows]))
+    return rigid(rotation, torch.from_numpy(table["translation"][rows]))
+
+
+def _check_images(frames: Table, rows: Ints) -> None:
+    for column in ("height", "width"):
+        values = frames[column][rows]
+        for row in np.flatnonzero((values < 1) | (values > LARGEST_IMAGE))[:1]:
+            token = frames["token"][rows[row]].decode()
+            raise UserError(f"the image {token} in {frames.path} has the {column} {values[row]}; unpack it again")
+
+
+def _check_rotations(table: Table, rows: Ints) -> None:
+    length = np.linalg.norm(table["rotation"][rows], axis=1)
     for row in np.flatnonzero(np.abs(length - 1) > QUATERNION_TOLERANCE)[:1]:
         raise UserError(
             f"the rotation of {table['token'][rows[row]].decode()} in {table.path} is a quaternion of length"
             f" {length[row]:.6g}, a rotation has length 1; check the calibration"
         )
-    return rigid(quaternion_to_rotation(torch.from_numpy(quaternion)), torch.from_numpy(table["translation"][rows]))
 
 
 def _annotations(tables: Mapping[str, Table], samples: Ints, key_frames: KeyFrames) -> Annotations:
@@ -355,6 +371,7 @@ def _annotations(tables: Mapping[str, Table], samples: Ints, key_frames: KeyFram
     velocity = _velocities(table, tables["sample"]["timestamp"][samples][owner])[order]
     label = labels(tables)[order]
     _check_sizes(table, size, label, order)
+    _check_rotations(table, order)
     return Annotations(
         offset=offset,
         token=table["token"][order],

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bevkd_common.config.wording import shorten
 from bevkd_common.errors import UserError
-from bevkd_common.files import foreign_content, stays_inside
+from bevkd_common.files import foreign_content, parse_json, stays_inside
 
 Column = npt.NDArray[Any]
+LARGEST = 1e12
+"""Metres and other numbers of the tables are smaller; products of larger ones would overflow."""
 
 SCHEMA: Mapping[str, Mapping[str, str]] = {
     "scene": {"token": "text", "name": "text"},
@@ -84,7 +87,7 @@ class Table:
         for row in np.flatnonzero(lacking)[:1]:
             raise UserError(
                 f"the tables in {self.path.parent} contradict each other: {self.path.name} has no"
-                f" {tokens[row].decode()!r}, which another names; unpack them again"
+                f" {shorten(tokens[row].decode())!r}, which another names; unpack them again"
             )
         return order[place] if len(known) else place
 
@@ -93,7 +96,9 @@ class Table:
         order = np.argsort(self["token"], kind="stable")
         known = self["token"][order]
         for row in np.flatnonzero(known[1:] == known[:-1])[:1]:
-            raise UserError(f"{self.path} holds the token {known[row].decode()!r} twice; unpack the tables again")
+            raise UserError(
+                f"{self.path} holds the token {shorten(known[row].decode())!r} twice; unpack the tables again"
+            )
         return order, known
 
 
@@ -170,7 +175,7 @@ def scene_names(root: Path, version: str, split: str) -> list[str]:
     Raises:
         UserError: If the split is not defined.
     """
-    official: dict[str, list[int]] = json.loads(files(__package__).joinpath("splits.json").read_text())
+    official: dict[str, list[int]] = json.loads(files(__package__).joinpath("splits.json").read_text("utf-8"))
     if split in official:
         return [f"scene-{number:04d}" for number in official[split]]
     path = version_folder(root, version) / "splits.json"
@@ -185,7 +190,9 @@ def scene_names(root: Path, version: str, split: str) -> list[str]:
 
 def _read_splits(path: Path) -> dict[str, list[str]]:
     try:
-        splits = json.loads(path.read_bytes())
+        splits = parse_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); write it again") from error
     named = isinstance(splits, dict) and all(
@@ -238,10 +245,10 @@ def _column(path: Path, column: str, kind: str, values: list[Any], records: list
             lacks = f"lacks `{column}`" if value is _ABSENT else f"has a {column} that is not {meaning}"
             if value == -1 and column.startswith("num_"):
                 raise UserError(
-                    f"record {records[row][0]} in {path} has -1 as {column}, which stands for unknown in"
+                    f"record {shorten(records[row][0])} in {path} has -1 as {column}, which stands for unknown in"
                     " tables of another tool: write the number of points, as nuScenes has it"
                 )
-            raise UserError(f"record {records[row][0]} in {path} {lacks}; unpack it again")
+            raise UserError(f"record {shorten(records[row][0])} in {path} {lacks}; unpack it again")
     return convert(values)
 
 
@@ -250,7 +257,16 @@ def _texts(values: list[str]) -> Column:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
+    # Half a surrogate pair is no character: no file can store it.
+    return isinstance(value, str) and "\0" not in value and (value.isascii() or _is_unicode(value))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_count(value: object) -> bool:
@@ -262,7 +278,7 @@ def _numbers(count: int) -> tuple[Callable[[object], bool], Callable[[list[Any]]
         return (
             isinstance(value, list)
             and len(value) == count
-            and all(type(number) in (int, float) and abs(number) < 1e300 for number in value)
+            and all(type(number) in (int, float) and abs(number) < LARGEST for number in value)
         )
 
     def convert(values: list[Any]) -> Column:
@@ -287,7 +303,7 @@ _KINDS: Mapping[str, tuple[Callable[[object], bool], Callable[[list[Any]], Colum
     "flag": (lambda value: type(value) is bool, lambda values: np.array(values, dtype=np.bool_), "true or false"),
     "json": (
         lambda value: isinstance(value, list),
-        lambda values: _texts([json.dumps(value) for value in values]),
+        lambda values: _texts([json.dumps(value, default=str) for value in values]),
         "a list",
     ),
     "3 numbers": _numbers(3),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from bevkd_common.config.datasets.synthetic import SyntheticConfig
 from bevkd_common.data.nuscenes.dataset import NuScenesDataset
 from bevkd_common.data.nuscenes.index_file import open_index
-from bevkd_common.data.synthetic import ensure_world
+from bevkd_common.data.synthetic import content_hash, ensure_world
 from bevkd_common.data.synthetic.masks import SyntheticMasks
 from bevkd_common.data.synthetic.nuscenes import TRAIN_SPLIT, VAL_SPLIT, VERSION, NuScenesWriter
 from bevkd_common.data.virtual_points.files import VirtualPointFolder, manifest_of
@@ -31,7 +30,7 @@ def build(
         UserError: If the world's folder has been damaged.
     """
     folder = ensure_world(NuScenesWriter(config.world), root, workers=os.cpu_count() or 1, progress=progress)
-    content = json.loads((folder / "world.json").read_text())["content_hash"]
+    content = content_hash(folder)
     world = config.world
     index = open_index(folder, VERSION)
     maker = FromMasks(index, SyntheticMasks(folder, VERSION, config.virtual_points))

@@ -16,12 +16,19 @@ from pathlib import Path
 from filelock import FileLock
 
 from bevkd_common.config.datasets.world import GENERATOR_VERSION
+from bevkd_common.config.records import Record, read_record
 from bevkd_common.errors import UserError
 from bevkd_common.files import folder_when_complete, writing
 
 from .recording import record
 from .scene import draw_scene
 from .writer import Folder, Rows, Writer
+
+
+class _World(Record):
+    """What is read of world.json."""
+
+    content_hash: str
 
 
 def ensure_world(
@@ -74,7 +81,7 @@ def content_hash(data_root: Path) -> str:
     path = data_root / "world.json"
     if not path.is_file():
         raise UserError(f"{data_root} is no complete synthetic data set: it has no world.json; generate it again")
-    return str(json.loads(path.read_text(encoding="utf-8"))["content_hash"])
+    return read_record(path, _World, "move the folder of the world away, and generate it again").content_hash
 
 
 def _write_world(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from bevkd_common.data.nuscenes.index import Ints
 from bevkd_common.data.nuscenes.tables import read_table
 from bevkd_common.data.virtual_points.instances import Instances, Masks, named_rng
 from bevkd_common.errors import UserError
+from bevkd_common.files import parse_json
 
 LOWEST_SCORE = 0.05
 NUMBERS = 256
@@ -73,11 +73,11 @@ class SyntheticMasks:
         if scene not in self._labels:
             path = self.root / "masks" / f"{scene}.json"
             try:
-                tokens = json.loads(path.read_text(encoding="utf-8"))
+                tokens = parse_json(path.read_bytes())
                 labels = np.full(NUMBERS, -1)
                 for number, token in tokens.items():
                     labels[int(number)] = self._label_of[token]
-            except (OSError, ValueError, KeyError, IndexError) as error:
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
                 raise UserError(
                     f"{path} does not name the instances ({error}); generate the world again"
                 ) from error

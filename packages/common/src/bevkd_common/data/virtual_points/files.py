@@ -23,7 +23,7 @@ from bevkd_common.data.array_file import ArrayFileError, map_arrays, write_array
 from bevkd_common.data.nuscenes.index import NuScenesIndex
 from bevkd_common.data.virtual_points.lifting import POINTS_PER_INSTANCE, VirtualPoints
 from bevkd_common.errors import UserError
-from bevkd_common.files import inside, replaced_when_complete
+from bevkd_common.files import inside, parse_json, replaced_when_complete
 
 FORMAT = 1
 """Raise it when the layout of a file or the meaning of a field changes; older files are then made anew."""
@@ -74,8 +74,11 @@ class VirtualPointFolder:
         """
         path = self.path / "manifest.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return Manifest(content["settings"], content["sentence"])
+            content = parse_json(path.read_bytes())
+            settings, sentence = content["settings"], content["sentence"]
+            if not isinstance(settings, dict) or not isinstance(sentence, str):
+                raise TypeError("`settings` must be an object and `sentence` text")
+            return Manifest(settings, sentence)
         except FileNotFoundError as error:
             raise UserError(
                 f"a detector needs virtual points, and {self.path} holds none, or not all: make them with "

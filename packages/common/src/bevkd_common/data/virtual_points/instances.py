@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
+from bevkd_common.config.wording import shorten
 from bevkd_common.data.frames import Floats, Ints
 from bevkd_common.errors import UserError
 from bevkd_common.files import foreign_content, inside, start_of
@@ -116,11 +116,11 @@ class MaskFolder:
                 masks, names, scores = (file[key] for key in ("masks", "classes", "scores"))
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; predict the masks of every image, none found too") from error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile has errors of many types for a damaged file
             if (known := foreign_content(start_of(path))) is not None:
                 raise UserError(f"{path} {known}") from error
             raise UserError(
-                f"{path} is not a file of masks ({str(error).splitlines()[0]}); it must hold the arrays `masks`, "
+                f"{path} is not a file of masks ({shorten(str(error), 160)}); it must hold the arrays `masks`, "
                 "`classes` and `scores`, and no pickles"
             ) from error
         return checked_instances(path, size, masks, names, scores)

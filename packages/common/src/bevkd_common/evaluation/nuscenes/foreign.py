@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 
-from bevkd_common.data.nuscenes.index import NuScenesIndex
+from bevkd_common.config.wording import shorten
+from bevkd_common.data.nuscenes.index import Ints, NuScenesIndex
 from bevkd_common.data.nuscenes.index_file import open_index
 from bevkd_common.data.nuscenes.tables import only_version
 from bevkd_common.errors import UserError
@@ -57,9 +60,7 @@ def score_submission(
     Raises:
         UserError: If the file is no submission of this split.
     """
-    rows = index.split(split)
-    tokens = [token.decode() for token in index.key_frames.token[rows].tolist()]
-    predictions = read_submission(path, tokens).predictions
+    rows, predictions = _read(index, split, path)
     results = _score(index, rows, predictions, progress)
     few = rows[np.unique(np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).round().astype(np.int64))]
     named = convention_findings(index, few.tolist(), predictions)
@@ -90,7 +91,7 @@ def score_file(
     with reporter.bar(f"index of {chosen}", 1) as bar:
         index = open_index(root, chosen, bar.update, allow_missing=True)
     if engine == "devkit":
-        return ScoredFile(devkit_headline(root, chosen, split, path))
+        return ScoredFile(devkit_headline(index, split, path))
     with reporter.bar("samples scored", 1) as bar:
         scored = score_submission(index, split, path, bar.update)
     precision = scored.results.table(AVERAGE_PRECISION)
@@ -105,11 +106,23 @@ def score_file(
     )
 
 
-def devkit_headline(root: Path, version: str, split: str, path: Path) -> dict[str, float]:
-    """The headline scores of a submission by nuscenes-devkit itself.
+def _read(index: NuScenesIndex, split: str, path: Path) -> tuple[Ints, Mapping[str, DetectionArrays]]:
+    """Key frames of a split, and the predictions of a submission of it."""
+    rows = index.split(split)
+    tokens = [token.decode() for token in index.key_frames.token[rows].tolist()]
+    return rows, read_submission(path, tokens).predictions
+
+
+def devkit_headline(index: NuScenesIndex, split: str, path: Path) -> dict[str, float]:
+    """The headline scores of a submission by nuscenes-devkit itself, after our own checks; it prints nothing.
+
+    Args:
+        index: Of the version with the split's annotations.
+        split: An official one, or one of `splits.json`.
+        path: The submission.
 
     Raises:
-        UserError: If nuscenes-devkit is not installed, or the file is no submission of this split.
+        UserError: If nuscenes-devkit is not installed or fails, or the file is no submission of this split.
     """
     try:
         from nuscenes import NuScenes
@@ -117,14 +130,19 @@ def devkit_headline(root: Path, version: str, split: str, path: Path) -> dict[st
         from nuscenes.eval.detection.evaluate import DetectionEval
     except ImportError:
         raise UserError("nuscenes-devkit is not installed: install it, or choose --engine ours") from None
-    with tempfile.TemporaryDirectory() as folder:
-        config = config_factory("detection_cvpr_2019")
+    _read(index, split, path)
+    reading = f"the tables in {index.root / index.version}"
+    # The devkit prints progress, and its errors are of any type.
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         try:
-            tables = NuScenes(version, str(root), verbose=False)
+            config = config_factory("detection_cvpr_2019")
+            tables = NuScenes(index.version, str(index.root), verbose=False)
+            reading = str(path)
             evaluation = DetectionEval(tables, config, str(path), split, folder, verbose=False)
-        except (AssertionError, KeyError) as error:
-            raise UserError(f"{path}: nuscenes-devkit refuses it: {error}; --engine ours says more") from None
-        metrics = evaluation.evaluate()[0].serialize()
+            metrics = evaluation.evaluate()[0].serialize()
+        except Exception as error:
+            why = shorten(f"{type(error).__name__}: {error}", 160)
+            raise UserError(f"nuscenes-devkit cannot use {reading} ({why}): choose --engine ours") from None
     errors = {f"m{name}": metrics["tp_errors"][key] for name, key in _DEVKIT_ERRORS.items()}
     return {"mAP": metrics["mean_ap"], "NDS": metrics["nd_score"]} | errors
 

@@ -25,6 +25,8 @@ ATTRIBUTES = (
 )
 NO_ATTRIBUTE = -1
 MAX_BOXES_PER_SAMPLE = 500
+LARGEST = 1e12
+"""Numbers of boxes are smaller; products of larger ones would overflow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,18 +215,28 @@ def _check_boxes(
     attributes: IntArray,
 ) -> None:
     size = np.stack([cuboids.width, cuboids.length, cuboids.height], axis=-1)
-    _refuse(~np.isfinite(cuboids.translation).all(axis=1), where, kind, "translation", "must be 3 finite numbers")
+    _refuse(~_bounded(cuboids.translation), where, kind, "translation", "must be 3 finite numbers (metres)")
     _refuse(
-        ~(np.isfinite(size) & (size > 0)).all(axis=1), where, kind, "size", "must be 3 numbers above 0 (metres)"
+        ~(_bounded(size) & (size > 1 / LARGEST).all(axis=1)),
+        where,
+        kind,
+        "size",
+        "must be 3 numbers above 0 (metres)",
     )
     _refuse(
-        ~(np.isfinite(cuboids.rotation).all(axis=1) & cuboids.rotation.any(axis=1)),
+        ~(_bounded(cuboids.rotation) & (np.abs(cuboids.rotation) > 1 / LARGEST).any(axis=1)),
         where,
         kind,
         "rotation",
         "must be a quaternion w, x, y, z of finite numbers, not all 0",
     )
-    _refuse(np.isinf(velocity).any(axis=1), where, kind, "velocity", "must be 2 finite numbers or NaN (unknown)")
+    _refuse(
+        ~_bounded(np.nan_to_num(velocity, nan=0.0, posinf=np.inf, neginf=-np.inf)),
+        where,
+        kind,
+        "velocity",
+        "must be 2 finite numbers or NaN (unknown)",
+    )
     _refuse(
         (labels < 0) | (labels >= len(CLASSES)),
         where,
@@ -239,6 +251,12 @@ def _check_boxes(
         "attribute",
         f"must be one of {NO_ATTRIBUTE} (none) to {len(ATTRIBUTES) - 1}",
     )
+
+
+def _bounded(values: FloatArray) -> BoolArray:
+    """[K] whether the numbers of each row of [K, N] are finite, and so small that their squares are too."""
+    bounded: BoolArray = (np.abs(values) < LARGEST).all(axis=1)
+    return bounded
 
 
 def _refuse(wrong: BoolArray, where: str, kind: str, field: str, rule: str) -> None:

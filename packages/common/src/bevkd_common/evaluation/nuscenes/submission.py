@@ -11,6 +11,7 @@ import numpy as np
 
 from bevkd_common.config.datasets.nuscenes_names import CLASSES
 from bevkd_common.config.model import Config
+from bevkd_common.config.wording import shorten
 from bevkd_common.errors import UserError
 from bevkd_common.evaluation.nuscenes.global_boxes import (
     ATTRIBUTES,
@@ -22,7 +23,7 @@ from bevkd_common.evaluation.nuscenes.global_boxes import (
     IntArray,
 )
 from bevkd_common.evaluation.nuscenes.other_results import not_json, other_task
-from bevkd_common.files import replaced_when_complete, start_of
+from bevkd_common.files import parse_json, replaced_when_complete, start_of
 
 MOVING_SPEED = 0.2
 """Metres per second; a faster box is moving."""
@@ -149,8 +150,8 @@ def read_submission(path: Path, sample_tokens: Collection[str]) -> Submission:
         UserError: If the file is invalid; the message names the file, the sample and the field.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_bytes(), unique=True)
+    except (OSError, ValueError) as error:
         if (known := not_json(start_of(path))) is not None:
             raise UserError(f"{path} {known}.") from error
         raise UserError(f"{path} cannot be read as JSON ({error}).") from error
@@ -173,11 +174,12 @@ def _check_complete(path: Path, found: Collection[str], wanted: Collection[str])
     missing, foreign = set(wanted) - set(found), set(found) - set(wanted)
     if missing:
         raise UserError(
-            f"{path} lacks {len(missing)} samples of the split, such as {min(missing)}; a sample without "
+            f"{path} lacks {len(missing)} samples of the split, such as {shorten(min(missing))}; a sample without "
             "predictions needs an empty list."
         )
     if foreign:
-        raise UserError(f"{path} has {len(foreign)} samples that are not in the split, such as {min(foreign)}.")
+        example = shorten(min(foreign))
+        raise UserError(f"{path} has {len(foreign)} samples that are not in the split, such as {example}.")
 
 
 def _check(where: str, predictions: DetectionArrays) -> None:
