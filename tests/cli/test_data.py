@@ -159,6 +159,31 @@ def test_missing_files_are_one_message_and_may_be_allowed(bevkd, world):
     assert code == 0
 
 
+def test_of_a_set_that_is_downloaded_in_part_the_rest_is_counted_and_not_read(bevkd, world):
+    """The images of the first scene are there, of the others one camera lacks its images."""
+    scenes = sorted({path.name.partition("__")[0] for path in (world / "samples" / "CAM_BACK").iterdir()})
+    original = (world / "samples").resolve()
+    (world / "samples").unlink()
+    shutil.copytree(original, world / "samples")
+    gone = [path for path in (world / "samples" / "CAM_BACK").iterdir() if not path.name.startswith(scenes[0])]
+    assert len(gone) == 20
+    for path in gone:
+        path.unlink()
+    code, out, _ = bevkd("data", "check", world, "--samples", "25")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("missing")]
+    assert line.startswith("missing       20 of ")
+    assert "such as samples/CAM_BACK/" in line
+    assert line.endswith("5 of 25 key frames are complete, and only these were checked")
+    assert "read          5 key frames" in out
+    for path in (world / "samples" / "LIDAR_TOP").iterdir():
+        path.unlink()
+    code, _, err = bevkd("data", "check", world)
+    assert code == 2
+    assert "no key frame of" in err
+    assert "unpack more archives" in err
+
+
 def test_folders_that_are_none(bevkd, tmp_path):
     code, _, err = bevkd("data", "check", tmp_path / "absent")
     assert (code, "no data set at" in err) == (2, True)

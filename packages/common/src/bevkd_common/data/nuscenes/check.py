@@ -23,7 +23,8 @@ from bevkd_common.data.nuscenes.reader import NuScenesReader
 from bevkd_common.data.nuscenes.summary import summary_lines
 from bevkd_common.data.nuscenes.tables import only_version
 from bevkd_common.data.samples import collate
-from bevkd_common.data.sensor_files import SensorFiles
+from bevkd_common.data.sensor_files import SensorFiles, missing_files
+from bevkd_common.errors import UserError
 from bevkd_common.geometry.convention_checks import AS_IS, Finding
 from bevkd_common.geometry.evidence import FEWEST
 from bevkd_common.progress import Reporter
@@ -35,6 +36,9 @@ NEEDS = DataNeeds(cameras=True, clouds=frozenset({LIDAR}), sweeps=10)
 def check(root: Path, version: str | None, *, samples: int, reporter: Reporter) -> DataCheck:
     """Read the tables and some key frames, evenly spread over all scenes.
 
+    Missing files, as of a data set that is downloaded in part, are counted; key frames without all of theirs
+    are not read.
+
     Args:
         root: Folder of the data set.
         version: Version folder; None takes the only one.
@@ -42,18 +46,19 @@ def check(root: Path, version: str | None, *, samples: int, reporter: Reporter) 
         reporter: Where progress goes.
 
     Raises:
-        UserError: If the data set lacks something, contradicts itself, or a file is damaged.
+        UserError: If the data set contradicts itself, no key frame has all its files, or a file is damaged.
     """
     # A key frame that stands in for sweeps that are not there would count many times.
     config = NuScenesConfig(version=version or only_version(root), pad_empty_sweeps=False)
     with reporter.bar(f"index of {config.version}", 1) as bar:
-        index = open_index(root, config.version, bar.update)
-    rows = _spread(len(index.key_frames.token), samples)
+        index = open_index(root, config.version, bar.update, allow_missing=True)
+    complete, missing = complete_key_frames(index)
+    rows = complete[_spread(len(complete), samples)]
     files = SensorFiles(index.root, cache=False)
     sweeps = [annotated_sweep(index, files, row) for row in rows.tolist()]
     # Files in another layout cannot be read as samples.
     if any(sweep.points is None for sweep in sweeps) and (named := Plausibility(sweeps).findings()):
-        return _checked(index, [], named)
+        return _checked(index, missing, named)
     source = FrameSource(NuScenesReader(index, rows, files, config, NEEDS), config, NEEDS)
     plausibility = Plausibility()
     with reporter.bar("key frames read", len(source)) as bar:
@@ -67,7 +72,32 @@ def check(root: Path, version: str | None, *, samples: int, reporter: Reporter) 
         for place in _spread(len(source), PICTURED).tolist()
         for name, seed in (("plain", None), ("augmented", place))
     )
-    return _checked(index, _scores(plausibility, len(source)), plausibility.findings(), pictures, (x0, x1, y0, y1))
+    scores = [*missing, *_scores(plausibility, len(source))]
+    return _checked(index, scores, plausibility.findings(), pictures, (x0, x1, y0, y1))
+
+
+def complete_key_frames(index: NuScenesIndex) -> tuple[Ints, list[str]]:
+    """Rows of the key frames that have all files of `NEEDS`, and a line about the others, if there are any.
+
+    Raises:
+        UserError: If no key frame is complete.
+    """
+    paths = np.concatenate([index.sweeps.path[:, : NEEDS.sweeps], index.cameras.path], axis=1)
+    names = [name for name in np.unique(paths).tolist() if name]
+    missing = missing_files(index.root, [name.decode() for name in names])
+    if not missing:
+        return np.arange(len(paths)), []
+    lacking = np.isin(paths, np.array([name.encode() for name in missing])).any(axis=1)
+    complete = np.flatnonzero(~lacking)
+    if not len(complete):
+        raise UserError(
+            f"no key frame of {index.root / index.version} has its images and its ten sweeps: {len(missing)} of "
+            f"{len(names)} files are missing, such as {missing[0]}; unpack more archives"
+        )
+    return complete, [
+        f"missing       {len(missing)} of {len(names)} files of key frames and sweeps, such as {missing[0]}; "
+        f"{len(complete)} of {len(paths)} key frames are complete, and only these were checked"
+    ]
 
 
 def annotated_sweep(index: NuScenesIndex, files: SensorFiles, row: int) -> AnnotatedSweep:
