@@ -18,7 +18,7 @@ def examine(capsys, monkeypatch):
         with pytest.raises(SystemExit) as stop:
             main(["doctor", *map(str, arguments)])
         rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-        return stop.value.code or 0, {what: (state, found, mend) for state, what, found, mend in rows}
+        return stop.value.code or 0, {what: (state, found, repair) for state, what, found, repair in rows}
 
     return call
 

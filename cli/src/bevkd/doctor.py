@@ -59,13 +59,13 @@ class Line:
         state: Whether the check passed.
         what: Name of the checked item.
         found: What was found.
-        mend: The command that repairs it; empty if there is nothing to repair.
+        repair: The command that repairs it; empty if there is nothing to repair.
     """
 
     state: State
     what: str
     found: str
-    mend: str = ""
+    repair: str = ""
 
 
 def doctor(
@@ -79,7 +79,7 @@ def doctor(
     for root in data_root or ():
         lines += _data(root)
     print_table(
-        ("", "what", "found", "repair with"), [(line.state, line.what, line.found, line.mend) for line in lines]
+        ("", "what", "found", "repair with"), [(line.state, line.what, line.found, line.repair) for line in lines]
     )
     if any(line.state == "red" for line in lines):
         raise SystemExit(2)
@@ -98,12 +98,12 @@ def _packages() -> Iterator[Line]:
             yield Line("red", name, "not installed", "uv sync")
             continue
         failure = _import_failure(name) if name in IMPORTED else None
-        mend = f"uv pip install --reinstall {name}" if failure else ""
-        yield Line("red" if failure else "ok", name, failure or installed, mend)
+        repair = f"uv pip install --reinstall {name}" if failure else ""
+        yield Line("red" if failure else "ok", name, failure or installed, repair)
     for name, purpose in OPTIONAL.items():
         installed = _version(name)
-        mend = "" if installed else f"uv pip install {name}"
-        yield Line("ok" if installed else "optional", name, installed or f"not installed: {purpose}", mend)
+        repair = "" if installed else f"uv pip install {name}"
+        yield Line("ok" if installed else "optional", name, installed or f"not installed: {purpose}", repair)
 
 
 def _torch() -> Iterator[Line]:
@@ -127,8 +127,8 @@ def _torch() -> Iterator[Line]:
         # A build for sm_80 also runs on sm_86.
         served = any(device["arch"][:-1] == built[:-1] for built in torch["built_for"])
         found = f"{device['name']}, {device['gb']:.0f} GB, {device['arch']}, driver {driver}"
-        mend = "" if served else FITTING_TORCH
-        yield Line("ok" if served else "red", "GPU", found if served else f"{found}: torch has no kernels", mend)
+        repair = "" if served else FITTING_TORCH
+        yield Line("ok" if served else "red", "GPU", found if served else f"{found}: torch has no kernels", repair)
 
 
 def _plugins() -> Iterator[Line]:
@@ -167,7 +167,7 @@ def _data(root: Path) -> Iterator[Line]:
         yield Line("ok", str(root), "recognised")
         return
     for one in load(tools.diagnose)(root):
-        yield Line(one.state, one.what, one.found, one.mend)
+        yield Line(one.state, one.what, one.found, one.repair)
 
 
 def _version(name: str) -> str | None:

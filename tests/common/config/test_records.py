@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_was_written_is_read_and_later_keys_are_dropped(path: Path) -> None:
     path.write_text('{"steps": 3, "scores": {"a": 1}, "notes": ["b"], "later": null}')
-    assert read_record(path, _Kept, "mend it") == _Kept(steps=3, scores={"a": 1.0}, notes=("b",))
+    assert read_record(path, _Kept, "repair it") == _Kept(steps=3, scores={"a": 1.0}, notes=("b",))
 
 
 @pytest.mark.parametrize(
@@ -43,20 +43,20 @@ def test_what_was_written_is_read_and_later_keys_are_dropped(path: Path) -> None
 def test_damage_is_one_short_sentence(path: Path, content: bytes, problem: str) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        read_record(path, _Kept, "mend it")
+        read_record(path, _Kept, "repair it")
     message = str(caught.value)
     assert message.startswith(f"{path} is damaged ({problem}")
-    assert message.endswith("): mend it")
+    assert message.endswith("): repair it")
     assert len(message) < len(str(path)) + 300
     assert "\n" not in message
 
 
 def test_a_file_that_cannot_be_read(path: Path) -> None:
     with pytest.raises(UserError, match=r"kept\.json does not exist: run the experiment again"):
-        read_record(path, _Kept, "mend it")
+        read_record(path, _Kept, "repair it")
     path.mkdir()
     with pytest.raises(UserError, match=r"kept\.json cannot be read \(Is a directory\)"):
-        read_record(path, _Kept, "mend it")
+        read_record(path, _Kept, "repair it")
 
 
 @pytest.mark.parametrize(

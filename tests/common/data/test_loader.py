@@ -46,7 +46,7 @@ class Toy:
 
     def load(self, index, *, seed):
         if index == self.broken:
-            raise UserError("sample t5 is broken, mend it")
+            raise UserError("sample t5 is broken, repair it")
         self.asked.append((index, seed))
         eye = torch.eye(4)
         # The scene carries the seed, for want of a better place.
@@ -195,7 +195,7 @@ def test_what_cannot_be_trained_on():
 def test_an_error_stays_one_sentence_in_any_process(workers):
     with pytest.raises(UserError) as caught:
         list(evaluation_batches(Toy(8, broken=5), batch=2, workers=workers))
-    assert str(caught.value) == "sample t5 is broken, mend it"
+    assert str(caught.value) == "sample t5 is broken, repair it"
 
 
 def test_the_global_generators_are_left_alone():

@@ -183,7 +183,7 @@ def test_points_have_the_columns_that_the_model_reads(installed, config, batch):
     ("changes", "message"),
     [
         ({"output": 2}, r"output 2 of the module `neck` must be \(2, 3, 4, 8\), but it returned"),
-        ({"output": 0}, r"it returned \(2, 2, 4, 8\), \(2, 3, 4, 8\); mend `taps.bev_neck`"),
+        ({"output": 0}, r"it returned \(2, 2, 4, 8\), \(2, 3, 4, 8\); correct `taps.bev_neck`"),
         ({"grid": Grid(-4.0, -2.0, 0.5, 16, 8)}, r"must be \(2, 3, 8, 16\)"),
     ],
 )

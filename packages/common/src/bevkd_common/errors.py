@@ -28,7 +28,7 @@ class CannotWriteError(UserError, OSError):
         return type(self), (Path(self.filename), OSError(self.errno, self.strerror))
 
     def __str__(self) -> str:
-        return f"{self.filename} cannot be written ({self.strerror}): mend that, and run the same command again"
+        return f"{self.filename} cannot be written ({self.strerror}): correct that, and run the same command again"
 
 
 class TrainingStoppedError(Exception):

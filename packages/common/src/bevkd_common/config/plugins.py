@@ -66,16 +66,16 @@ class Diagnosis:
     """One thing that was looked at in a folder.
 
     Attributes:
-        state: "red" must be mended, "optional" may be.
+        state: "red" must be repaired, "optional" may be.
         what: Its name.
         found: What was found.
-        mend: The command or action that mends it; empty where there is nothing to mend.
+        repair: The command or action that repairs it; empty where there is nothing to repair.
     """
 
     state: Literal["ok", "optional", "red"]
     what: str
     found: str
-    mend: str = ""
+    repair: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ class Record(BaseModel):
 T = TypeVar("T")
 
 
-def read_record(path: Path, kind: type[T], mend: str) -> T:
+def read_record(path: Path, kind: type[T], repair: str) -> T:
     """Read a JSON file, and check it against its type.
 
     Args:
         path: The file.
         kind: A `Record`, or another type of pydantic's.
-        mend: What the user can do about a damaged file.
+        repair: What the user can do about a damaged file.
 
     Raises:
         UserError: If the file is missing or cannot be read, or its content is not of the type.
@@ -38,7 +38,7 @@ def read_record(path: Path, kind: type[T], mend: str) -> T:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): correct that, and try it again") from None
     except ValidationError as error:
-        raise UserError(f"{path} is damaged ({first_problem(error)}): {mend}") from None
+        raise UserError(f"{path} is damaged ({first_problem(error)}): {repair}") from None
 
 
 def first_problem(error: ValidationError) -> str:

@@ -156,7 +156,7 @@ def _fitted(
     kept = {key: value for key, value in weights.items() if not key.startswith(weight_map.ignored)}
     renamed = weight_map.rename(kept)
     if len(renamed) < len(kept):
-        raise UserError(f"{file}: {len(kept) - len(renamed)} of its keys get the name of another; mend --rename")
+        raise UserError(f"{file}: {len(kept) - len(renamed)} of its keys get the name of another; correct --rename")
     return renamed
 
 

@@ -176,8 +176,8 @@ class RunFolder:
         Raises:
             UserError: If it is missing or damaged.
         """
-        mend = "run the experiment again to write it, finished stages are reused"
-        return read_record(self.path / ENVIRONMENT, dict[str, str], mend)
+        repair = "run the experiment again to write it, finished stages are reused"
+        return read_record(self.path / ENVIRONMENT, dict[str, str], repair)
 
     def _is_run(self) -> bool:
         if (self.path / MARKER).is_file():

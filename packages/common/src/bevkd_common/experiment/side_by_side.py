@@ -149,7 +149,7 @@ def _reason(outcome: Mapping[str, Any], code: int | None) -> str:
         return str(outcome["error"])
     if code == -signal.SIGKILL:
         return "the system killed its process, as it does when memory runs out; lower --jobs, or its `micro_batch`"
-    return f"its process ended with exit code {code}; its messages stand above"
+    return f"its process ended with exit code {code}; see its messages above"
 
 
 @dataclass

@@ -78,8 +78,8 @@ def read_trained(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If it is missing or damaged.
     """
-    mend = "delete it and run the same command again, the training is not repeated"
-    return read_record(path, TrainedRecord, mend).model_dump(exclude_unset=True)
+    repair = "delete it and run the same command again, the training is not repeated"
+    return read_record(path, TrainedRecord, repair).model_dump(exclude_unset=True)
 
 
 @dataclass(frozen=True)

@@ -83,14 +83,14 @@ def diagnose(root: Path) -> Iterator[Diagnosis]:
     for name in versions:
         there = (root / name / "bevkd-index.safetensors").is_file()
         found = f"{name}, {'indexed' if there else 'not indexed'}"
-        mend = "" if there else f"bevkd data index {root} --version {name}"
-        yield Diagnosis("ok" if there else "optional", str(root), found, mend)
+        repair = "" if there else f"bevkd data index {root} --version {name}"
+        yield Diagnosis("ok" if there else "optional", str(root), found, repair)
     for folder, needed in (("samples", True), ("sweeps", True), ("can_bus", False)):
         if (root / folder).is_dir():
             yield Diagnosis("ok", str(root / folder), "there")
         else:
-            mend = f"unpack the archive that holds {folder}/ into {root}"
-            yield Diagnosis("red" if needed else "optional", str(root / folder), "missing", mend)
+            repair = f"unpack the archive that holds {folder}/ into {root}"
+            yield Diagnosis("red" if needed else "optional", str(root / folder), "missing", repair)
 
 
 def index(root: Path, version: str | None, *, allow_missing: bool, rebuild: bool, reporter: Reporter) -> str:

@@ -179,7 +179,7 @@ class Mmdet3dDetector(nn.Module):
         )
         raise UserError(
             f"tap `{name}`: output {source.output} of the module `{source.module}` must be {wanted}, but it "
-            f"returned {shapes or 'nothing'}; mend `taps.{name}` in the recipe"
+            f"returned {shapes or 'nothing'}; correct `taps.{name}` in the recipe"
         )
 
     def _padded(self, found: Sequence[Any]) -> dict[str, Tensor]:
