@@ -86,8 +86,8 @@ def test_ctrl_c_during_the_first_moments_exits_with_130(tmp_path, command):
     """From the first line of the package on; before, the interpreter itself is starting."""
     interrupted = 0
     for wait in (0.0, 0.05, 0.1, 0.3, 0.8):
-        program = [sys.executable, "-c", f"import sys; print(flush=True); sys.argv = {['bevkd', *command[3:]]!r}\n"
-                   "from bevkd.start import main; main()"]  # fmt: skip
+        program = [sys.executable, "-c", f"import sys; sys.argv = {['bevkd', *command[3:]]!r}\n"
+                   "from bevkd.start import main; print(flush=True); main()"]  # fmt: skip
         process = subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         process.stdout.readline()
         time.sleep(0.1 + wait)

@@ -14,9 +14,10 @@ def test_a_stage_is_found_again_by_its_inputs(tmp_path):
     stage = Stage("baseline", {"seed": 1}, tmp_path)
     assert stage.trained is None
     stage.open()
-    stage.finish_training({"steps": 3})
+    record = {"steps": 3, "seconds": 1.5, "step_s": 0.5, "parameters": 10}
+    stage.finish_training(record)
     again = Stage("baseline", {"seed": 1}, tmp_path)
-    assert again.trained == {"steps": 3}
+    assert again.trained == record
     assert again.folder.parent == tmp_path / ".stages"
     assert again.folder.name.startswith("baseline-")
     assert Stage("baseline", {"seed": 2}, tmp_path).trained is None

@@ -84,4 +84,4 @@ def test_a_teacher_trains_and_sweeps_without_points_are_counted(open_lab):
     stage = arm_stage(lab, arm, None)
     record = train_arm(lab, arm, stage, None)
     assert record["steps"] == 1
-    assert record["notes"] == stage.trained["notes"] == ["2 sweeps were read without virtual points"]
+    assert record["notes"] == list(stage.trained["notes"]) == ["2 sweeps were read without virtual points"]

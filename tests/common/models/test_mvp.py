@@ -180,6 +180,8 @@ def test_specs_name_the_clouds_that_detectors_read():
             detector = load(spec.build)(config, CLASSES)
         found[kind] = set(spec.clouds(config))
         assert detector.needs.clouds == found[kind], kind
-    assert {kind for kind in found if found[kind]} == {"centerpoint", "centerpoint_voxel", "lidarformer", "mvp"}
+    assert {kind for kind in found if found[kind]} == {
+        "centerpoint", "centerpoint_voxel", "lidarformer", "mvp", "lidar", "fusion",
+    }  # fmt: skip
     assert found["mvp"] == {"painted"}
     assert len(found) >= 9

@@ -278,10 +278,13 @@ def test_files_that_run_code_are_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all"])
-def test_damaged_files_are_refused(tmp_path, name, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty: the download did not finish"), (b"not a checkpoint at all", "cannot be read safely")],
+)
+def test_damaged_files_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name} cannot be read safely"):
+    with pytest.raises(UserError, match=f"{name} {message}"):
         read_checkpoint(tmp_path / name)
 
 
