@@ -28,8 +28,6 @@ from typing import NamedTuple
 from bevkd_common.engine.checkpoint import MANIFEST
 
 EVERY = 5
-STARTING_S = 5.0
-"""About how long a process takes to its first step."""
 STEPS = 200
 OVERRIDES = [
     "dataset.world.train_scenes=4",
@@ -114,7 +112,8 @@ def main() -> None:
 def _experiment(peaceful: Path, killed: Path, count: int, rng: random.Random) -> dict:
     seconds = _to_the_end(EXPERIMENT, peaceful)
     shutil.copytree(peaceful / "runs" / ".data", killed / "runs" / ".data")
-    kills = _kill_experiment(killed, count, seconds, rng)
+    starting = _seconds_to_the_first_step(killed)
+    kills = _kill_experiment(killed, count, starting, seconds, rng)
     _to_the_end(EXPERIMENT, killed)
     repeated = _to_the_end(EXPERIMENT, killed)
     resumed = [kill for kill in kills if kill["resumed"] is not None]
@@ -131,11 +130,22 @@ def _experiment(peaceful: Path, killed: Path, count: int, rng: random.Random) ->
     }
 
 
-def _kill_experiment(folder: Path, count: int, seconds: float, rng: random.Random) -> list[dict]:
+def _seconds_to_the_first_step(folder: Path) -> float:
+    started = time.monotonic()
+    with (folder / "log.txt").open("w") as stream:
+        process = subprocess.Popen(EXPERIMENT, cwd=folder, env=_environment(), stdout=stream, stderr=stream)
+        while process.poll() is None and not any(folder.glob("runs/.stages/*/metrics.jsonl")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return time.monotonic() - started
+
+
+def _kill_experiment(folder: Path, count: int, starting: float, seconds: float, rng: random.Random) -> list[dict]:
     kills: list[dict] = []
     left: tuple[str, int] = ("", 0)
     while len(kills) < count:
-        log = _killed_after(EXPERIMENT, folder, rng.uniform(0.5 * STARTING_S, STARTING_S + seconds / count))
+        log = _killed_after(EXPERIMENT, folder, rng.uniform(0.5 * starting, starting + seconds / count))
         if log is None:
             break
         resumed = RESUMED.search(log)
