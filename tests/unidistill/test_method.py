@@ -154,15 +154,15 @@ class TestAdapters:
 class TestGrids:
     def test_a_student_on_finer_cells_is_compared_in_metres(self, make_method, batch):
         """Maps that are linear in x have the same values at the same place, whatever the cells and the extent."""
-        fine = Grid(-10, -11, 0.5, 40, 44)
-        teacher, student = make_taps("teacher"), make_taps("student", grid=fine)
+        coarse, fine = Grid(-12, -13, 1.0, 26, 24), Grid(-11, -12, 0.5, 44, 46)
+        teacher, student = make_taps("teacher", grid=coarse), make_taps("student", grid=fine)
         method = make_method(teacher, student, response_weight=0.0, relation_weight=0.0)
 
         def plane(grid):
             x = (torch.arange(grid.nx).double() + 0.5) * grid.cell + grid.x0
             return Outputs(taps={"bev_in": x.expand(2, 4, grid.ny, grid.nx)})
 
-        losses = method(plane(GRID), plane(fine), None, batch)
+        losses = method(plane(coarse), plane(fine), None, batch)
         assert losses.terms["feature"].value.item() == pytest.approx(0, abs=1e-12)
 
     def test_heads_on_other_cells_leave_offsets_in_cells_out(self, make_method, batch, caplog):
