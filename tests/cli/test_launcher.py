@@ -22,7 +22,10 @@ ENDINGS = {
     "all are interrupted": ('raise end("stopped after step 3", 130, "yellow")', 130, "stopped after step 3"),
     "all are terminated": ('raise end("stopped after step 3", 143, "yellow")', 143, "stopped after step 3"),
     "one is refused when the others are stopped": (
-        f'if rank == 1:\n    {REFUSED}\nraise end("stopped", 143, "yellow")', 2, "the file is damaged: delete it"
+        f"def stop(*_):\n    raise end('stopped', 143, 'yellow')\n"
+        f"signal.signal(signal.SIGTERM, stop)\nif rank == 1:\n    {REFUSED}\ntime.sleep(60)",
+        2,
+        "the file is damaged: delete it",
     ),
     "all succeed": ("", 0, ""),
     "one is killed": ("if rank == 1:\n    os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)", 137, ""),
