@@ -142,10 +142,15 @@ def try_one(mutation: Mutation, root: Path, scratch: Path) -> Outcome:
 
 def copy_sources(root: Path, target: Path) -> Path:
     """Copy the sources of all packages to the same places under `target`."""
-    for source in sorted(root.glob("packages/*/src")):
+    for source in members(root):
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(source, target / source.relative_to(root), ignore=ignore)
     return target
+
+
+def members(root: Path) -> list[Path]:
+    """The source folders of the workspace's members."""
+    return sorted([*root.glob("packages/*/src"), *root.glob("cli/src")])
 
 
 def run_tests(tests: Sequence[str], root: Path, sources: Path, scratch: Path) -> tuple[int, str]:
@@ -153,7 +158,7 @@ def run_tests(tests: Sequence[str], root: Path, sources: Path, scratch: Path) ->
 
     Whatever is written on the way (bytecode, examples that failed) goes to `scratch`. A hang has the exit code 124.
     """
-    packages = [str(path) for path in sorted(sources.glob("packages/*/src"))]
+    packages = [str(path) for path in members(sources)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(packages),
         "PYTHONPYCACHEPREFIX": str(scratch / "bytecode"),

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
+from bevkd import start
 
 BEVKD = [sys.executable, "-m", "bevkd"]
 LIST = (*BEVKD, "recipes", "ls")
@@ -98,3 +100,20 @@ def test_ctrl_c_during_the_first_moments_exits_with_130(tmp_path, command):
         assert b"Traceback" not in err
         interrupted += process.returncode != 0
     assert interrupted >= (1 if command is LIST else 3)
+
+
+def test_an_interrupt_during_an_import_ends_at_once_and_another_is_raised(monkeypatch):
+    class Left(Exception):  # noqa: N818
+        pass
+
+    def leave(code):
+        raise Left(code)
+
+    monkeypatch.setattr(start.os, "_exit", leave)
+    code = types.SimpleNamespace(co_filename="<frozen importlib._bootstrap>")
+    importing = types.SimpleNamespace(f_code=code, f_back=None)
+    inside = types.SimpleNamespace(f_code=types.SimpleNamespace(co_filename="timm.py"), f_back=importing)
+    with pytest.raises(Left, match="130"):
+        start._interrupt(signal.SIGINT, inside)
+    with pytest.raises(KeyboardInterrupt):
+        start._interrupt(signal.SIGINT, sys._getframe())
