@@ -43,7 +43,8 @@ OVERRIDES = [
 BEVKD = [sys.executable, "-m", "bevkd"]
 EXPERIMENT = [
     *BEVKD, "run", "distillbev", "--teacher", "centerpoint", "--student", "bevdet",
-    "--gpus", "0", "--jobs", "1", "--out", "runs/killed", *(part for value in OVERRIDES for part in ("--set", value)),
+    "--gpus", "0", "--jobs", "1", "--out", "runs/killed",
+    *(part for value in OVERRIDES for part in ("--set", value)),
 ]  # fmt: skip
 RESUMED = re.compile(r"goes on from step (\d+)")
 STAGES = ("runs/.stages",)
