@@ -338,10 +338,10 @@ def recognized(root: Path) -> FolderTools:
 
 
 def refuse_foreign(tools: FolderTools | None, root: Path) -> None:
-    """Name a folder that holds other data.
+    """Refuse a folder that holds data of another kind, by the name of that kind.
 
     Raises:
-        UserError: If the data set knows what it is.
+        UserError: If it does.
     """
     if tools is not None and tools.foreign is not None and (known := tools.foreign(root)) is not None:
         raise UserError(f"{root} {known}")
