@@ -87,7 +87,7 @@ def test_an_error_is_one_sentence_and_stops_the_others(working, tmp_path, bars):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("crash", "ended with exit code 1; its messages stand above"),
+        ("crash", "ended with exit code 1; see its messages above"),
         ("killed", "killed its process, as it does when"),
     ],
 )
