@@ -62,10 +62,14 @@ def test_the_terms_are_the_equations(make_method, batch):
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_totals_of_the_four_routes(route):
+def test_totals_of_the_four_routes(make_method, batch, route):
+    """Terms of 0.02, 0.05, 0.10 and 0.03 beside detection losses of 3."""
     feature, relation, response, expected = ROUTES[route]
-    weighted = 3 + feature * 0.02 + relation * 0.05 + response * (0.10 + 0.03)
-    assert weighted == pytest.approx(expected)
+    method = make_method(feature_weight=feature, relation_weight=relation, response_weight=response)
+    terms = method(TEACHER, STUDENT, None, batch).terms
+    values = {"feature": 0.02, "relation": 0.05, "response/classes": 0.10, "response/boxes": 0.03}
+    assert terms.keys() == values.keys()
+    assert 3 + sum(terms[name].weight * value for name, value in values.items()) == pytest.approx(expected)
 
 
 def test_equal_models_lose_nothing_and_the_temperature_is_the_teachers_alone(make_method, batch):

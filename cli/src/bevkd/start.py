@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that Ctrl-C during the imports ends the proce
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import signal
@@ -17,6 +18,8 @@ STREAMS = {1: "stdout", 2: "stderr"}
 def main() -> None:
     """Run the command line of this process."""
     signal.signal(signal.SIGINT, _leave)
+    # Called last, being registered first; the interpreter then restores the default of all handlers but this one.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     open_standard_streams()
     from bevkd.app import main as run
 
